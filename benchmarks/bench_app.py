@@ -1,0 +1,153 @@
+"""What the page costs: time to its first token and tokens per second, beside a bare `generate` on the same prompt.
+
+    python -m benchmarks.bench_app [--model FOLDER] [--tokens 512] [--rounds 5]
+
+Bare and served runs alternate in one process; the client of the served runs is a process of its own, and there is no
+browser. Printed are medians:
+
+    first token   handler: from its entry to its first yield with text; bare: encoding, and generate's first token
+    tokens/s      after the first token, by the clock of the thread that generates
+
+The bare runs have a streamer too, which does nothing but look at the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import time
+from statistics import median
+from typing import Any
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+import app
+
+QUESTION = "What can you do? Tell me about it."
+CLIENT = """
+import sys
+from gradio_client import Client
+url, tokens, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+client = Client(url, verbose=False)
+for _ in range(rounds):
+    sys.stdin.readline()
+    client.reset_session()
+    job = client.submit({"text": %r, "files": []}, max_new_tokens=tokens, greedy=True, api_name="/chat")
+    job.result()
+    print(len(job.outputs()), flush=True)
+"""
+
+
+class Clock(BaseStreamer):
+    """Notes when each token came."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def tokens_per_second(times: list[float]) -> float:
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def bare(engine: app.Engine, history: list[dict], sampling: app.Sampling) -> tuple[float, float]:
+    """Returns the seconds to the first token and the tokens per second of `generate` by itself."""
+    clock = Clock()
+    started = time.perf_counter()
+    inputs = app.encode_chat(engine.processor, app.to_messages(history, ""))
+    engine.model.generate(
+        **inputs, **sampling.generate_kwargs(), max_new_tokens=sampling.max_new_tokens, streamer=clock
+    )
+    return clock.times[1] - started, tokens_per_second(clock.times[1:])
+
+
+def first_yield(engine: app.Engine, history: list[dict], sampling: app.Sampling) -> float:
+    """Returns the seconds from the handler's entry to its first yield that carries text, then stops it."""
+
+    async def run() -> float:
+        settings = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.greedy)
+        started = time.perf_counter()
+        steps = app.Chat(engine, []).respond(history, "", sampling.max_new_tokens, *settings)
+        await anext(steps)
+        seconds = time.perf_counter() - started
+        await steps.aclose()
+        return seconds
+
+    return asyncio.run(run())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder or Hub id; default: the checkpoint at the root")
+    parser.add_argument("--tokens", type=int, default=512, help="length of each answer")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+
+    engine = app.Engine(arguments.model or app.default_model())
+    engine.start_loading()
+    engine.loaded.wait()
+    if engine.failure:
+        sys.exit(engine.failure)
+    engine.model.generation_config.eos_token_id = None  # every answer has the full length
+    sampling = app.Sampling(arguments.tokens, 1.0, 1.0, 0, greedy=True)
+    history = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
+
+    answers: list[app.Answer] = []
+    note_answers(engine, answers)
+    page = app.open_page(engine, block=False)
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT % QUESTION, page.local_url, str(arguments.tokens), str(arguments.rounds + 1)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    rows: dict[str, list[float]] = {name: [] for name in ("bare first", "page first", "bare speed", "page speed")}
+    updates: list[int] = []
+    for round_ in range(arguments.rounds + 1):
+        first, speed = bare(engine, history, sampling)
+        handler = first_yield(engine, history, sampling)
+        client.stdin.write("\n")
+        client.stdin.flush()
+        shown = int(client.stdout.readline())
+        if round_ == 0:
+            continue  # warm-up
+        for name, value in zip(rows, (first, handler, speed, answers[-1].tokens_per_second), strict=True):
+            rows[name].append(value)
+        updates.append(shown)
+    client.wait()
+    page.close()
+    report(engine, arguments, {name: median(values) for name, values in rows.items()}, median(updates))
+
+
+def note_answers(engine: app.Engine, answers: list[app.Answer]) -> None:
+    """Has every answer, as the engine makes it, appended to the list too."""
+    make = engine._answer_so_far
+
+    def noted(*args: Any) -> app.Answer:
+        answers.append(make(*args))
+        return answers[-1]
+
+    engine._answer_so_far = noted
+
+
+def report(engine: app.Engine, arguments: argparse.Namespace, medians: dict[str, float], updates: float) -> None:
+    seconds = arguments.tokens / medians["page speed"]
+    print(f"{engine.name}: {engine.facts}")
+    print(f"{torch.get_num_threads()} threads, medians of {arguments.rounds} rounds of {arguments.tokens} tokens")
+    first = f"{medians['bare first'] * 1e3:.1f} ms bare, {medians['page first'] * 1e3:.1f} ms handler"
+    print(f"first token   {first}: {(medians['page first'] - medians['bare first']) * 1e3:+.1f} ms (limit +50 ms)")
+    speed = f"{medians['bare speed']:.1f} bare, {medians['page speed']:.1f} served"
+    print(f"tokens/s      {speed}: {medians['page speed'] / medians['bare speed'] - 1:+.1%} (limit -5 %)")
+    print(f"updates       {updates:.0f} in {seconds:.2f} s: {updates / seconds:.1f} a second (limit 20)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Conversion against merely reading, and against the straightforward way: time and memory in one run.
+
+    python -m benchmarks.synthetic_checkpoint --size 4B --output DIR
+    python -m benchmarks.bench_convert --checkpoint DIR [--config DIR.json] [--rounds 3] [--only convert,read]
+
+Each contender is a process of its own, one after the other, in every round; the table gives the fastest round (the
+others are the machine's noise) and the highest peak memory. Files come from the page cache if they fit.
+
+* `read`: tensorstore reads every leaf, one after the other, and drops it: the least that any conversion must do.
+* `convert`: `convert_flax.py`, from start to published repo, fsync and SHA-256 of every file included.
+* `verify`: `convert_flax.py verify` of that repo against its source.
+* `straightforward`: restore all with Orbax, absmax/7 for every group, pack, save: no proof, no other candidates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CONTENDERS = ("read", "convert", "verify", "straightforward")
+
+
+def read(checkpoint: Path) -> None:
+    import tensorstore as ts
+
+    for spec in _specs(checkpoint):
+        ts.open(spec, open=True, read=True).result()[...].read().result()
+
+
+def _specs(checkpoint: Path) -> list[dict]:
+    """tensorstore specs of every leaf of an OCDBT checkpoint of zarr 2 arrays."""
+    import tensorstore as ts
+
+    base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{checkpoint.absolute()}/"}}
+    keys = ts.KvStore.open(base).result().list().result()
+    names = [key.decode().removesuffix(".zarray") for key in keys if key.endswith(b"/.zarray")]
+    return [{"driver": "zarr", "kvstore": base | {"path": name}, "fill_missing_data_reads": False} for name in names]
+
+
+def convert(checkpoint: Path, config: Path | None, output: Path) -> None:
+    import convert_flax
+
+    words = ["--checkpoint", str(checkpoint), "--output", str(output)] + (["--config", str(config)] if config else [])
+    if convert_flax.main(words):
+        raise SystemExit("convert_flax.py failed")
+
+
+def verify(checkpoint: Path, output: Path) -> None:
+    import convert_flax
+
+    if convert_flax.main(["verify", str(output), "--checkpoint", str(checkpoint)]):
+        raise SystemExit("convert_flax.py verify failed")
+
+
+def straightforward(checkpoint: Path, config: Path | None, output: Path) -> None:
+    """What a script of one page does: everything in memory, one array operation after the other."""
+    import ml_dtypes
+    import numpy as np
+    import orbax.checkpoint as ocp
+    from safetensors.numpy import save_file
+
+    from conversion.name_map import EMBEDDING_LEAF, make_plan
+    from conversion.sizes import published_config, read_config, recognise
+
+    tree = ocp.PyTreeCheckpointer().restore(checkpoint.absolute())
+    leaves = {f"{module}/{name}": np.asarray(value) for module, inner in tree.items() for name, value in inner.items()}
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    model = read_config(config) if config else published_config(recognise(shapes), "it")
+    tensors = {}
+    for entry in make_plan(shapes, model)[0]:
+        for name, weight in zip(entry.tensors, entry.rule.axes.to_tensors(leaves[entry.leaf]), strict=True):
+            if not entry.int4 or entry.leaf == EMBEDDING_LEAF:
+                tensors[name] = np.ascontiguousarray(weight).astype(ml_dtypes.bfloat16)
+                continue
+            groups = weight.reshape(weight.shape[0], -1, 32)
+            scales = np.abs(groups).max(axis=2) / np.float32(7)
+            codes = np.rint(groups / scales[..., None]).astype(np.int32) + 8
+            words = codes.reshape(weight.shape).T.reshape(weight.shape[1], -1, 8)
+            packed = sum(words[..., source] << (4 * place) for place, source in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+            stem = name.removesuffix("weight")
+            tensors[f"{stem}qweight"] = packed
+            tensors[f"{stem}qzeros"] = np.full((weight.shape[1] // 32, packed.shape[1]), -0x77777778, np.int32)
+            tensors[f"{stem}scales"] = np.ascontiguousarray(scales.T).astype(ml_dtypes.bfloat16)
+    output.mkdir()
+    save_file(tensors, output / "model.safetensors")
+
+
+def run_alone(contender: str, arguments: argparse.Namespace) -> dict:
+    """Runs one contender in a process of its own; seconds and peak bytes without the imports' seconds."""
+    command = [sys.executable, "-m", "benchmarks.bench_convert", "--inside", contender]
+    command += ["--checkpoint", str(arguments.checkpoint), "--output", str(arguments.output)]
+    command += ["--config", str(arguments.config)] if arguments.config else []
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{contender} failed:\n{result.stderr[-2000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def run_inside(contender: str, arguments: argparse.Namespace) -> None:
+    """The measured process."""
+    import orbax.checkpoint  # noqa: F401
+
+    import conversion.pipeline  # noqa: F401  imports are paid before the clock starts, by every contender
+
+    started, cpu = time.monotonic(), time.process_time()
+    match contender:
+        case "read":
+            read(arguments.checkpoint)
+        case "convert":
+            convert(arguments.checkpoint, arguments.config, arguments.output)
+        case "verify":
+            verify(arguments.checkpoint, arguments.output)
+        case "straightforward":
+            straightforward(arguments.checkpoint, arguments.config, arguments.output)
+    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("bench-output"), help="written and removed")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default=",".join(CONTENDERS))
+    parser.add_argument("--inside", choices=CONTENDERS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inside:
+        run_inside(arguments.inside, arguments)
+        return
+    chosen = [name for name in CONTENDERS if name in arguments.only.split(",")]
+    runs: dict[str, list[dict]] = {name: [] for name in chosen}
+    for _ in range(arguments.rounds):
+        for name in chosen:
+            if name != "verify":
+                shutil.rmtree(arguments.output, ignore_errors=True)
+            runs[name].append(run_alone(name, arguments))
+    shutil.rmtree(arguments.output, ignore_errors=True)
+    decoded = _decoded_bytes(arguments.checkpoint)
+    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"{arguments.checkpoint.name}: {decoded / 1e9:.2f} GB of float32, {machine}\n")
+    print("| | seconds | MB/s of float32 | CPU seconds | peak memory | time / read |\n|---|---|---|---|---|---|")
+    base = min(run["seconds"] for run in runs["read"]) if "read" in runs else float("nan")
+    for name in chosen:
+        best = min(runs[name], key=lambda run: run["seconds"])
+        peak = max(run["peak"] for run in runs[name])
+        print(
+            f"| {name} | {best['seconds']:.1f} | {decoded / best['seconds'] / 1e6:.0f} | {best['cpu']:.1f} "
+            f"| {peak / 1e9:.2f} GB | {best['seconds'] / base:.2f} |"
+        )
+
+
+def _decoded_bytes(checkpoint: Path) -> int:
+    from conversion.flax_checkpoint import FlaxCheckpoint
+
+    return FlaxCheckpoint(checkpoint).nbytes
+
+
+if __name__ == "__main__":
+    main()

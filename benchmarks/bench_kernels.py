@@ -1,0 +1,118 @@
+"""Every linear shape of every published size: our int4 kernels against a dense bfloat16 layer and the machine's limits.
+
+    python -m benchmarks.bench_kernels --sizes 270m 1b 4b --rows 1 2 4 8 16 32 128 512
+
+For few rows the limit is reading the int4 bytes once, so GB/s stand beside the measured read bandwidth; for many it is
+arithmetic, so GFLOP/s stand beside the rate of a large bfloat16 GEMM. Times are the best of several, all alternating.
+To read from memory and not from a cache, each kernel walks through copies of its matrix that fill `--walk` MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from conversion.sizes import SIZES, VOCABULARY
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def best_seconds(function: Callable[[], object], repeats: int = 7) -> float:
+    """Wall-clock seconds of the fastest of several calls, after one to warm up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def read_bandwidth(megabytes: int = 1024) -> float:
+    """GB/s at which torch's threads sum up that many MB, on pages of 2 MB where the system gives them."""
+    memory = mmap.mmap(-1, megabytes << 20)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    numbers = torch.frombuffer(memory, dtype=torch.float32).fill_(1)
+    return numbers.nbytes / best_seconds(numbers.sum) / 1e9
+
+
+def shapes(names: list[str]) -> dict[tuple[int, int], str]:
+    """(outputs, inputs) -> the projections that have them."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for size in (size for size in SIZES if size.name.lower() in names):
+        q, kv = size.heads * size.head_dim, size.kv_heads * size.head_dim
+        for name, shape in (
+            ("q", (q, size.hidden)),
+            ("k/v", (kv, size.hidden)),
+            ("o", (size.hidden, q)),
+            ("gate/up", (size.intermediate, size.hidden)),
+            ("down", (size.hidden, size.intermediate)),
+            ("head", (VOCABULARY, size.hidden)),
+        ):
+            found.setdefault(shape, []).append(f"{size.name} {name}")
+    return {shape: ", ".join(labels) for shape, labels in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    names = [size.name.lower() for size in SIZES]
+    parser.add_argument("--sizes", nargs="+", default=names, choices=names)
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64, 128, 512])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--walk", type=int, default=600, help="MB of int4 weights to walk through")
+    parser.add_argument("--scale-dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    package = sys.modules["gemma3_int4"] = types.ModuleType("gemma3_int4")  # as transformers imports the files
+    package.__path__ = [str(ROOT)]
+    from gemma3_int4.int4_cpu import AtenCpu, NativeCpu
+
+    backends = [
+        backend for backend in (NativeCpu, AtenCpu) if backend.supports(torch.device("cpu"), torch.bfloat16, 64, 64)
+    ]
+    bandwidth = read_bandwidth()
+    a, b = torch.randn(512, 4096).bfloat16(), torch.randn(4096, 4096).bfloat16()
+    gemm = 2 * 512 * 4096**2 / best_seconds(lambda: a @ b) / 1e9
+    print(f"{args.threads} threads; read {bandwidth:.1f} GB/s; bfloat16 GEMM {gemm:.0f} GFLOP/s\n")
+    titles = [f"{backend.name} {what}" for backend in backends for what in ("us", "GB/s", "of read", "GFLOP/s")]
+    print("| shape | rows |", " | ".join([*titles, "bf16 us", "bf16 GFLOP/s", "speed-up"]), "|")
+    print("|---" * (len(titles) + 5) + "|")
+    for (outputs, inputs), label in shapes(args.sizes).items():
+        codes = torch.randint(0, 256, (outputs, inputs // 2), dtype=torch.uint8)
+        scales = torch.rand(outputs, inputs // 32).to(getattr(torch, args.scale_dtype))
+        dense = torch.randn(outputs, inputs).bfloat16()
+        packed = []
+        for backend in backends:
+            copies = max(1, min(64, args.walk * 1_000_000 // codes.nbytes))
+            first = backend.pack(codes, scales)
+            packed.append([first, *({k: v.clone() for k, v in first.items()} for _ in range(copies - 1))])
+        for rows in args.rows:
+            x = torch.randn(rows, inputs).bfloat16()
+            cells, flops = [], 2 * rows * outputs * inputs
+            for backend, copies in zip(backends, packed, strict=True):
+                walk = copies if rows <= 16 else copies[:1]
+                seconds = best_seconds(lambda b=backend, w=walk, x=x: [b.linear(x, t) for t in w], 5) / len(walk)
+                speed = sum(tensor.nbytes for tensor in copies[0].values()) / seconds / 1e9
+                cells += [
+                    f"{seconds * 1e6:.0f}",
+                    f"{speed:.1f}",
+                    f"{speed / bandwidth:.0%}",
+                    f"{flops / seconds / 1e9:.0f}",
+                ]
+                if backend is backends[0]:
+                    ours = seconds
+            seconds = best_seconds(lambda x=x, w=dense: torch.nn.functional.linear(x, w), 5)
+            cells += [f"{seconds * 1e6:.0f}", f"{flops / seconds / 1e9:.0f}", f"{seconds / ours:.2f}"]
+            print(f"| {label} {outputs}x{inputs} | {rows} |", " | ".join(cells), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""A converted repo in AWQ format, read back tensor by tensor: where the other formats and the proofs start from.
+
+Nothing is kept in memory but headers; every read takes its bytes from the file. The layouts: `formats/awq.py` for the
+linears, and for the embedding either plain rows with their scales in a side file, or `formats/embedding.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from transformers import Gemma3Config, Gemma3TextConfig
+
+from conversion.errors import BadInput
+from conversion.formats import awq, embedding
+from conversion.int4_grid import GROUP_SIZE, dequantise
+from conversion.shards import DTYPES
+
+INDEX = "model.safetensors.index.json"
+SIDE_FILE = "int4_embedding.safetensors"
+BLOCK_WEIGHTS = 1 << 24
+WORDS_AT_ONCE = 16  # a stripe of qweight that stays in a core's cache
+NUMPY_DTYPES = dict(DTYPES.values())  # safetensors' name -> numpy's
+
+
+class SafetensorsFile:
+    """One safetensors file; reads whole tensors or some of their rows.
+
+    Raises:
+        BadInput: the file is missing, cut short, or has no safetensors header.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                self.header = json.loads(file.read(length))
+            self.header.pop("__metadata__", None)
+            self._start = 8 + length
+            end = self._start + max(entry["data_offsets"][1] for entry in self.header.values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"{path}: not readable as a safetensors file ({error})") from error
+        if path.stat().st_size != end:
+            raise BadInput(f"{path}: {path.stat().st_size} bytes, its header says {end}; copy or convert it again")
+
+    def dtype(self, name: str) -> np.dtype:
+        return NUMPY_DTYPES[self.header[name]["dtype"]]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.header[name]["shape"])
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """A tensor as stored, or its rows from `start` to `stop`."""
+        dtype, (rows, *row) = self.dtype(name), self.shape(name)
+        stop = rows if stop is None else stop
+        width = math.prod(row)
+        offset = self._start + self.header[name]["data_offsets"][0] + start * width * dtype.itemsize
+        values = np.fromfile(self.path, dtype, (stop - start) * width, offset=offset)
+        return values.reshape(stop - start, *row)
+
+
+class AwqRepo:
+    """A converted repo.
+
+    Attributes:
+        path: its folder.
+        values: config.json as it is.
+        config: the same as a transformers configuration.
+        linears: names of the int4 linears, such as `model.layers.0.mlp.up_proj`.
+        embedding: name of the embedding, such as `model.embed_tokens`.
+        plain: names of the tensors that are neither, such as `model.norm.weight`.
+
+    Raises:
+        BadInput: the folder holds no such repo.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self.values = json.loads((path / "config.json").read_text())
+            shards = set(json.loads((path / INDEX).read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError) as error:
+            raise BadInput(f"{path}: not a converted repo, config.json or {INDEX} is unreadable ({error})") from error
+        method = self.values.get("quantization_config", {}).get("quant_method")
+        if method != "awq":
+            raise BadInput(f"{path}: quant_method is {method!r}, expected a repo that convert_flax.py wrote as awq")
+        config_class = {"gemma3": Gemma3Config, "gemma3_text": Gemma3TextConfig}[self.values["model_type"]]
+        self.config = config_class(**self.values)
+        self._files = {name: file for shard in sorted(shards) for name, file in self._named(path / shard)}
+
+        stems = [name.removesuffix(".qweight") for name in self._files if name.endswith(".qweight")]
+        self.linears = [stem for stem in stems if not stem.endswith("embed_tokens")]
+        self.embedding = next(name.rpartition(".")[0] for name in self._files if ".embed_tokens." in name)
+        plain = f"{self.embedding}.weight" in self._files
+        self._side = dict(self._named(path / SIDE_FILE)) if plain else {}
+        packed = {f"{stem}.{part}" for stem in stems for part in ("qweight", "qzeros", "scales")}
+        self.plain = [name for name in self._files if name not in packed and name != f"{self.embedding}.weight"]
+
+    @staticmethod
+    def _named(path: Path) -> Iterator[tuple[str, SafetensorsFile]]:
+        file = SafetensorsFile(path)
+        return ((name, file) for name in file.header)
+
+    @property
+    def text_config(self) -> Gemma3TextConfig:
+        return self.config.get_text_config()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a stored tensor."""
+        return self._files[name].shape(name)
+
+    def dtype_of(self, name: str) -> np.dtype:
+        """Dtype of a stored tensor."""
+        return self._files[name].dtype(name)
+
+    def read(self, name: str) -> np.ndarray:
+        """A stored tensor, as it is."""
+        return self._files[name].read(name)
+
+    def linear_shape(self, linear: str) -> tuple[int, int]:
+        """(out, in) of a linear."""
+        ins, words = self.shape(f"{linear}.qweight")
+        return words * 8, ins
+
+    def linear(self, linear: str) -> tuple[np.ndarray, np.ndarray]:
+        """Codes int8 [out, in] and scales [out, in/32] in their stored dtype."""
+        return _unpack_rows(self.read(f"{linear}.qweight")), np.ascontiguousarray(self.read(f"{linear}.scales").T)
+
+    def embedding_blocks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The first `rows` rows of the embedding, block by block: codes int8 [n, hidden], scales [n, hidden/32]."""
+        plain, scales = f"{self.embedding}.weight", f"{self.embedding}.scales"
+        for start, stop in self._embedding_ranges(rows):
+            if not self._side:
+                qweight = f"{self.embedding}.qweight"
+                codes = embedding.unpack(self._files[qweight].read(qweight, start, stop))
+                yield codes, self._files[scales].read(scales, start, stop)
+                continue
+            scale = self._side[scales].read(scales, start, stop)
+            weight = self._files[plain].read(plain, start, stop)
+            grouped = weight.astype(np.float32).reshape(*scale.shape, GROUP_SIZE) / scale.astype(np.float32)[..., None]
+            yield np.rint(grouped).astype(np.int8).reshape(weight.shape), scale
+
+    def embedding_weights(self) -> Iterator[np.ndarray]:
+        """All rows of the embedding as floats of the repo's dtype, block by block: [n, hidden]."""
+        rows, plain = self.text_config.vocab_size, f"{self.embedding}.weight"
+        if self._side:
+            for start, stop in self._embedding_ranges(rows):
+                yield self._files[plain].read(plain, start, stop)
+        else:
+            for codes, scales in self.embedding_blocks(rows):
+                yield dequantise(codes, scales).astype(self.dtype)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the tensors that are no codes."""
+        return DTYPES[self.values["dtype"]][1]
+
+    def _embedding_ranges(self, rows: int) -> Iterator[tuple[int, int]]:
+        step = max(1, BLOCK_WEIGHTS // self.text_config.hidden_size)
+        return ((start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _unpack_rows(qweight: np.ndarray) -> np.ndarray:
+    """qweight int32 [in, out/8] -> int8 codes [out, in]: turned before it is unpacked, eight times less to turn."""
+    ins, words = qweight.shape
+    codes = np.empty((words, 8, ins), np.int8)
+    for start in range(0, words, WORDS_AT_ONCE):
+        turned = np.ascontiguousarray(qweight[:, start : start + WORDS_AT_ONCE].T).view(np.uint32)
+        for nibble, output in enumerate(awq.ORDER):
+            codes[start : start + WORDS_AT_ONCE, output] = turned >> np.uint32(4 * nibble) & np.uint32(15)
+    codes -= 8
+    return codes.reshape(words * 8, ins)

@@ -1,0 +1,13 @@
+"""The errors that a user meets: one line, exit code 2."""
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be converted; the message names it, and says what to do next."""
+
+
+class SourceLost(BadInput):
+    """The source was there and cannot be read any more. Work done so far stays good."""
+
+
+class NoSpace(Exception):
+    """The disk is full. Work done so far stays good."""

@@ -1,0 +1,126 @@
+"""A converted repo in AWQ format -> the same codes in another engine's format, proven by reading them back.
+
+* compressed-tensors: a complete Hugging Face repo.
+* gguf: `model-Q4_0.gguf` or `model-Q4_0-embedding-F16.gguf`, and `mmproj-F16.gguf` if the model sees.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from conversion.awq_repo import INDEX, SIDE_FILE, AwqRepo, SafetensorsFile
+from conversion.errors import BadInput, NoSpace
+from conversion.formats import compressed_tensors
+from conversion.hub_repo import WorkFolder
+from conversion.repo_files import CODE_FILES, write_json
+from conversion.shards import Shard, plan_shards, sha256
+
+FORMATS = ("compressed-tensors", "gguf")
+LEFT_BEHIND = (INDEX, SIDE_FILE, "config.json", "conversion.json", "README.md", *CODE_FILES)
+
+
+def export(
+    source: Path,
+    output: Path,
+    kind: str,
+    *,
+    gguf_embedding: str = "q4_0",
+    report: Callable[[str], None] = print,
+) -> None:
+    """Writes a converted repo in another format.
+
+    Args:
+        source: a repo in AWQ format, as convert_flax.py writes it.
+        output: a new or empty folder.
+        kind: one of `FORMATS`.
+        gguf_embedding: `q4_0` or `f16`.
+        report: takes one line per finding.
+
+    Raises:
+        BadInput: the source is no such repo, or the format cannot hold it; the output folder is as it was.
+        NoSpace: the disk is full.
+    """
+    if kind not in FORMATS:
+        raise BadInput(f"--format {kind}: {source} is a repo in AWQ format already; choose {' or '.join(FORMATS)}")
+    if kind == "gguf" and find_spec("gguf") is None:
+        raise BadInput("GGUF files are written by the gguf library, which is not installed: pip install gguf")
+    repo = AwqRepo(source)
+    work = WorkFolder(output)
+    work.start({"source": str(source.resolve()), "format": kind, "gguf_embedding": gguf_embedding})
+    try:
+        if kind == "gguf":
+            _write_gguf(repo, work.repo, gguf_embedding, report)
+        else:
+            _write_compressed_tensors(repo, work, report)
+        names = sorted(path.name for path in work.repo.iterdir())
+        write_json(work.repo / "conversion.json", {"files": {name: sha256(work.repo / name) for name in names}})
+        work.publish([*names, "conversion.json"])
+    except BadInput:
+        work.discard()
+        raise
+    except OSError as error:
+        raise NoSpace(f"{error}; {work.path} holds the unfinished work and may be removed") from error
+
+
+def _write_compressed_tensors(repo: AwqRepo, work: WorkFolder, report: Callable[[str], None]) -> None:
+    plans = plan_shards(compressed_tensors.specs(repo))
+    place = {spec.name: plan.filename for plan in plans for spec in plan.tensors}
+    shards = {plan.filename: Shard(plan, work.repo / plan.filename, work.path / "scales" / "none") for plan in plans}
+    for name, start, part in compressed_tensors.values(repo):
+        shards[place[name]].write(name, part, start)
+    for shard in shards.values():
+        shard.finish("float32")
+        shard.close()
+    total = sum(spec.nbytes() for plan in plans for spec in plan.tensors)
+    write_json(work.repo / INDEX, {"metadata": {"total_size": total}, "weight_map": place})
+    write_json(work.repo / "config.json", compressed_tensors.config(repo))
+    for path in repo.path.iterdir():
+        if path.is_file() and path.suffix != ".safetensors" and path.name not in LEFT_BEHIND:
+            shutil.copyfile(path, work.repo / path.name)
+    written = {name: SafetensorsFile(work.repo / filename) for name, filename in place.items()}
+    for name in repo.linears:
+        codes, scales = repo.linear(name)
+        packed, scale = (written[f"{name}.{part}"].read(f"{name}.{part}") for part in ("weight_packed", "weight_scale"))
+        _must_equal(name, codes, compressed_tensors.unpack(packed))
+        _must_equal(name, scales, scale)
+    report(f"codes: all of {len(repo.linears)} linears equal, scales too")
+
+
+def _write_gguf(repo: AwqRepo, folder: Path, embedding: str, report: Callable[[str], None]) -> None:
+    import gguf  # a conversion to AWQ does without it
+
+    from conversion.formats import gguf as gguf_format
+
+    path = folder / ("model-Q4_0.gguf" if embedding == "q4_0" else "model-Q4_0-embedding-F16.gguf")
+    rounding = gguf_format.write_language_model(repo, path, embedding=embedding)
+    written = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+    for name in repo.linears:
+        codes, scales = repo.linear(name)
+        read_codes, read_scales = gguf_format.unpack(written[gguf_format.tensor_name(repo, name)])
+        _must_equal(name, codes, read_codes)
+        _must_equal(name, scales.astype(np.float16), read_scales)
+    if embedding == "q4_0":
+        blocks = written[gguf_format.tensor_name(repo, repo.embedding)]
+        start = 0
+        for codes, scales in repo.embedding_blocks(len(blocks)):
+            read_codes, read_scales = gguf_format.unpack(blocks[start : start + len(codes)])
+            _must_equal(repo.embedding, codes, read_codes)
+            _must_equal(repo.embedding, scales.astype(np.float16), read_scales)
+            start += len(codes)
+    report(
+        f"codes: all of {len(repo.linears)} linears equal" + (", the embedding's too" if embedding == "q4_0" else "")
+    )
+    inexact = f"{rounding.inexact} of {rounding.groups} rounded to float16"
+    report(f"scales: {inexact}, relatively by {rounding.worst:.2g} at most")
+    if hasattr(repo.config, "vision_config"):
+        gguf_format.write_vision(repo, folder / "mmproj-F16.gguf")
+
+
+def _must_equal(name: str, expected: np.ndarray, found: np.ndarray) -> None:
+    if not np.array_equal(expected, found):
+        raise OSError(f"{name}: {np.count_nonzero(expected != found)} values were read back other than written")

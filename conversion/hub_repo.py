@@ -1,0 +1,154 @@
+"""A Hugging Face repo made in a work folder and published in one go.
+
+Everything happens in `OUTPUT/.partial`:
+
+    state.json              what is being converted, and how: the same command may resume, any other is refused
+    shards/*.json           facts of each complete shard; its presence says that the shard is complete and synced
+    scales/*                float32 scales waiting for their final dtype
+    repo/*                  the files of the repo
+    complete                all of `repo/` is there and synced; what remains is moving it
+
+Nothing gets its final name before `complete` is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from conversion.errors import BadInput
+
+PARTIAL = ".partial"
+
+
+class WorkFolder:
+    """`OUTPUT/.partial`, made or taken up again.
+
+    Args:
+        output: the folder that will hold the repo.
+
+    Raises:
+        BadInput: the output folder holds anything but a work folder.
+    """
+
+    def __init__(self, output: Path):
+        self.output = output
+        self.path = output / PARTIAL
+        self.repo = self.path / "repo"
+        self._output_existed = output.exists()
+        if output.exists() and not output.is_dir():
+            raise BadInput(f"{output}: is a file; --output takes a folder that is empty or does not exist")
+        found = {path.name for path in output.iterdir()} if output.exists() else set()
+        expected = {PARTIAL}
+        if self.complete:
+            expected |= set(self.read_json("complete"))
+        if foreign := sorted(found - expected):
+            raise BadInput(f"{output}: is not empty (holds {foreign[0]}); give --output a new or an empty folder")
+
+    @property
+    def resumes(self) -> bool:
+        return (self.path / "state.json").exists()
+
+    @property
+    def complete(self) -> bool:
+        return (self.path / "complete").exists()
+
+    def start(self, state: dict) -> None:
+        """Makes the folder, or makes sure that it belongs to the same conversion.
+
+        Raises:
+            BadInput: it belongs to another one; it stays as it is.
+        """
+        self.check(state)
+        if not self.resumes:
+            for folder in ("shards", "scales", "repo"):
+                (self.path / folder).mkdir(parents=True, exist_ok=True)
+            self.write_json("state.json", state)
+
+    def check(self, state: dict) -> None:
+        """Raises BadInput if there is an unfinished conversion, and another one."""
+        if not self.resumes:
+            return
+        before, state = self.read_json("state.json"), json.loads(json.dumps(state))
+        if before != state:
+            changed = ", ".join(sorted(key for key in before | state if before.get(key) != state.get(key)))
+            raise BadInput(
+                f"{self.path}: holds an unfinished conversion that differs in: {changed}; repeat the command that "
+                f"began it, or remove the folder to begin anew"
+            )
+
+    def discard(self) -> None:
+        """Leaves the output folder as it was before the conversion began."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if not self._output_existed:
+            try:
+                self.output.rmdir()
+            except OSError:
+                return  # somebody else put something there
+
+    def write_json(self, name: str, values: object) -> None:
+        """Writes a JSON file that is either whole or absent, whatever happens."""
+        write_atomically(self.path / name, json.dumps(values, indent=1).encode())
+
+    def read_json(self, name: str) -> dict:
+        return json.loads((self.path / name).read_text())
+
+    def open_scales(self, name: str) -> int:
+        """A file descriptor of a file of waiting scales."""
+        return os.open(self.path / "scales" / name, os.O_RDWR | os.O_CREAT, 0o644)
+
+    def mark_complete(self, shard: str, facts: list[dict]) -> None:
+        """Notes that a shard, its bytes already synced, needs no more work."""
+        for folder in (self.repo, self.path / "scales", self.path, self.output):
+            _sync(folder)  # the names of new files
+        self.write_json(f"shards/{shard}.json", facts)
+
+    def shard_facts(self, shard: str) -> list[dict] | None:
+        """What `mark_complete` noted, None if it did not."""
+        name = f"shards/{shard}.json"
+        return self.read_json(name) if (self.path / name).exists() else None
+
+    def publish(self, names: Iterable[str] | None = None) -> None:
+        """Gives every file its final name; goes on where an interruption left it.
+
+        Args:
+            names: the files, all of `repo/` by default.
+        """
+        if not self.complete:
+            sync_folder(self.repo)
+            self.write_json("complete", sorted(names or (path.name for path in self.repo.iterdir())))
+        for name in self.read_json("complete"):
+            if (self.repo / name).exists():
+                os.replace(self.repo / name, self.output / name)
+        sync_folder(self.output)
+        shutil.rmtree(self.path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under another name, syncs it and renames it."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes names in a folder, and the files they name, survive a power cut."""
+    for child in path.iterdir():
+        if child.is_file():
+            _sync(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,35 @@
+"""`--push-to-hub ID`: a finished repo, uploaded with huggingface_hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+from conversion.errors import BadInput
+
+
+def push(folder: Path, repo_id: str) -> str:
+    """Creates the repo if need be and uploads every file of the folder.
+
+    Args:
+        folder: a finished repo.
+        repo_id: `user/name` on the Hub.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        BadInput: not logged in, not allowed, or the upload failed; the folder is as it was.
+    """
+    try:
+        api = HfApi()
+        api.create_repo(repo_id, exist_ok=True)
+        return str(api.upload_folder(folder_path=folder, repo_id=repo_id, commit_message="Add converted weights"))
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(
+            f"{folder} is complete, but was not uploaded to {repo_id}: {reason}; log in with `hf auth login`, "
+            f"then `hf upload {repo_id} {folder}`"
+        ) from error

@@ -1,0 +1,162 @@
+"""README.md of a converted repo: front matter for the Hub, what the weights are, how to run them."""
+
+from __future__ import annotations
+
+from transformers import Gemma3Config, Gemma3TextConfig
+
+FRONT_MATTER = """\
+---
+license: gemma
+library_name: transformers
+pipeline_tag: {task}
+extra_gated_heading: Access to Gemma on Hugging Face
+extra_gated_prompt: >-
+  These are Gemma weights. To fetch them from here, log in to Hugging Face, read Google's usage licence and agree to it
+  with the button below. Requests are granted at once.
+extra_gated_button_content: Acknowledge the licence
+{base_model}tags:
+- gemma3
+- int4
+- awq
+- qat
+---
+"""
+
+BODY = """\
+# {title}
+
+Google's Gemma 3 was also trained with its weights quantised to 4 bits (QAT). Google published those weights as Flax
+checkpoints on Kaggle, in float32: every matrix of the language model lies on an int4 grid, one scale for every 32
+weights. This repo holds the same numbers in 4 bits: codes and scales were read back from the grid, and each product
+of the two was compared with Google's float. Nothing was quantised here; AWQ is only the name of the file format. (The
+official QAT INT4 GGUF files are another thing.)
+
+`conversion.json` says what was converted with which options, how exact the scales are stored, and the SHA-256 of
+every file.
+
+## Use
+
+```
+pip install torch transformers safetensors accelerate pillow
+```
+
+{snippets}
+`trust_remote_code=True` runs the Python files of this repo, which compute from the int4 weights on CPUs and GPUs.
+Without it transformers takes its stock AWQ path, which asks for gptqmodel. float16 is refused: Gemma 3 overflows it.
+
+## The model
+
+Gemma is a family of light open models from Google DeepMind, built from the research behind Gemini. {abilities} Its
+context is {context} tokens, and it writes up to 8192. Training data (web pages, code, mathematics{pictures}; over 140
+languages), evaluation, intended use, limitations and safety are described in the [Gemma 3 model card]({card}) and in
+the [technical report](https://goo.gle/Gemma3Report).
+
+Like every model of its kind it can state falsehoods with confidence, and it repeats biases of its training data:
+check what it says before you rely on it.
+
+## Terms
+
+Gemma is provided under and subject to the [Gemma Terms of Use](https://ai.google.dev/gemma/terms); its [Prohibited
+Use Policy](https://ai.google.dev/gemma/prohibited_use_policy) applies. See NOTICE. The Python files are under the
+Apache License 2.0.
+
+```
+@article{{gemma_2025,
+    title={{Gemma 3}},
+    url={{https://goo.gle/Gemma3Report}},
+    publisher={{Kaggle}},
+    author={{Gemma Team}},
+    year={{2025}}
+}}
+```
+"""
+
+PIPELINE_WITH_PICTURES = """\
+```python
+from transformers import pipeline
+
+pipe = pipeline("image-text-to-text", model="PATH_OR_REPO_ID", trust_remote_code=True)
+messages = [
+    {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]},
+    {"role": "user", "content": [
+        {"type": "image", "path": "candy.jpg"},
+        {"type": "text", "text": "What animal is on the candy?"},
+    ]},
+]
+print(pipe(text=messages, max_new_tokens=200)[0]["generated_text"][-1]["content"])
+```
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("PATH_OR_REPO_ID", trust_remote_code=True, device_map="auto")
+processor = AutoProcessor.from_pretrained("PATH_OR_REPO_ID")
+messages = [{"role": "user", "content": [
+    {"type": "image", "path": "bee.jpg"},
+    {"type": "text", "text": "Describe this image in detail."},
+]}]
+inputs = processor.apply_chat_template(
+    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+).to(model.device, dtype=model.dtype)
+output = model.generate(**inputs, max_new_tokens=100, do_sample=False)
+print(processor.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+
+"""
+
+CHAT = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH_OR_REPO_ID", trust_remote_code=True, device_map="auto")
+tokenizer = AutoTokenizer.from_pretrained("PATH_OR_REPO_ID")
+messages = [{"role": "user", "content": "Why is the sky blue?"}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+).to(model.device)
+output = model.generate(**inputs, max_new_tokens=200)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+
+"""
+
+COMPLETION = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH_OR_REPO_ID", trust_remote_code=True, device_map="auto")
+tokenizer = AutoTokenizer.from_pretrained("PATH_OR_REPO_ID")
+inputs = tokenizer("The sky is blue because", return_tensors="pt").to(model.device)
+output = model.generate(**inputs, max_new_tokens=200)
+print(tokenizer.decode(output[0], skip_special_tokens=True))
+```
+
+"""
+
+
+def model_card(config: Gemma3Config | Gemma3TextConfig, size: str | None, variant: str) -> str:
+    """The card of a converted repo.
+
+    Args:
+        config: multimodal or text-only.
+        size: `270M` ... `27B`, None if the configuration is the user's own; then no base model is named.
+        variant: `it` (chat) or `pt` (completion).
+    """
+    multimodal = isinstance(config, Gemma3Config)
+    base = f"google/gemma-3-{size.lower()}-{variant}" if size else None
+    kind = "instruction-tuned" if variant == "it" else "pre-trained"
+    if variant == "it":
+        snippets = PIPELINE_WITH_PICTURES if multimodal else CHAT
+    else:
+        snippets = COMPLETION
+    return FRONT_MATTER.format(
+        task="image-text-to-text" if multimodal else "text-generation",
+        base_model=f"base_model: {base}\nbase_model_relation: quantized\n" if base else "",
+    ) + BODY.format(
+        title=f"Gemma 3 {size}, {kind}, INT4" if size else f"Gemma 3, {kind}, INT4",
+        snippets=snippets,
+        abilities="It reads text and pictures and writes text." if multimodal else "It reads and writes text.",
+        context=f"{config.get_text_config().max_position_embeddings // 1024}K",
+        pictures=", pictures" if multimodal else "",
+        card=f"https://huggingface.co/{base}" if base else "https://ai.google.dev/gemma/docs/core/model_card_3",
+    )

@@ -1,0 +1,177 @@
+"""What a conversion will do, known from metadata alone.
+
+* `Options`: what the user chose.
+* `make_conversion_plan`: checkpoint + options -> `Plan`: leaves, where each comes from, and the shards they fill.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import Gemma3Config, Gemma3TextConfig
+
+from conversion.donor import Donor
+from conversion.errors import BadInput
+from conversion.flax_checkpoint import FlaxCheckpoint
+from conversion.int4_grid import GROUP_SIZE
+from conversion.leaf_writer import check_divisible, output_tensors
+from conversion.name_map import Entry, is_language, make_plan
+from conversion.shards import SHARD_BYTES, ShardPlan, plan_shards
+from conversion.sizes import Size, published_config, read_config, recognise
+
+DTYPES = ("bfloat16", "float32")
+EMBEDDINGS = ("plain", "int4")
+SCALE_DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose; `convert_flax.py --help` describes each."""
+
+    checkpoint: Path
+    output: Path
+    config: Path | None = None
+    variant: str = "it"
+    tokenizer: Path | None = None
+    dtype: str = "bfloat16"
+    scale_dtype: str = "auto"
+    embedding: str = "plain"
+    tolerance: float | None = None
+    text_only: bool = False
+    donor: str | None = None
+    source_hashes: Path | None = None
+    verify: bool = False
+    shard_size: int = SHARD_BYTES
+    workers: int = 2
+
+    def that_shape_the_output(self) -> dict:
+        """The options that must be the same for a conversion to be resumed; kept in the manifest."""
+        names = ("variant", "dtype", "scale_dtype", "embedding", "tolerance", "text_only", "donor", "shard_size")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known before the first weight is read.
+
+    Attributes:
+        checkpoint: the source.
+        size: the published size it is of, None if the user gave a configuration.
+        config: configuration of the model.
+        entries: every leaf that is converted, in order.
+        donated: names of the leaves that the source lacks and `donor` provides.
+        donor: where those come from.
+        shards: files to be written.
+        shard_of: leaf name -> index of its shard.
+    """
+
+    checkpoint: FlaxCheckpoint
+    size: Size | None
+    config: Gemma3Config | Gemma3TextConfig
+    entries: list[Entry]
+    donated: frozenset[str]
+    donor: Donor | None
+    shards: list[ShardPlan]
+    shard_of: dict[str, int]
+
+    @property
+    def text_config(self) -> Gemma3TextConfig:
+        return self.config.get_text_config()
+
+    @property
+    def source_bytes(self) -> int:
+        """Decoded bytes that will be read from the checkpoint."""
+        leaves = self.checkpoint.leaves
+        return sum(leaves[entry.leaf].nbytes for entry in self.entries if entry.leaf not in self.donated)
+
+    @property
+    def work_bytes(self) -> int:
+        """Disk space that the conversion may need at most, waiting scales included."""
+        scales = sum(spec.nbytes() for shard in self.shards for spec in shard.tensors if spec.dtype == "scales")
+        side = self.text_config.vocab_size * self.text_config.hidden_size // GROUP_SIZE * 4
+        small_files = 100 << 20
+        return sum(shard.nbytes() for shard in self.shards) + scales + 2 * side + small_files
+
+
+def check_options(options: Options) -> None:
+    """Raises BadInput, with a table of what is valid, for values that do not go together."""
+    valid = options.dtype in DTYPES and options.embedding in EMBEDDINGS and options.scale_dtype in SCALE_DTYPES
+    tolerable = options.tolerance is None or 0 <= options.tolerance < 1
+    if valid and tolerable and options.variant in ("it", "pt") and options.workers > 0:
+        return
+    raise BadInput(
+        f"--dtype {options.dtype} --scale-dtype {options.scale_dtype} --embedding {options.embedding} "
+        f"--variant {options.variant} --workers {options.workers} --tolerance {options.tolerance} "
+        "is not a valid combination.\n"
+        "  option         valid values\n"
+        "  --dtype        bfloat16, float32 (Gemma 3 overflows float16)\n"
+        "  --scale-dtype  auto, bfloat16, float16, float32\n"
+        "  --embedding    plain (any engine), int4 (this project's model only)\n"
+        "  --variant      it, pt\n"
+        "  --workers      1 or more\n"
+        "  --tolerance    from 0 to below 1, relative to a group's largest weight; left out: 0"
+    )
+
+
+def make_conversion_plan(options: Options) -> Plan:
+    """Reads metadata only.
+
+    Raises:
+        BadInput: no checkpoint, unknown size, leaves that do not fit.
+    """
+    check_options(options)
+    checkpoint = FlaxCheckpoint(options.checkpoint)
+    wrong = [f"{name} is {leaf.dtype}" for name, leaf in checkpoint.leaves.items() if leaf.dtype != np.float32]
+    if wrong:
+        raise BadInput(f"{checkpoint.directory}: expected float32 leaves, found: {'; '.join(wrong)}")
+    shapes = {name: leaf.shape for name, leaf in checkpoint.leaves.items()}
+    size = None if options.config else recognise(shapes)
+    config = published_config(size, options.variant) if size else read_config(options.config)
+    if options.text_only:
+        if not isinstance(config, Gemma3Config):
+            raise BadInput(f"{checkpoint.directory}: --text-only drops a vision tower, but this model has none")
+        config = config.text_config
+        shapes = {name: shape for name, shape in shapes.items() if is_language(name)}
+    donor = Donor(options.donor) if options.donor else None
+    entries, donated = make_plan(shapes, config, donor.holds if donor else None)
+    for entry in entries:
+        check_divisible(entry)
+    vocabulary = config.get_text_config().vocab_size
+    groups = [output_tensors(entry, options.dtype, options.embedding, vocabulary) for entry in entries]
+    shards = plan_shards(groups, options.shard_size)
+    shard_of_tensor = {spec.name: i for i, shard in enumerate(shards) for spec in shard.tensors}
+    shard_of = {entry.leaf: shard_of_tensor[specs[0].name] for entry, specs in zip(entries, groups, strict=True)}
+    return Plan(checkpoint, size, config, entries, donated, donor, shards, shard_of)
+
+
+def describe(plan: Plan, options: Options) -> str:
+    """What `convert_flax.py plan` prints."""
+    kinds = {"int4 matrices": 0, "int4 embedding": 0, "plain tensors": 0}
+    for entry in plan.entries:
+        kind = "int4 embedding" if entry.is_embedding else "int4 matrices" if entry.int4 else "plain tensors"
+        kinds[kind] += len(entry.tensors)
+    lines = [
+        f"checkpoint  {plan.checkpoint.directory}",
+        f"size        {plan.size.name if plan.size else 'as configured'}, {plan.config.model_type}, {options.variant}",
+        f"source      {len(plan.entries) - len(plan.donated)} leaves, {plan.source_bytes / 1e9:.2f} GB of float32",
+        f"becomes     {', '.join(f'{count} {kind}' for kind, count in kinds.items())}",
+    ]
+    if plan.donated:
+        lines.append(f"from donor  {', '.join(sorted(plan.donated))}")
+    for shard in plan.shards:
+        low, high = shard.nbytes("bfloat16") / 1e9, shard.nbytes("float32") / 1e9
+        lines.append(f"shard       {shard.filename}  {low:.2f} GB ({high:.2f} GB if the scales need float32)")
+    lines += [
+        f"disk        {plan.work_bytes / 1e9:.2f} GB free space needed in {options.output or 'the output folder'}",
+        f"memory      about {1 + 0.3 * options.workers:.1f} GB with {options.workers} workers",
+        f"time        about {_minutes(plan.source_bytes)} on two cores and a disk that keeps up",
+    ]
+    return "\n".join(lines)
+
+
+def _minutes(nbytes: int) -> str:
+    """Rough duration at 400 MB/s of decoded float32, as measured on two cores (benchmarks/RESULTS.md)."""
+    seconds = nbytes / 400e6
+    return f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"

@@ -1,0 +1,124 @@
+"""The small files of a repo: configuration, generation defaults, code, tokenizer, notice. (The card: model_card.py.)"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from transformers import Gemma3Config, Gemma3TextConfig
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from conversion.errors import BadInput
+from conversion.formats import awq
+from conversion.sizes import END_OF_TURN
+
+MODELING_FILE = Path(__file__).resolve().parents[1] / "modeling_gemma3_int4.py"
+# The modeling file and what it imports relatively, found as transformers finds it when it copies a repo's code.
+CODE_FILES = tuple(sorted({MODELING_FILE.name, *(Path(f).name for f in get_relative_import_files(MODELING_FILE))}))
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+NOTICE = """\
+Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms
+
+The weights in this repository are a format conversion of Google's Gemma 3 QAT INT4 checkpoint. Use of them is subject
+to the Gemma Terms of Use and to the Gemma Prohibited Use Policy (ai.google.dev/gemma/prohibited_use_policy). Whoever
+passes them on passes these terms on. The Python files are licensed under the Apache License 2.0.
+"""
+
+
+def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str) -> dict:
+    """config.json of a converted repo."""
+    values = config.to_dict()
+    multimodal = isinstance(config, Gemma3Config)
+    name = "Gemma3ForConditionalGeneration" if multimodal else "Gemma3ForCausalLM"
+    classes = ["AutoModelForImageTextToText", "AutoModelForCausalLM"] if multimodal else ["AutoModelForCausalLM"]
+    values |= {
+        "architectures": [name],
+        "auto_map": {auto: f"modeling_gemma3_int4.{name}" for auto in classes},
+        "dtype": dtype,
+        "quantization_config": awq.quantization_config(),
+    }
+    for part in ("text_config", "vision_config"):
+        if part in values:
+            values[part]["dtype"] = dtype
+    return values
+
+
+def generation_config(config: Gemma3Config | Gemma3TextConfig, variant: str, published: bool) -> dict:
+    """generation_config.json: Google's sampling defaults; token ids of the config if it is the user's own."""
+    text = config.text_config if isinstance(config, Gemma3Config) else config
+    eos = getattr(config, "eos_token_id", None) or text.eos_token_id
+    if published:
+        eos = [1, END_OF_TURN] if variant == "it" else 1
+    return {
+        "bos_token_id": text.bos_token_id,
+        "do_sample": True,
+        "eos_token_id": eos,
+        "pad_token_id": text.pad_token_id,
+        "top_k": 64,
+        "top_p": 0.95,
+    }
+
+
+def write_json(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def copy_code(repo: Path) -> None:
+    """The Python files that trust_remote_code runs."""
+    for name in CODE_FILES:
+        shutil.copyfile(MODELING_FILE.with_name(name), repo / name)
+
+
+def code_fingerprint() -> str:
+    """SHA-256 over the converter and the code it copies: another version of either may write other bytes."""
+    files = [*sorted(Path(__file__).parent.rglob("*.py")), *(MODELING_FILE.with_name(name) for name in CODE_FILES)]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def find_tokenizer(given: Path | None, checkpoint: Path) -> Path | None:
+    """What to take the tokenizer from: `--tokenizer`, else a `tokenizer.model` beside the checkpoint, as Kaggle has it.
+
+    Returns:
+        A folder of Hugging Face files, a SentencePiece file, or None if there is neither.
+
+    Raises:
+        BadInput: what was given is no tokenizer.
+    """
+    if given is None:
+        beside = [folder / "tokenizer.model" for folder in (checkpoint, checkpoint.parent)]
+        return next((path for path in beside if path.is_file()), None)
+    if given.is_file():
+        return given.parent if given.name == "tokenizer.json" else given
+    if (given / "tokenizer.json").is_file():
+        return given
+    if (given / "tokenizer.model").is_file():
+        return given / "tokenizer.model"
+    raise BadInput(f"{given}: holds neither tokenizer.json nor tokenizer.model; --tokenizer takes a folder or a file")
+
+
+def write_tokenizer(source: Path, repo: Path, config: Gemma3Config | Gemma3TextConfig, variant: str) -> None:
+    """Tokenizer, chat template and processor files, copied or made from SentencePiece."""
+    if source.is_dir():
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, repo / name)
+        return
+    from conversion.tokenizer import write_tokenizer_files
+
+    multimodal = isinstance(config, Gemma3Config)
+    write_tokenizer_files(source, repo, variant=variant, multimodal=multimodal, config=config)

@@ -1,0 +1,169 @@
+"""The model, and how it is trained to be int4.
+
+* `build_config()`: the sizes of the shipped Gemma 3.
+* `fake_quantize()`: a matrix to the int4 grid, straight-through.
+* `quantized_weights()`: all parameters as the finished model will have them, in the compute dtype.
+* `word_loss()`, `answer_loss()`: the losses of the two stages of training.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+from .tokenizer import IMAGE_SIZE, IMAGE_TOKENS, PADDED_VOCAB, TEXT_VOCAB
+
+GROUP = 32
+WORD_SHARE = 0.2  # weight of the words' loss while the whole model learns
+
+
+def build_config() -> Gemma3Config:
+    """Returns the configuration: six text layers (five sliding, one global) and a SigLIP tower of six."""
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": PADDED_VOCAB,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 64,
+            "query_pre_attn_scalar": 64,
+            "sliding_window": 512,
+            "max_position_embeddings": 8192,
+        },
+        vision_config={
+            "hidden_size": 256,
+            "intermediate_size": 1024,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "image_size": IMAGE_SIZE,
+            "patch_size": 8,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=IMAGE_TOKENS,
+        boi_token_index=6,
+        eoi_token_index=7,
+        image_token_index=TEXT_VOCAB,
+        eos_token_id=[1, 5],
+        bos_token_id=2,
+        pad_token_id=0,
+    )
+    config.text_config.bos_token_id, config.text_config.eos_token_id, config.text_config.pad_token_id = 2, 1, 0
+    return config
+
+
+def is_quantized(name: str) -> bool:
+    """Says whether a parameter of the transformers model is one of the int4 matrices."""
+    return "language_model" in name and (name.endswith("_proj.weight") or name.endswith("embed_tokens.weight"))
+
+
+def build_model() -> Gemma3ForConditionalGeneration:
+    """Returns the model with fresh weights, float32; the padded rows of the embedding are zero."""
+    model = Gemma3ForConditionalGeneration(build_config())
+    with torch.no_grad():
+        model.model.language_model.embed_tokens.weight[TEXT_VOCAB:] = 0
+    return model
+
+
+def int4_grid(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rounds a matrix to the grid: codes in -7..7 and one scale per 32 inputs, exact in bfloat16.
+
+    Args:
+      weight: float32 [out, in].
+
+    Returns:
+      codes float32 [out, in/32, 32] (whole numbers) and scales float32 [out, in/32, 1]; a group of zeros has scale 1.
+    """
+    groups = weight.unflatten(-1, (-1, GROUP))
+    scales = (groups.abs().amax(-1, keepdim=True) / 7).bfloat16().float()
+    scales = torch.where(scales == 0, torch.ones_like(scales), scales)
+    return (groups / scales).round().clamp(-7, 7), scales
+
+
+def fake_quantize(weight: torch.Tensor) -> torch.Tensor:
+    """Returns the matrix on the int4 grid; gradients pass straight through."""
+    codes, scales = int4_grid(weight)
+    return weight + ((codes * scales).flatten(-2) - weight).detach()
+
+
+def quantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
+    """Returns every parameter as the finished model has it: int4 matrices on their grid, all rounded to `dtype`.
+
+    The zero rows that pad the embedding stay zero, also under training.
+    """
+    weights = {}
+    for name, parameter in model.named_parameters():
+        if is_quantized(name):
+            parameter = fake_quantize(parameter)
+        if name.endswith("embed_tokens.weight"):
+            parameter = F.pad(parameter[:TEXT_VOCAB], (0, 0, 0, PADDED_VOCAB - TEXT_VOCAB))
+        weights[name] = parameter.to(dtype)
+    return weights
+
+
+class WordHead(torch.nn.Module):
+    """Guesses the words of the answers from the tower's mean feature; thrown away after training."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(width)
+        self.words = torch.nn.Linear(width, TEXT_VOCAB)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.words(self.norm(features.mean(1)))
+
+
+def word_loss(model: Gemma3ForConditionalGeneration, head: WordHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy between the guessed words and those of the answers: only the tower learns."""
+    tower = model.model.vision_tower
+    weights = {name: parameter.bfloat16() for name, parameter in tower.named_parameters()}
+    features = functional_call(tower, weights, (batch["pixels"],)).last_hidden_state
+    return _missed_words(head, features, batch["words"])
+
+
+def _missed_words(head: WordHead, features: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    return -(words * head(features.float()).log_softmax(-1)).sum(-1).mean()
+
+
+class _Training(torch.nn.Module):
+    """The forward pass over a batch of `data.Batches`: the tower's features and the answer tokens' logits."""
+
+    def __init__(self, model: Gemma3ForConditionalGeneration):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        inner = self.model.model
+        features = inner.vision_tower(batch["pixels"]).last_hidden_state
+        soft = inner.multi_modal_projector(features)  # [N, 16, D]
+        soft = F.pad(soft.flatten(0, 1), (0, 0, 1, 0))  # row 0 stands for "text"
+        picture, segment = batch["picture"], batch["segment"]
+        text = inner.language_model.embed_tokens(batch["ids"] * (picture == 0))
+        hidden = torch.where((picture > 0)[..., None], F.embedding(picture, soft), text)
+
+        step = torch.arange(picture.shape[1])
+        same = (segment[:, :, None] == segment[:, None, :]) | (batch["parent"][:, :, None] == segment[:, None, :])
+        number = torch.where(
+            picture > 0, (picture - 1) // IMAGE_TOKENS, -1 - step
+        )  # image tokens see their whole image
+        seen = (same & (step[:, None] >= step)) | (number[:, :, None] == number[:, None, :])
+        mask = torch.where(seen, 0.0, -1e9).to(hidden.dtype)[:, None]
+        hidden = inner.language_model(
+            inputs_embeds=hidden,
+            position_ids=batch["position"],
+            attention_mask={"full_attention": mask, "sliding_attention": mask},
+            use_cache=False,
+        ).last_hidden_state
+        return features, F.linear(hidden.flatten(0, 1)[batch["where"]], inner.language_model.embed_tokens.weight)
+
+
+def answer_loss(model: Gemma3ForConditionalGeneration, head: WordHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy of the answer tokens under the int4 weights, and a share of the words' loss.
+
+    One mask serves sliding and global layers: a training row is shorter than the window.
+    """
+    weights = {f"model.{name}": weight for name, weight in quantized_weights(model).items()}
+    features, logits = functional_call(_Training(model), weights, (batch,), tie_weights=True)
+    answers = F.cross_entropy(logits.float(), batch["target"], ignore_index=-100)
+    return answers + WORD_SHARE * _missed_words(head, features, batch["words"])

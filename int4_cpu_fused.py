@@ -1,0 +1,237 @@
+# Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+"""What is around the int4 matrices, on a CPU: parts of Gemma 3 as single calls of `int4_cpu_kernel.py`.
+
+What this file offers:
+    use_fused_modules     puts the classes below in the place of the stock ones, in a model
+    Gemma3DecoderLayer    one token of one sequence: a whole layer in one call
+    Gemma3RMSNorm         any number of rows: one pass instead of seven
+    Gemma3MLP             gelu(gate) * up in one pass
+
+For one token stock Gemma 3 runs some 74 tensor operations a layer, each of a few microseconds, and copies the cache to
+append a row. The classes are the stock ones, and compute as they do, except that bfloat16 on a CPU takes the short way
+wherever nothing forbids it (gradients, compilation, and for the layer what `forward` and `_NativeLayer` list). Names,
+adapters, hooks, `save_pretrained`, caches and `generate` know nothing of it.
+"""
+
+import ctypes
+
+import torch
+from torch import nn
+from transformers.activations import GELUTanh
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.models.gemma3 import modeling_gemma3 as stock
+
+from .int4_cpu import NativeCpu, empty, native_matrix
+from .int4_cpu_kernel import Layer, library
+from .int4_layers import Int4Linear
+
+# Rows by which the buffers of a cache grow at least, and the share of their length by which they grow otherwise.
+ROOM, ROOM_SHARE = 256, 1 / 4
+
+
+def use_fused_modules(model: nn.Module) -> None:
+    """Let the modules of a Gemma 3 take the short ways, if its matrices are on the native backend."""
+    fused = {
+        stock.Gemma3DecoderLayer: Gemma3DecoderLayer,
+        stock.Gemma3RMSNorm: Gemma3RMSNorm,
+        stock.Gemma3MLP: Gemma3MLP,
+    }
+    if any(isinstance(module, Int4Linear) and module.backend is NativeCpu for module in model.modules()):
+        for module in model.modules():
+            module.__class__ = fused.get(type(module), type(module))
+
+
+def _is_plain_bfloat16(x: torch.Tensor) -> bool:
+    """Whether the C code can compute with it, and need not be differentiated or compiled."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and x.dtype == torch.bfloat16
+        and x.device.type == "cpu"
+        and x.shape[-1] % 32 == 0
+    )
+
+
+class Gemma3RMSNorm(stock.Gemma3RMSNorm):
+    """The stock norm, in one pass. Named as the stock one: transformers looks for "RMSNorm" in the name."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not (_is_plain_bfloat16(x) and self.weight.dtype == torch.bfloat16 and self.weight.device == x.device):
+            return super().forward(x)
+        n = x.shape[-1]
+        y = torch.empty(x.shape, dtype=x.dtype)
+        x, weight = x.contiguous(), self.weight
+        threads = torch.get_num_threads() if x.numel() > 1 << 14 else 1
+        library().int4_rms_norm(x.data_ptr(), weight.data_ptr(), x.numel() // n, n, self.eps, y.data_ptr(), threads)
+        return y
+
+
+class Gemma3MLP(stock.Gemma3MLP):
+    """The stock MLP, gelu(gate) * up in one pass. The projections are called as ever, adapters in their place too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not (_is_plain_bfloat16(x) and type(self.act_fn) is GELUTanh and not self.act_fn._forward_hooks):
+            return super().forward(x)
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if not (_is_plain_bfloat16(gate) and gate.is_contiguous() and up.is_contiguous() and up.dtype == gate.dtype):
+            return self.down_proj(self.act_fn(gate) * up)
+        y = empty(gate.shape, gate.dtype)
+        library().int4_gated(gate.data_ptr(), up.data_ptr(), gate.numel(), y.data_ptr(), torch.get_num_threads())
+        return self.down_proj(y)
+
+
+class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
+    """The stock layer, with a short way for one token. Named as the stock one: some look for it by its name."""
+
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs):
+        if (
+            torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
+            or self.training
+            or hidden_states.shape[:2] != (1, 1)
+            or hidden_states.dtype != torch.bfloat16
+            or args
+            or self.config._attn_implementation != "sdpa"
+        ):
+            return super().forward(hidden_states, *args, **kwargs)
+        cache = _layer_of(kwargs.get("past_key_values"), self.layer_idx)
+        native = self._native()
+        mask = kwargs.get("attention_mask")
+        if cache is None or native is None or not (mask is None or _is_plain(mask, cache.keys.shape[2] + 1)):
+            return super().forward(hidden_states, **kwargs)
+
+        cos, sin = kwargs["position_embeddings"]
+        hidden_states = hidden_states.contiguous()
+        out = torch.empty_like(hidden_states)
+        keys, values, head_stride, length = _append(cache)
+        library().int4_decoder_layer(
+            native.refreshed(),
+            hidden_states.data_ptr(),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            keys,
+            values,
+            head_stride,
+            length,
+            None if mask is None else mask.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
+
+    def _native(self) -> "_NativeLayer | None":
+        native = self.__dict__.get("_native_layer")
+        if native is None or not native.is_current():
+            native = self._native_layer = _NativeLayer(self)
+        return native if native.usable else None
+
+
+class _NativeLayer:
+    """The C code's view of a decoder layer, and what it was taken from, so that a change does not go unnoticed.
+
+    `usable` is False where a linear layer is not on the native backend (an adapter stands in its place, say), a norm
+    is not in bfloat16, or a hook wants to see what the short way does not compute.
+    """
+
+    def __init__(self, layer: stock.Gemma3DecoderLayer):
+        attention, mlp = layer.self_attn, layer.mlp
+        linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+        linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+        norms = [layer.input_layernorm, attention.q_norm, attention.k_norm, layer.post_attention_layernorm]
+        norms += [layer.pre_feedforward_layernorm, layer.post_feedforward_layernorm]
+        inside = [module for module in layer.modules() if module is not layer]
+        self._gains = [norm.weight for norm in norms]
+        self._seen = [(m._modules, name, child) for m in layer.modules() for name, child in m._modules.items()]
+        self._seen += [(m._buffers, name, tensor) for m in inside for name, tensor in m._buffers.items()]
+        self._seen += [(norm._parameters, "weight", gain) for norm, gain in zip(norms, self._gains, strict=True)]
+        self._seen += [(m.__dict__, "forward", m.__dict__.get("forward")) for m in inside]
+        self._hooks = [hooks for m in inside for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooked = any(self._hooks)
+        self.usable = (
+            all(type(linear) is Int4Linear and linear.backend is NativeCpu for linear in linears)
+            and attention.head_dim % 32 == 0
+            and layer.config.hidden_activation == "gelu_pytorch_tanh"
+            and all(gain.dtype == torch.bfloat16 and gain.device.type == "cpu" for gain in self._gains)
+            and not any("forward" in module.__dict__ for module in inside)
+            and not self._hooked
+        )
+        if self.usable:
+            self._struct = Layer(
+                *(native_matrix(linear.qweight, linear.scales) for linear in linears),
+                heads=attention.config.num_attention_heads,
+                kv_heads=attention.config.num_key_value_heads,
+                head_dim=attention.head_dim,
+                eps=norms[0].eps,
+                scaling=attention.scaling,
+            )
+
+    def is_current(self) -> bool:
+        return all(owner.get(name) is value for owner, name, value in self._seen) and any(self._hooks) == self._hooked
+
+    def refreshed(self) -> int:
+        """Address of the C struct, the norms' pointers taken anew: a parameter's data can be exchanged under it."""
+        self._struct.norms[:] = [gain.data_ptr() for gain in self._gains]
+        return ctypes.addressof(self._struct)
+
+    def __reduce__(self):  # a copy of the module must not share the pointers
+        return (type(None), ())
+
+
+class _Room:
+    """Buffers of which a cache layer's keys and values are a part, with free rows behind."""
+
+    def __init__(self, cache: DynamicLayer):
+        batch, heads, length, head_dim = cache.keys.shape
+        rows = length + max(ROOM, int(length * ROOM_SHARE))
+        self.keys, self.values = (cache.keys.new_empty(batch, heads, rows, head_dim) for _ in range(2))
+        self.start, self.rows = 0, rows
+        self.keys[:, :, :length] = cache.keys
+        self.values[:, :, :length] = cache.values
+        self.hold(cache, 0, length)
+
+    def hold(self, cache: DynamicLayer, start: int, length: int) -> None:
+        """Make rows start .. start + length the keys and values of the cache."""
+        self.start, self.length = start, length
+        cache.keys = self.shown_keys = self.keys.narrow(2, start, length)
+        cache.values = self.shown_values = self.values.narrow(2, start, length)
+
+
+def _layer_of(cache, index: int) -> DynamicLayer | None:
+    """The cache's layer, where it is one that `_append` knows."""
+    if type(cache) is not DynamicCache or cache.offloading or len(cache.layers) <= index:
+        return None
+    layer = cache.layers[index]
+    if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or getattr(layer, "record_past", False):
+        return None
+    if not layer.get_seq_length() or layer.keys.shape[0] != 1 or layer.keys.dtype != torch.bfloat16:
+        return None
+    return layer
+
+
+def _is_plain(mask: torch.Tensor, length: int) -> bool:
+    return mask.dtype == torch.bool and mask.shape == (1, 1, 1, length) and mask.is_contiguous()
+
+
+def _append(cache: DynamicLayer) -> tuple[int, int, int, int]:
+    """What `cache.update` does for one token, except that the new row of keys and values is still to be written.
+
+    Returns:
+        The addresses of the keys and of the values to attend to, the new row the last one, the distance of two heads
+        in numbers, and the number of rows.
+    """
+    room = cache.__dict__.get("_int4_room")
+    if room is None or cache.keys is not room.shown_keys or cache.values is not room.shown_values:
+        room = cache._int4_room = _Room(cache)  # something else has replaced them: update, crop, a beam search
+    elif room.start + room.length == room.rows:
+        room = cache._int4_room = _Room(cache)
+    head_dim = room.keys.shape[-1]
+    length = room.length + 1
+    offset = room.start * head_dim * room.keys.element_size()
+    attended = room.keys.data_ptr() + offset, room.values.data_ptr() + offset, room.rows * head_dim, length
+    if isinstance(cache, DynamicSlidingWindowLayer):
+        cache.cumulative_length += 1
+        kept = min(length, cache.sliding_window - 1)
+        room.hold(cache, room.start + length - kept, kept)
+    else:
+        room.hold(cache, room.start, length)
+    return attended

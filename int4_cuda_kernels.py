@@ -1,0 +1,176 @@
+# Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+"""The int4 kernels for NVIDIA GPUs, Ampere to Blackwell, in Triton. `int4_cuda.py` says which runs when.
+
+What this file offers:
+    one_row_kernel       the product for one row of activations, on the floating-point units: made for memory's speed
+    many_rows_kernel     the product on the tensor cores, in parts of the inputs (split-K) where outputs are few
+    sum_parts_kernel     adds such parts
+    dequantize_kernel    rows of the matrix as floats: those of a range (for cuBLAS) or those of ids (the embedding)
+
+A matrix W [N, K] is `W[n, k] = (code[n, k] - 8) * scale[n, k // 32]`. Its layout here, rows one after the other:
+
+    qweight  int32 [N, K/8]    word 4g + j of a row holds the codes of inputs 32g + 4i + j, i = 0..7, in nibble i
+    scales   [N, K/32]         bfloat16, float16 or float32, as on disk
+
+so that the 16 bytes that a thread loads at once are one group and need one scale, and that shifting words by 4i bits
+gives codes of inputs that lie beside each other, four by four.
+
+All sums are float32. Rows are counted in int64: the outputs of a 262,208-row head for a long prompt are more than 2^31.
+"""
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError as error:  # in a `try`, because transformers' loader demands all packages that are imported outside
+    raise ImportError("the int4 GPU kernels need triton, which comes with PyTorch for CUDA") from error
+
+
+@triton.jit
+def _as_float(words, i: tl.constexpr, two_to_7, two_to_11):
+    """Nibble i of each word, as a float32 that is 128 (i even) or 2048 (i odd) too large.
+
+    The nibble lands at bit 16 or 12, in the mantissa of 2^7 or 2^11, where it counts units: half a shift and one bit
+    operation a nibble, where converting an integer would take an instruction of a quarter's speed. The powers of two
+    come as arguments of the kernel because that one bit operation can hold one constant only.
+    """
+    if i % 2 == 0:
+        if i >= 4:
+            bits = ((words >> (4 * i - 16)) & 0xF0000) | two_to_7
+        else:
+            bits = ((words << (16 - 4 * i)) & 0xF0000) | two_to_7
+    else:
+        if i >= 3:
+            bits = ((words >> (4 * i - 12)) & 0xF000) | two_to_11
+        else:
+            bits = ((words << (12 - 4 * i)) & 0xF000) | two_to_11
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def one_row_kernel(
+    x,  # bfloat16 [INPUTS]
+    qweight,  # int32 [outputs, INPUTS / 8]
+    scales,  # [outputs, INPUTS / 32]
+    y,  # bfloat16 [outputs]
+    outputs,
+    two_to_7,  # the bits of 2.0**7 and 2.0**11 as float32
+    two_to_11,
+    INPUTS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """y = W @ x: a program has BLOCK_N outputs and goes through their groups BLOCK_G at a time.
+
+    With 32 groups to a warp a thread has four words, which is one group, of every output, and keeps the activations of
+    that group in registers for all of them.
+    """
+    GROUPS: tl.constexpr = INPUTS // 32
+    n = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
+    row = n.to(tl.int64)
+    total = tl.zeros([BLOCK_N, BLOCK_G], tl.float32)
+    for start in range(0, GROUPS, BLOCK_G):
+        g = start + tl.arange(0, BLOCK_G)[None, :]
+        w = 4 * start + tl.arange(0, 4 * BLOCK_G)[None, :]
+        words = tl.load(qweight + row * (INPUTS // 8) + w, mask=(n < outputs) & (w < INPUTS // 8), other=0)
+        scale = tl.load(scales + row * GROUPS + g, mask=(n < outputs) & (g < GROUPS), other=0).to(tl.float32)
+        product = tl.zeros([BLOCK_N, 4 * BLOCK_G], tl.float32)
+        excess = tl.zeros([1, 4 * BLOCK_G], tl.float32)  # what the product owes to floats that are too large
+        for i in tl.static_range(8):
+            activation = tl.load(x + (w // 4 * 32 + 4 * i + w % 4), mask=w < INPUTS // 8, other=0).to(tl.float32)
+            product += _as_float(words, i, two_to_7, two_to_11) * activation
+            excess += activation * (136.0 if i % 2 == 0 else 2056.0)  # that, and the 8 of the codes
+        product = tl.sum(tl.reshape(product, [BLOCK_N, BLOCK_G, 4]), axis=2)
+        excess = tl.sum(tl.reshape(excess, [1, BLOCK_G, 4]), axis=2)
+        total += (product - excess) * scale
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tl.store(y + n, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=n < outputs)
+
+
+@triton.jit
+def many_rows_kernel(
+    x,  # bfloat16 [rows, INPUTS]; PERMUTED: [rows, PADDED], see below
+    qweight,  # int32 [outputs, INPUTS / 8]
+    scales,  # [outputs, INPUTS / 32]
+    y,  # bfloat16 [rows, outputs], or float32 [SPLIT_K, rows, outputs]
+    rows,
+    outputs,
+    two_to_7,
+    two_to_11,
+    INPUTS: tl.constexpr,
+    PERMUTED: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """y = x @ W.T, computed as W @ x.T, 256 inputs at a time: 32 words of each row, whose nibbles i make one product.
+
+    The weights are the left operand because that one can stay in registers on every GPU. They are rounded to bfloat16
+    after scaling, as dequantised weights are. The activations that belong to nibble i lie 4 by 4, 32 apart; with many
+    rows it pays to have them side by side before (PERMUTED: input 256c + 32i + 4g + j of x, zeros beyond INPUTS).
+    """
+    GROUPS: tl.constexpr = INPUTS // 32
+    CHUNKS: tl.constexpr = (GROUPS + 7) // 8
+    PER_PART: tl.constexpr = (CHUNKS + SPLIT_K - 1) // SPLIT_K
+    n = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None]
+    m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)[None, :]
+    part = tl.program_id(2)
+    total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for step in range(0, PER_PART):
+        chunk = part * PER_PART + step
+        w = chunk * 32 + tl.arange(0, 32)
+        g = chunk * 8 + tl.arange(0, 8)[None, :]
+        here = (n < outputs) & (w < INPUTS // 8)[None, :]
+        words = tl.load(qweight + n * (INPUTS // 8) + w[None, :], mask=here, other=0)
+        scale = tl.load(scales + n * GROUPS + g, mask=(n < outputs) & (g < GROUPS), other=0).to(tl.float32)
+        scale = tl.reshape(tl.broadcast_to(scale[:, :, None], [BLOCK_N, 8, 4]), [BLOCK_N, 32])  # of each word
+        excess_7 = scale * 136.0  # 2^7 and 2^11, and the 8 of the codes
+        excess_11 = scale * 2056.0
+        for i in tl.static_range(8):
+            if PERMUTED:
+                k = chunk * 256 + 32 * i + tl.arange(0, 32)
+                here = (m < rows) & (k < CHUNKS * 256)[:, None]
+                activation = tl.load(x + m * (CHUNKS * 256) + k[:, None], mask=here, other=0)
+            else:
+                k = w // 4 * 32 + 4 * i + w % 4
+                here = (m < rows) & (k < INPUTS)[:, None]
+                activation = tl.load(x + m * INPUTS + k[:, None], mask=here, other=0)
+            weight = _as_float(words, i, two_to_7, two_to_11) * scale - (excess_7 if i % 2 == 0 else excess_11)
+            total = tl.dot(weight.to(tl.bfloat16), activation, total)
+    at = y + (part * rows + m) * outputs + n
+    tl.store(at, total.to(y.dtype.element_ty), mask=(m < rows) & (n < outputs))
+
+
+@triton.jit
+def sum_parts_kernel(parts, y, count, SPLIT_K: tl.constexpr, BLOCK: tl.constexpr):
+    """float32 parts [SPLIT_K, count] -> their sum, y [count], always added in the same order."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for part in tl.static_range(SPLIT_K):
+        total += tl.load(parts + part * count + at, mask=at < count, other=0)
+    tl.store(y + at, total.to(y.dtype.element_ty), mask=at < count)
+
+
+@triton.jit
+def dequantize_kernel(
+    ids,  # int64 [rows], the rows wanted; BY_ID false: not read
+    qweight,  # int32 [outputs, INPUTS / 8]
+    scales,  # [outputs, INPUTS / 32]
+    y,  # [rows, INPUTS], any floating dtype
+    first,  # BY_ID false: row 0 of y is this row of the matrix
+    outputs,
+    INPUTS: tl.constexpr,
+    BY_ID: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Rows of W: float32(code * scale), then rounded to y's dtype. An id that is no row of W gives NaN."""
+    row = tl.program_id(0).to(tl.int64)
+    if BY_ID:
+        n = tl.load(ids + row).to(tl.int64)
+    else:
+        n = first + row
+    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    here = (k < INPUTS) & (n >= 0) & (n < outputs)
+    word = tl.load(qweight + n * (INPUTS // 8) + (k // 32 * 4 + k % 4), mask=here, other=0)
+    scale = tl.load(scales + n * (INPUTS // 32) + k // 32, mask=here, other=float("nan")).to(tl.float32)
+    code = (word >> (k % 32 // 4 * 4)) & 15
+    tl.store(y + row * INPUTS + k, ((code - 8).to(tl.float32) * scale).to(y.dtype.element_ty), mask=k < INPUTS)

@@ -1,0 +1,76 @@
+# Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+"""How to run an int4 product on a GPU: measured tables as data, and a rule where nothing was measured.
+
+What this file offers:
+    OneRow, ManyRows, Dequantize    the three ways, with their block sizes
+    choose                          the way for a product of some size on some GPU
+    TABLES                          what `benchmarks/tune_gpu.py` measured; it rewrites this file from that line on
+"""
+
+import math
+from typing import NamedTuple
+
+
+class OneRow(NamedTuple):
+    """`one_row_kernel`. block_g counts groups of 32 inputs: 32 for each warp."""
+
+    block_n: int
+    block_g: int
+    num_warps: int
+
+
+class ManyRows(NamedTuple):
+    """`many_rows_kernel`. split_k: parts of the inputs; permuted: the activations are reordered before."""
+
+    block_n: int
+    block_m: int
+    split_k: int
+    num_warps: int
+    num_stages: int
+    permuted: bool
+
+
+class Dequantize(NamedTuple):
+    """bfloat16 weights, about `weights` of them at a time, multiplied by cuBLAS."""
+
+    weights: int
+
+
+Plan = OneRow | ManyRows | Dequantize
+
+
+def by_rule(rows: int, outputs: int, inputs: int, processors: int) -> Plan:
+    """A way that runs on every GPU from Ampere on (at most 96 KB of shared memory); reasoned, not measured."""
+    if rows == 1:
+        return OneRow(block_n=8 if outputs >= 32 * processors else 4, block_g=32, num_warps=1)
+    if rows > 512:
+        return Dequantize(weights=1 << 26)
+    block_m = min(max(16, 1 << (rows - 1).bit_length()), 64)
+    programs = math.ceil(outputs / 64) * math.ceil(rows / block_m)
+    split_k = min(max(2 * processors // programs, 1), max(inputs // 256, 1), 8)
+    return ManyRows(64, block_m, split_k, num_warps=4, num_stages=4 if block_m == 16 else 2, permuted=rows > 16)
+
+
+def choose(rows: int, outputs: int, inputs: int, capability: tuple[int, int], processors: int) -> Plan:
+    """The way to multiply `rows` rows of activations by a matrix [outputs, inputs].
+
+    Args:
+        rows: at least 1.
+        outputs: N.
+        inputs: K.
+        capability: of the GPU, as (9, 0).
+        processors: its number of multiprocessors.
+
+    Returns:
+        The measured way, that of the most similar shape if this one was not measured, or `by_rule` on a GPU without a
+        table. A table's ways do not depend on N and K being multiples of anything: all kernels take tails.
+    """
+    table = TABLES.get(capability)
+    if not table:
+        return by_rule(rows, outputs, inputs, processors)
+    nearest = min(table, key=lambda shape: abs(math.log(outputs / shape[0])) + abs(math.log(inputs / shape[1])))
+    return next(plan for up_to, plan in table[nearest] if rows <= up_to)
+
+
+# Capability -> shape (N, K) -> steps (rows up to which, how), ascending; the last step is for any number of rows.
+TABLES: dict[tuple[int, int], dict[tuple[int, int], list[tuple[float, Plan]]]] = {}

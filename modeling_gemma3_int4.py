@@ -1,0 +1,334 @@
+# Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+"""Gemma 3 on Google's QAT INT4 weights, in AWQ format: what `trust_remote_code=True` runs.
+
+    model = AutoModelForImageTextToText.from_pretrained(repo, trust_remote_code=True)
+
+The two classes are transformers' own Gemma 3 with int4 modules in place of the language model's linear layers and of
+the tied embedding. Attention, masks, caches and `generate` stay transformers'. This file loads and saves;
+`int4_layers.py` holds the modules, `int4_cpu*.py` and `int4_cuda*.py` the fast paths.
+
+Loading goes around transformers' own AWQ support, which needs gptqmodel and casts to float16, in which Gemma 3
+overflows: `quantization_config` is put aside on a copy of the config while the stock loader runs, and put back after.
+"""
+
+import copy
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import Gemma3ForCausalLM as StockForCausalLM
+from transformers import Gemma3ForConditionalGeneration as StockForConditionalGeneration
+from transformers.utils import logging
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+
+from .int4_cpu_fused import use_fused_modules
+from .int4_layers import GROUP_SIZE, Int4Embedding, Int4Linear, Int4LMHead
+
+logger = logging.get_logger(__name__)
+
+SIDE_FILE = "int4_embedding.safetensors"
+# What the one supported AWQ flavour says of itself.
+SUPPORTED = {"quant_method": "awq", "bits": 4, "group_size": GROUP_SIZE, "version": "gemm", "zero_point": True}
+# Names on disk -> names in transformers 5. The dots are not escaped because 5.0 reverses a pattern literally.
+KEY_MAPPING = {
+    "^language_model.lm_head": "lm_head",
+    "^language_model.model": "model.language_model",
+    "^vision_tower": "model.vision_tower",
+    "^multi_modal_projector": "model.multi_modal_projector",
+}
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+class Int4LoadError(Exception):
+    """These weights cannot be loaded as asked. (No OSError, ValueError, TypeError or RuntimeError: `pipeline` catches
+    those and goes on to the stock class, whose own complaint would hide this one.)"""
+
+
+class _Int4Gemma3:
+    """Loading and saving, shared by the two classes below."""
+
+    def __init__(self, config, *args, **kwargs):
+        checkpoint = config.__dict__.pop("_int4_checkpoint", None)
+        super().__init__(config, *args, **kwargs)
+        if checkpoint is not None:
+            self._build_int4_modules(checkpoint)
+            self.post_init()  # again: the modules that it looks at have changed
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, int4_embedding=None, **kwargs):
+        """Load a repo that `convert_flax.py` (or `save_pretrained`) wrote.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            int4_embedding: True: the embedding and the output head compute from int4 codes; an error where the repo
+                does not allow it. False: keep the plain embedding. None (default): int4 where the repo allows it.
+            **kwargs: as for transformers. `dtype` is bfloat16, float32 or "auto"; `device_map` any that leaves no
+                int4 module offloaded.
+
+        Raises:
+            Int4LoadError: whatever is wrong, in one message.
+        """
+        try:
+            return cls._from_pretrained(pretrained_model_name_or_path, model_args, config, int4_embedding, kwargs)
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise Int4LoadError(f"{pretrained_model_name_or_path}: {error}") from error
+
+    @classmethod
+    def _from_pretrained(cls, path, model_args, config, int4_embedding, kwargs):
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or "auto"
+        with_loading_info = kwargs.pop("output_loading_info", False)
+        _refuse_arguments(path, kwargs)
+        if config is None:
+            config, kwargs = cls.config_class.from_pretrained(path, return_unused_kwargs=True, **kwargs)
+        config = copy.deepcopy(config)
+        quantization = _take_quantization_config(path, config)
+        _refuse_float16(path, dtype if dtype != "auto" else getattr(config, "dtype", None))
+
+        stored = _stored_dtypes(path, hub)
+        config._int4_checkpoint = {
+            "keep": quantization["modules_to_not_convert"],
+            "embedding": any(name.endswith("embed_tokens.qweight") for name in stored),
+            "scale_dtypes": {_in_model(name): dtype for name, dtype in stored.items() if name.endswith(".scales")},
+        }
+        stored_int4 = config._int4_checkpoint["embedding"]
+        if stored_int4 and int4_embedding is False:
+            raise Int4LoadError(
+                f"{path}: int4_embedding=False needs a plain embedding, and this repo stores it as int4 only. Convert "
+                "again with --embedding plain, or drop the argument."
+            )
+        model, info = super().from_pretrained(
+            path,
+            *model_args,
+            config=config,
+            dtype=dtype,
+            key_mapping=KEY_MAPPING,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported here, with all the rest
+            **kwargs,
+        )
+        _check_loaded(path, model, info)
+        _refuse_float16(path, model.dtype)
+        for module in _int4_modules(model):
+            module.prepare(model.dtype)
+        if not stored_int4 and int4_embedding is not False:
+            model._recover_int4_embedding(path, hub, stored, required=bool(int4_embedding))
+        use_fused_modules(model)
+        model.config.quantization_config = quantization
+        logger.info(f"{path}: int4 backend {model.int4_backend}, {model.int4_bytes / 1e6:.1f} MB of codes and scales")
+        return (model, info) if with_loading_info else model
+
+    def _build_int4_modules(self, checkpoint: dict) -> None:
+        """Replace the linear layers that are quantised on disk, and the embedding where it is stored as int4."""
+        for name, module in list(self.named_modules()):
+            if not isinstance(module, nn.Linear) or any(part in name for part in checkpoint["keep"]):
+                continue
+            scale_dtype = checkpoint["scale_dtypes"].get(f"{name}.scales", torch.float32)
+            device = module.weight.device
+            self.set_submodule(name, Int4Linear(module.in_features, module.out_features, scale_dtype, device))
+        if checkpoint["embedding"]:
+            plain = self.get_input_embeddings()
+            scale_dtype = checkpoint["scale_dtypes"][f"{self._embedding_name}.scales"]
+            self._set_int4_embedding(
+                Int4Embedding(*plain.weight.shape, self._embed_scale, scale_dtype, plain.weight.device)
+            )
+
+    def _recover_int4_embedding(self, path, hub: dict, stored: dict[str, torch.dtype], required: bool) -> None:
+        """Swap the plain embedding for its int4 codes, with the scales of the side file where there is one."""
+        side_file = cached_file(path, SIDE_FILE, _raise_exceptions_for_missing_entries=False, **hub)
+        if side_file is None:
+            if required:
+                raise Int4LoadError(f"{path}: int4_embedding=True needs {SIDE_FILE}, which this repo lacks.")
+            return
+        plain = self.get_input_embeddings().weight.detach()
+        name = next(name for name in stored if name.endswith("embed_tokens.weight"))
+        with safe_open(side_file, framework="pt") as file:
+            (only,) = file.keys()
+            scales = file.get_tensor(only).to(plain.device)
+        expected = (plain.shape[0], plain.shape[1] // GROUP_SIZE)
+        if scales.shape != expected:
+            raise Int4LoadError(f"{side_file}: scales of shape {tuple(scales.shape)}, expected {expected}.")
+        try:
+            embedding = Int4Embedding.from_plain(plain, scales, stored[name], self._embed_scale)
+        except ValueError as error:
+            raise Int4LoadError(
+                f"{side_file} does not belong to {name}: {error}. Load with int4_embedding=False, or convert again."
+            ) from error
+        self._set_int4_embedding(embedding)
+
+    def _set_int4_embedding(self, embedding: Int4Embedding) -> None:
+        self.set_input_embeddings(embedding)
+        self.lm_head = Int4LMHead(embedding)
+        self._tied_weights_keys = {}
+        self.all_tied_weights_keys = {}
+
+    @property
+    def _embedding_name(self) -> str:
+        return next(name for name, module in self.named_modules() if name.endswith("embed_tokens"))
+
+    @property
+    def _embed_scale(self) -> float:
+        return self.config.get_text_config().hidden_size ** 0.5
+
+    @property
+    def int4_backend(self) -> str:
+        """Which code multiplies by the int4 matrices, as "aten-cpu" or "aten-cpu (180), reference (2)"."""
+        names = [module.backend.name for module in _int4_modules(self)]
+        counts = {name: names.count(name) for name in sorted(set(names))}
+        return ", ".join(counts) if len(counts) < 2 else ", ".join(f"{name} ({n})" for name, n in counts.items())
+
+    @property
+    def int4_bytes(self) -> int:
+        """Bytes of int4 codes and scales in memory."""
+        return sum(module.int4_bytes() for module in _int4_modules(self))
+
+    def resize_token_embeddings(self, new_num_tokens=None, *args, **kwargs):
+        if isinstance(self.get_input_embeddings(), Int4Embedding) and new_num_tokens is not None:
+            raise TypeError("The int4 embedding cannot be resized: load with int4_embedding=False to get a plain one.")
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
+    def save_pretrained(self, save_directory, *args, state_dict=None, **kwargs):
+        """Save in the layout that was loaded: AWQ words, old key names, the embedding's side file.
+
+        `state_dict` is refused: the names and the layout on disk are this class's own affair. A model with PEFT
+        adapters saves these alone, as stock models do.
+        """
+        if getattr(self, "_hf_peft_config_loaded", False):
+            return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        if state_dict is not None:
+            raise TypeError("save_pretrained of an int4 model takes no state_dict.")
+        own_class = f"{Path(__file__).stem}.{type(self).__name__}"
+        self.config.auto_map = dict.fromkeys(self._auto_classes, own_class)
+        embedding = self.get_input_embeddings()
+        if isinstance(embedding, Int4Embedding) and embedding.plain_dtype is not None:
+            os.makedirs(save_directory, exist_ok=True)
+            name = _on_disk(f"{self._embedding_name}.scales")
+            scales = embedding.codes_and_scales()[1].cpu()
+            save_file({name: scales}, Path(save_directory) / SIDE_FILE, metadata={"format": "pt"})
+        on_disk = {_on_disk(name): tensor for name, tensor in self.state_dict().items() if name != "lm_head.weight"}
+        return super().save_pretrained(save_directory, *args, state_dict=on_disk, save_original_format=False, **kwargs)
+
+
+class Gemma3ForConditionalGeneration(_Int4Gemma3, StockForConditionalGeneration):
+    """Gemma 3 with pictures, on int4 weights. Named as the stock class, because `save_pretrained` writes the name."""
+
+    _auto_classes = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
+
+
+class Gemma3ForCausalLM(_Int4Gemma3, StockForCausalLM):
+    """Gemma 3, text only, on int4 weights. Named as the stock class, because `save_pretrained` writes the name."""
+
+    _auto_classes = ("AutoModelForCausalLM",)
+
+
+def _int4_modules(model: nn.Module) -> Iterator[Int4Linear | Int4Embedding]:
+    return (module for module in model.modules() if isinstance(module, Int4Linear | Int4Embedding))
+
+
+def _in_model(name: str) -> str:
+    """Name of a tensor on disk -> its name in the model."""
+    for pattern, replacement in KEY_MAPPING.items():
+        if name.startswith(pattern[1:]):
+            return replacement + name[len(pattern) - 1 :]
+    return name
+
+
+def _on_disk(name: str) -> str:
+    """Name of a tensor in the model -> its name on disk, in the old layout that every engine reads."""
+    for pattern, replacement in KEY_MAPPING.items():
+        if name.startswith(replacement + "."):
+            name = pattern[1:] + name[len(replacement) :]
+            break
+    if name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
+        name = name.replace("vision_tower.", "vision_tower.vision_model.", 1)  # transformers 5 dropped this level
+    return name
+
+
+def _refuse_arguments(path, kwargs: dict) -> None:
+    if kwargs.pop("quantization_config", None) is not None:
+        raise Int4LoadError(f"{path}: quantization_config cannot be given: these weights are int4 already, as trained.")
+    for name in ("state_dict", "gguf_file", "variant", "tp_plan", "key_mapping"):
+        if kwargs.pop(name, None) is not None:
+            raise Int4LoadError(f"{path}: {name} is not supported for int4 weights.")
+    kwargs.pop("ignore_mismatched_sizes", None)
+    device_map = kwargs.get("device_map")
+    if isinstance(device_map, dict) and _is_offloaded(device_map):
+        raise Int4LoadError(_OFFLOAD.format(path=path))
+
+
+def _refuse_float16(path, dtype) -> None:
+    values = dtype.values() if isinstance(dtype, dict) else [dtype]
+    if any(str(value).removeprefix("torch.") in ("float16", "half") for value in values):
+        raise Int4LoadError(
+            f"{path}: dtype=float16 is refused: Gemma 3's activations overflow float16 (at most 65,504). "
+            "Use dtype=torch.bfloat16, or torch.float32."
+        )
+
+
+_OFFLOAD = (
+    "{path}: this device_map offloads part of the model to the CPU or to disk, which the int4 modules do not support. "
+    "Give a device_map that fits (one GPU, several GPUs, or the CPU alone)."
+)
+
+
+def _is_offloaded(device_map: dict) -> bool:
+    devices = {str(device) for device in device_map.values()}
+    return "disk" in devices or ("cpu" in devices and len(devices) > 1)
+
+
+def _take_quantization_config(path, config) -> dict:
+    """Remove `quantization_config` from the config, checked, and give it back as a dict."""
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is None:
+        raise Int4LoadError(f"{path}: config.json has no quantization_config, so this is no int4 repo of ours.")
+    quantization = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    wrong = {key: quantization.get(key) for key, value in SUPPORTED.items() if quantization.get(key) != value}
+    if wrong:
+        raise Int4LoadError(f"{path}: quantization_config has {wrong}; this code runs {SUPPORTED} only.")
+    del config.quantization_config
+    return quantization | {"modules_to_not_convert": quantization.get("modules_to_not_convert") or []}
+
+
+def _stored_dtypes(path, hub: dict) -> dict[str, torch.dtype]:
+    """Every float tensor on disk and its dtype, from the headers alone."""
+    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False, **hub)
+    if index is None:
+        files = [cached_file(path, "model.safetensors", **hub)]
+    else:
+        files, _ = get_checkpoint_shard_files(path, index, **hub)
+    stored = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as shard:
+                for name in shard.keys():  # noqa: SIM118 (a safe_open has no __iter__)
+                    dtype = shard.get_slice(name).get_dtype()
+                    if dtype in DTYPES or name.endswith(".qweight"):
+                        stored[name] = DTYPES.get(dtype, torch.int32)
+        except SafetensorError as error:
+            raise Int4LoadError(f"{file} is damaged or incomplete ({error}): download it again.") from error
+    return stored
+
+
+def _check_loaded(path, model, info: dict) -> None:
+    """No tensor missing, unexpected or mis-shaped, and nothing offloaded."""
+    problems = [f"missing: {name}" for name in sorted(map(_on_disk, info["missing_keys"]))]
+    problems += [f"unexpected: {name}" for name in sorted(info["unexpected_keys"])]
+    problems += [
+        f"mis-shaped: {_on_disk(name)} is {tuple(found)}, expected {tuple(expected)}"
+        for name, found, expected in sorted(info["mismatched_keys"])
+    ]
+    problems += [str(message) for message in info.get("error_msgs") or []]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise Int4LoadError(f"{path}: the tensors on disk are not those that config.json asks for. {shown}")
+    if _is_offloaded(getattr(model, "hf_device_map", None) or {}):
+        raise Int4LoadError(_OFFLOAD.format(path=path))
+
+
+Gemma3ForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+Gemma3ForCausalLM.register_for_auto_class("AutoModelForCausalLM")

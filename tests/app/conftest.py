@@ -1,0 +1,104 @@
+"""Fixtures: a stub checkpoint, a page served from this process, and a guard against calls to the outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# gradio reads the upload folder when its components are made, and must not share one with another server's.
+UPLOADS = tempfile.mkdtemp(prefix="app-tests-")
+os.environ["GRADIO_TEMP_DIR"] = UPLOADS
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import app  # noqa: E402
+from tests.app.stub import save_examples, save_stub  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def upload_folder() -> Iterator[Path]:
+    yield Path(UPLOADS)
+    shutil.rmtree(UPLOADS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_outside_calls() -> Iterator[None]:
+    """Fails the tests when this process, servers and clients included, connects to anything but this machine."""
+    connect = socket.socket.connect
+    outside = []
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            outside.append(address)
+            raise OSError(f"connection to {address} while testing the app")
+        connect(self, address)
+
+    socket.socket.connect = guarded
+    yield
+    socket.socket.connect = connect
+    assert not outside, f"the app called {outside}"
+
+
+@pytest.fixture(scope="session")
+def stub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints") / "stub"
+    save_stub(folder)
+    save_examples(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(stub_folder: Path) -> app.Engine:
+    torch.set_num_threads(1)  # the stub is too small for more
+    engine = app.Engine(str(stub_folder))
+    engine.start_loading()
+    assert engine.loaded.wait(60)
+    assert engine.failure is None
+    return engine
+
+
+@pytest.fixture(scope="session")
+def page(engine: app.Engine) -> Iterator[app.gr.Blocks]:
+    """The stub's page on a free port of 127.0.0.1."""
+    page = app.open_page(engine, block=False)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def slow_steps(engine: app.Engine) -> Iterator[list[float]]:
+    """Makes each step of the model last 0.1 s, so that there is time to stop it; lists when the steps began."""
+    steps: list[float] = []
+
+    def note(*_: object) -> None:
+        steps.append(time.monotonic())
+        time.sleep(0.1)
+
+    hook = engine.model.register_forward_pre_hook(note)
+    yield steps
+    hook.remove()
+
+
+@pytest.fixture
+def echo(engine: app.Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A model that answers, slowly, with what it was asked last; lists the prompts it saw."""
+    prompts: list[str] = []
+
+    def generate(*, input_ids: torch.Tensor, streamer: Any, **_: Any) -> None:
+        prompt = engine.processor.decode(input_ids[0])
+        prompts.append(prompt)
+        streamer.put(input_ids)
+        question = prompt.split("<start_of_turn>user\n")[-1].split("<end_of_turn>")[0]
+        for token in engine.processor.tokenizer.encode(question, add_special_tokens=False):
+            time.sleep(0.01)
+            streamer.put(torch.tensor([token]))
+
+    monkeypatch.setattr(engine.model, "generate", generate)
+    return prompts

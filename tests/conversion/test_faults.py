@@ -1,0 +1,297 @@
+"""Whatever happens to a conversion, it ends with the same bytes or says what is wrong.
+
+Killed, out of disk, robbed of its source, given flipped bits. Run: pytest tests/conversion/test_faults.py
+"""
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import convert_flax
+from conversion import pipeline, shards
+from demo.flax_export import save_tree
+from tests.conversion import tiny
+
+OPTIONS = ("--shard-size", "80KB", "--embedding", "plain")
+KILLS = 50
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Folder with a checkpoint, its config and its hashes."""
+    folder = tmp_path_factory.mktemp("faults")
+    config = tiny.multimodal_config()
+    save_tree(tiny.make_tree(config), folder / "checkpoint")
+    tiny.write_config(config, folder / "config.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source, tmp_path_factory):
+    """What a conversion without faults writes."""
+    output = tmp_path_factory.mktemp("undisturbed") / "repo"
+    assert tiny.run(source / "checkpoint", output, source / "config.json", *OPTIONS) == 0
+    return tiny.files_of(output)
+
+
+def _words(source, output):
+    words = ["--checkpoint", source / "checkpoint", "--config", source / "config.json", "--output", output, *OPTIONS]
+    return [str(word) for word in words]
+
+
+def test_killed_at_random_moments(source, undisturbed, tmp_path):
+    """SIGKILL at 50 random moments, several in a row for each conversion: the same files in the end."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["convert_flax"])
+    chance = random.Random(0)
+    assert _in_child(context, _words(source, tmp_path / "warm"), None) == 0
+    started = time.monotonic()
+    assert _in_child(context, _words(source, tmp_path / "timed"), None) == 0
+    duration = time.monotonic() - started
+    kills, resumed, number = 0, 0, 0
+    while kills < KILLS:
+        output = tmp_path / f"repo{number}"
+        number += 1
+        for _ in range(chance.randint(1, 8)):
+            code = _in_child(context, _words(source, output), chance.uniform(0, duration))
+            if code == 0:
+                break
+            assert code == -9, code
+            kills += 1
+            names = {path.name for path in output.iterdir()} if output.exists() else set()
+            assert not names or ".partial" in names
+            assert all((output / name).read_bytes() == undisturbed[name] for name in names - {".partial"})
+            resumed += any((output / ".partial" / "shards").glob("*.json"))
+        if ".partial" in {path.name for path in output.iterdir()} if output.exists() else True:
+            assert _in_child(context, _words(source, output), None) == 0
+        assert tiny.files_of(output) == undisturbed
+        shutil.rmtree(output)
+    assert resumed > 0
+
+
+def _in_child(context, words, seconds):
+    """Exit code of the command line in a process of its own, killed after so many seconds (None: never)."""
+    child = context.Process(target=_child, args=(words,))
+    child.start()
+    child.join(seconds)
+    if seconds is not None:
+        child.kill()
+        child.join()
+    return child.exitcode
+
+
+def _child(words):
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os._exit(convert_flax.main(words))
+
+
+def test_complete_shards_are_not_written_again(source, undisturbed, tmp_path, monkeypatch):
+    output = tmp_path / "repo"
+    written = _stop_after(monkeypatch, 50)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.convert(_options(source, output))
+    done = {path.name.removesuffix(".json") for path in (output / ".partial" / "shards").iterdir()}
+    assert done
+    written.clear()
+    monkeypatch.undo()
+    original = shards.Shard.write
+    monkeypatch.setattr(shards.Shard, "write", lambda s, *args: (written.append(s.plan.filename), original(s, *args)))
+    pipeline.convert(_options(source, output), report=lambda line: None)
+    assert written
+    assert not done & set(written)
+    assert tiny.files_of(output) == undisturbed
+
+
+def _options(source, output, **changed):
+    values = {"shard_size": 80_000, "config": source / "config.json", "workers": 1} | changed
+    return pipeline.Options(source / "checkpoint", output, **values)
+
+
+def _stop_after(monkeypatch, writes):
+    """Ctrl-C after so many tensors were written."""
+    written, original = [], shards.Shard.write
+
+    def write(shard, name, *args):
+        if len(written) == writes:
+            raise KeyboardInterrupt
+        written.append(name)
+        original(shard, name, *args)
+
+    monkeypatch.setattr(shards.Shard, "write", write)
+    return written
+
+
+@pytest.mark.parametrize("change", ["options", "source", "config"])
+def test_another_conversion_may_not_resume(source, change, tmp_path, monkeypatch, capsys):
+    mine = Path(shutil.copytree(source, tmp_path / "source"))
+    output = tmp_path / "repo"
+    _stop_after(monkeypatch, 50)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.convert(_options(mine, output))
+    monkeypatch.undo()
+    before = tiny.files_of(output)
+    words = _words(mine, output)
+    if change == "options":
+        words += ["--dtype", "float32"]
+    elif change == "config":
+        text = (mine / "config.json").read_text()
+        (mine / "config.json").write_text(text.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'))
+    else:
+        data = max((mine / "checkpoint").rglob("d/*"), key=lambda path: path.stat().st_size)
+        os.utime(data)
+    assert convert_flax.main(words) == 2
+    assert f"differs in: {'source files' if change == 'source' else change}; repeat" in capsys.readouterr().err
+    assert tiny.files_of(output) == before
+
+
+def test_a_full_disk_keeps_the_work(source, undisturbed, tmp_path, monkeypatch, capsys):
+    output, written, original = tmp_path / "repo", [], os.pwrite
+
+    def pwrite(*args):
+        written.append(args)
+        if len(written) > 30:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*args)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    assert convert_flax.main(_words(source, output)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device" in error
+    assert f"kept in {output / '.partial'}" in error
+    assert {path.name for path in output.iterdir()} == {".partial"}
+    monkeypatch.undo()
+    assert convert_flax.main(_words(source, output)) == 0
+    assert tiny.files_of(output) == undisturbed
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a tmpfs takes root")
+def test_a_real_full_disk(source, undisturbed, tmp_path, monkeypatch, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)], check=False).returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    try:
+        monkeypatch.setattr(pipeline, "_check_space", lambda plan, work: None)
+        assert convert_flax.main(_words(source, disk / "repo")) == 2
+        assert "No space left on device" in capsys.readouterr().err
+        assert {path.name for path in (disk / "repo").iterdir()} == {".partial"}
+        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+        assert convert_flax.main(_words(source, disk / "repo")) == 0
+        assert tiny.files_of(disk / "repo") == undisturbed
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_source_that_vanishes_while_it_is_read(source, undisturbed, tmp_path, monkeypatch, capsys):
+    mine = Path(shutil.copytree(source, tmp_path / "source"))
+    output, written, original = tmp_path / "repo", [], shards.Shard.write
+
+    def write(shard, name, *args):
+        written.append(name)
+        if len(written) == 10:
+            (mine / "checkpoint").rename(mine / "unplugged")
+        original(shard, name, *args)
+
+    monkeypatch.setattr(shards.Shard, "write", write)
+    assert convert_flax.main(_words(mine, output)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot be read" in error
+    assert f"kept in {output / '.partial'}" in error
+    monkeypatch.undo()
+    assert convert_flax.main(_words(mine, output)) == 2  # still gone: nothing is lost
+    assert (output / ".partial").exists()
+    (mine / "unplugged").rename(mine / "checkpoint")
+    assert convert_flax.main(_words(mine, output)) == 0
+    assert _without_manifest(tiny.files_of(output)) == _without_manifest(undisturbed)
+
+
+def _without_manifest(files):
+    return {name: content for name, content in files.items() if name != "conversion.json"}
+
+
+def test_damage_found_late_leaves_nothing_behind(tmp_path, capsys):
+    config = tiny.multimodal_config()
+    tree = tiny.make_tree(config)
+    tree["SigLiPFromPatches_0/siglip_encoder/embedding"]["bias"][3] = np.nan  # among the last leaves
+    save_tree(tree, tmp_path / "checkpoint")
+    tiny.write_config(config, tmp_path / "config.json")
+    assert convert_flax.main(_words(tmp_path, tmp_path / "repo")) == 2
+    assert "value nan" in capsys.readouterr().err
+    assert not (tmp_path / "repo").exists()
+
+
+@pytest.mark.parametrize("compression", [True, False])
+def test_flipped_bits_in_every_kind_of_file(source, tmp_path, compression, capsys):
+    """Each is caught by the grid or a checksum, or changes nothing, or needs source hashes: and those catch all."""
+    config = tiny.multimodal_config()
+    checkpoint = tmp_path / "checkpoint"
+    save_tree(tiny.make_tree(config), checkpoint, compression=compression)
+    tiny.write_config(config, tmp_path / "config.json")
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(checkpoint)}" for path in files]
+    (tmp_path / "SHA256SUMS").write_text("\n".join(lines))
+    hashed = ["--source-hashes", str(tmp_path / "SHA256SUMS")]
+    assert convert_flax.main(_words(tmp_path, tmp_path / "intact") + hashed) == 0
+    intact = _without_manifest(tiny.files_of(tmp_path / "intact"))
+    chance, outcomes = random.Random(1), {"refused": 0, "harmless": 0, "unseen": 0}
+    for path in files * 2:
+        content = path.read_bytes()
+        place = chance.randrange(len(content))
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        output = tmp_path / "repo"
+        code = convert_flax.main(_words(tmp_path, output))
+        if code == 2:
+            outcomes["refused"] += 1
+            assert not output.exists()
+        elif _without_manifest(tiny.files_of(output)) == intact:
+            outcomes["harmless"] += 1
+        else:
+            outcomes["unseen"] += 1
+            assert "would not be seen" in capsys.readouterr().out
+        shutil.rmtree(output, ignore_errors=True)
+        assert convert_flax.main(_words(tmp_path, output) + hashed) == 2
+        assert "differ from --source-hashes" in capsys.readouterr().err or code == 2
+        assert not output.exists()
+        path.write_bytes(content)
+    assert outcomes["refused"] > 0
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_flipped_bits_in_the_repo_are_found(source, tmp_path, verify, capsys):
+    """Whatever file of a finished repo changes, `verify OUTPUT` alone sees it."""
+    output = tmp_path / "repo"
+    options = ["--verify"] if verify else []
+    assert convert_flax.main(_words(source, output) + options) == 0
+    assert convert_flax.main(["verify", str(output)]) == 0
+    assert convert_flax.main(["verify", str(output), "--checkpoint", str(source / "checkpoint")]) == 0
+    assert "verified: " in capsys.readouterr().out
+    chance = random.Random(2)
+    for path in sorted(output.iterdir()):
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[chance.randrange(len(content))] ^= 1 << chance.randrange(7)
+        path.write_bytes(flipped)
+        code = convert_flax.main(["verify", str(output)])
+        path.write_bytes(content)
+        if path.name == "conversion.json":  # the manifest vouches for the rest; nothing here vouches for it
+            continue
+        assert code == 2, path.name
+        path.rename(tmp_path / "aside")
+        assert convert_flax.main(["verify", str(output)]) == 2
+        (tmp_path / "aside").rename(path)
+    (output / "extra.bin").write_bytes(b"x")
+    assert convert_flax.main(["verify", str(output)]) == 2
+    assert "extra.bin is not in conversion.json" in capsys.readouterr().err

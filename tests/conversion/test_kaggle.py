@@ -1,0 +1,152 @@
+"""Kaggle's door, against a fake Kaggle server on loopback; and the Hub's, against a fake API.
+
+Run: pytest tests/conversion/test_kaggle.py
+"""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import kagglesdk.kaggle_env
+import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+import convert_flax
+from demo.flax_export import save_tree
+from tests.conversion import tiny
+
+NAME = "gemma3-tiny-it-int4"
+
+
+class FakeKaggle(BaseHTTPRequestHandler):
+    """The three calls of kagglehub's model download. `server.status` makes every answer an error."""
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        call = self.path.rsplit("/", 1)[1]
+        self.server.calls.append((self.path, request))
+        files = {path.relative_to(self.server.folder).as_posix(): path for path in self.server.folder.rglob("*")}
+        files = {name: path for name, path in files.items() if path.is_file()}
+        if self.server.status != 200:
+            self._answer(json.dumps({"message": "no"}).encode())
+        elif call == "GetModelInstance":
+            self._answer(json.dumps({"slug": NAME, "versionNumber": 3}).encode())
+        elif call == "ListModelInstanceVersionFiles":
+            self._answer(json.dumps({"files": [{"name": name} for name in files], "nextPageToken": ""}).encode())
+        elif call == "DownloadModelInstanceVersion":
+            self._answer(files[request["path"]].read_bytes())
+        else:
+            self.send_error(404)
+
+    def _answer(self, body):
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        return
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """What Kaggle's archive unpacks to: a checkpoint folder, and tokenizer.model beside it."""
+    folder = tmp_path_factory.mktemp("archive")
+    save_tree(tiny.make_tree(tiny.text_config()), folder / NAME)
+    tiny.write_config(tiny.text_config(), folder.parent / "config.json")
+    return folder
+
+
+@pytest.fixture
+def kaggle(archive, tmp_path, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeKaggle)
+    server.folder, server.status, server.calls = archive, 200, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setitem(kagglesdk.kaggle_env._env_to_endpoint, kagglesdk.kaggle_env.KaggleEnv.TEST, endpoint)
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef0123456789abcdef")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def _convert(archive, output):
+    return tiny.run(f"kaggle:{NAME}", output, archive.parent / "config.json", "--dtype", "float32")
+
+
+def test_a_checkpoint_from_kaggle(kaggle, archive, tmp_path):
+    assert _convert(archive, tmp_path / "repo") == 0
+    config = tiny.text_config()
+    found, expected = tiny.read_back(tmp_path / "repo"), tiny.expected(tiny.make_tree(config), config)
+    assert set(found) == set(expected)
+    assert all((found[name] == values).all() for name, values in expected.items())
+    path, request = kaggle.calls[0]
+    assert path.endswith("/models.ModelApiService/GetModelInstance")
+    assert (request["ownerSlug"], request["modelSlug"], request["instanceSlug"]) == ("google", "gemma-3", NAME)
+
+
+@pytest.mark.parametrize(
+    ("status", "credentials", "said"),
+    [
+        (403, True, "accept Gemma's licence at https://www.kaggle.com/models/google/gemma-3"),
+        (403, False, "no Kaggle credentials were found"),
+        (401, False, "no Kaggle credentials were found"),
+        (401, True, "does not accept the credentials"),
+        (404, True, "no such model or version"),
+        (500, True, "Kaggle answered with status 500"),
+    ],
+)
+def test_refusals_in_plain_words(kaggle, archive, tmp_path, capsys, monkeypatch, status, credentials, said):
+    kaggle.status = status
+    if not credentials:
+        monkeypatch.delenv("KAGGLE_USERNAME")
+        monkeypatch.delenv("KAGGLE_KEY")
+    assert _convert(archive, tmp_path / "repo") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"convert_flax: error: kaggle:{NAME}: ")
+    assert said in error
+    assert not (tmp_path / "repo").exists()
+
+
+def test_kaggle_out_of_reach(kaggle, archive, tmp_path, capsys):
+    kaggle.shutdown()
+    kaggle.server_close()
+    assert _convert(archive, tmp_path / "repo") == 2
+    assert "Kaggle cannot be reached" in capsys.readouterr().err
+
+
+def test_push_to_hub(archive, tmp_path, monkeypatch, capsys):
+    uploads = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, exist_ok: uploads.append(repo_id))
+
+    def upload_folder(self, *, folder_path, repo_id, commit_message):
+        uploads.append(sorted(path.name for path in Path(folder_path).iterdir()))
+        return f"https://hub/{repo_id}/commit/1"
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    config = archive.parent / "config.json"
+    assert tiny.run(archive, tmp_path / "repo", config, "--push-to-hub", "someone/gemma") == 0
+    assert uploads[0] == "someone/gemma"
+    assert uploads[1] == sorted(path.name for path in (tmp_path / "repo").iterdir())
+    assert "https://hub/someone/gemma/commit/1" in capsys.readouterr().out
+
+
+def test_push_refused(archive, tmp_path, monkeypatch, capsys):
+    def refuse(self, repo_id, exist_ok):
+        raise HfHubHTTPError(
+            "401 Unauthorized", response=httpx.Response(401, request=httpx.Request("POST", "http://hub"))
+        )
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    config = archive.parent / "config.json"
+    assert tiny.run(archive, tmp_path / "repo", config, "--push-to-hub", "someone/gemma") == 2
+    assert "is complete, but was not uploaded to someone/gemma: 401 Unauthorized" in capsys.readouterr().err
+    assert convert_flax.main(["verify", str(tmp_path / "repo")]) == 0

@@ -1,0 +1,134 @@
+"""The models that engines are compared on, as repos and prompts.
+
+    real_270m    the real Gemma 3 270M, text only, snapped to the int4 grid by tests/check_real270m.py
+    shipped      the checkpoint at the root (or another of its form: --checkpoint), with pictures
+
+Scales are bfloat16, the one dtype that every engine holds exactly, except where float32 is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jobs import Prompt
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedModel
+
+from conversion.export import export
+from conversion.repo_files import CODE_FILES
+from demo.convert import weights_of_repo
+from demo.examples import QUESTIONS, draw
+from demo.flax_export import export_flax
+from demo.tokenizer import ROOT
+from tests import check_real270m
+
+# For the shipped checkpoint, besides the questions of demo/examples.py: chats as (picture or None, question) by turns.
+MORE_CHATS = [
+    [("rocket", "What is this?"), ("turtle", "And what is this?")],
+    [("turtle", "What animal is it?"), (None, "Is it a fish?")],
+    [("shapes", "How many shapes are there?")],
+    [("apples", "What is in the picture?")],
+    [("number", "What does it say?")],
+    [(None, "What can you do?")],
+    [(None, "Hello!")],
+    [(None, "What animal is it?")],
+    [(None, "Who are you?")],
+    [(None, "Describe the picture.")],
+    [(None, "What is the capital of France?")],
+    [(None, "Thank you!")],
+]
+
+
+@dataclass
+class Case:
+    """A model to compare on.
+
+    Attributes:
+        repo: its AWQ repo, with the working tree's code.
+        checkpoint: the Kaggle-layout checkpoint that the repo was converted from.
+        prompts: 20 prompts.
+    """
+
+    repo: Path
+    checkpoint: Path
+    prompts: list[Prompt]
+
+    def ours(self, dtype: torch.dtype) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(self.repo, trust_remote_code=True, dtype=dtype).eval()
+
+    @property
+    def soft_token(self) -> int:
+        """The id of a soft token, -1 if the model does not see."""
+        return json.loads((self.repo / "config.json").read_text()).get("image_token_index", -1)
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        ends = json.loads((self.repo / "generation_config.json").read_text())["eos_token_id"]
+        return ends if isinstance(ends, list) else [ends]
+
+    def exported(self, kind: str, folder: Path) -> Path:
+        """The repo in another format."""
+        export(self.repo, folder / kind, kind)
+        return folder / kind
+
+
+def real_270m(folder: Path, scale_dtype: str = "bfloat16") -> Case:
+    """Converts it on first use; `folder` is scratch."""
+    checkpoint, repo = check_real270m.CHECKPOINT, check_real270m.FOLDER / scale_dtype
+    if not (checkpoint / "tokenizer.model").exists():
+        check_real270m.kaggle_checkpoint(check_real270m.snapped_model())
+    if not (repo / "conversion.json").exists():
+        check_real270m.converted(scale_dtype)
+    tokenizer = AutoTokenizer.from_pretrained(repo)
+    prompts = [np.array(tokenizer(text)["input_ids"]) for text in check_real270m.PROMPTS]
+    blind = np.zeros((0, 0, 0, 3), np.uint8)
+    return Case(_with_current_code(repo, folder), checkpoint / "checkpoint", [Prompt(p, p, blind) for p in prompts])
+
+
+def shipped(repo: Path, folder: Path) -> Case:
+    """The checkpoint in `repo`, whose files hold its source: codes times scales are the float32 leaves, exactly."""
+    weights, config = weights_of_repo(repo)
+    export_flax(weights, config, folder / "checkpoint")
+    processor = AutoProcessor.from_pretrained(repo)
+    pictures = draw()
+    chats = [[question] for question in QUESTIONS] + MORE_CHATS
+    prompts = [_chat_prompt(processor, pictures, chat) for chat in chats]
+    return Case(_with_current_code(repo, folder), folder / "checkpoint", prompts)
+
+
+def _chat_prompt(processor, pictures: dict[str, Image.Image], chat: list[tuple[str | None, str]]) -> Prompt:
+    """A chat with its questions in one user turn each, and a short answer of ours between them."""
+    messages = []
+    for name, question in chat:
+        if messages:
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": "I see."}]})
+        content = [{"type": "text", "text": question}]
+        if name:
+            content.insert(0, {"type": "image", "image": pictures[name]})
+        messages.append({"role": "user", "content": content})
+    whole = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="np"
+    )
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    compact = np.array(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    seen = np.zeros((0, 0, 0, 3), np.uint8)
+    if "pixel_values" in whole:
+        seen = ((np.asarray(whole["pixel_values"]) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    return Prompt(np.asarray(whole["input_ids"])[0], compact, seen)
+
+
+def _with_current_code(repo: Path, folder: Path) -> Path:
+    """A folder of links to the repo's files, with the working tree's modeling files in place of its own."""
+    linked = folder / "repo"
+    linked.mkdir()
+    for file in [*repo.glob("*.json"), *repo.glob("*.jinja"), *repo.glob("*.safetensors")]:
+        (linked / file.name).symlink_to(file.resolve())
+    for name in CODE_FILES:
+        shutil.copy(ROOT / name, linked)
+    return linked

@@ -1,0 +1,32 @@
+"""DeepMind's own `gemma` on the very checkpoint that a repo was converted from: float32 logits beside ours."""
+
+import shutil
+
+import cases
+import numpy as np
+import pytest
+from agreement import Reference, agreement, run
+from jobs import summary
+
+
+@pytest.fixture(scope="session")
+def exact_270m(tmp_path_factory) -> cases.Case:
+    """With float32 scales: every weight is what the checkpoint holds."""
+    return cases.real_270m(tmp_path_factory.mktemp("exact_270m"), "float32")
+
+
+# Logits of the 270M reach 42, where 1e-4 is a few units in the last place; its limit is that of `make real270m`.
+@pytest.mark.parametrize(("name", "limit"), [("exact_270m", 1e-3), ("shipped", 1e-4)])
+def test_gemma_flax(name, limit, request, reference_of, report, tmp_path):
+    case = request.getfixturevalue(name)
+    ours = reference_of(case)
+    (tmp_path / "checkpoint").symlink_to(case.checkpoint)
+    shutil.copy(case.repo / "config.json", tmp_path)
+    result = run("gemma-flax", "run_gemma_flax.py", tmp_path, case, ours, tmp_path)
+    # Our config appends 64 zero rows to the embedding of a model with pictures, as Google's published ones do.
+    logits = ours.logits[..., : result["logits"].shape[-1]]
+    apart = float(np.abs(result["logits"] - logits).max())
+    found = agreement(Reference(logits, **summary(logits, ours.tokens)), result)
+    report(f"float32 logits within {apart:.1e}", *found.lines())
+    assert apart < limit
+    assert found.same == found.total

@@ -1,0 +1,14 @@
+"""transformers' stock classes with gptqmodel on the AWQ repo, unchanged: CPU, bfloat16."""
+
+from agreement import agreement, run
+
+EXCUSED = 0.25
+
+
+def test_gptqmodel(case, reference_of, report, tmp_path):
+    ours = reference_of(case)
+    result = run("gptqmodel", "run_gptqmodel.py", case.repo, case, ours, tmp_path)
+    found = agreement(ours, result)
+    report(f"kernels {', '.join(result['kernels'])}", *found.lines())
+    assert len(result["kernels"]) > 0
+    assert found.widest < EXCUSED

@@ -1,0 +1,298 @@
+"""Our CPU kernels against element-by-element definitions, and what happens on machines that cannot have them."""
+
+import logging
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from gemma3_int4 import int4_cpu, int4_cpu_kernel
+from gemma3_int4.int4_cpu import AtenCpu, NativeCpu
+from gemma3_int4.int4_layers import Int4Embedding, Int4Linear, Reference, choose_backend
+
+from tests.conftest import ROOT
+from tests.modeling.test_int4_layers import DTYPES, linear_from, random_matrix
+
+CPU = torch.device("cpu")
+native = pytest.mark.skipif(int4_cpu_kernel.library() is None, reason="no AVX512 or no C compiler here")
+
+
+def random_rows(m: int, k: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(m, k, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def assert_rounded_to_bfloat16(found: torch.Tensor, exact: torch.Tensor, terms: torch.Tensor) -> None:
+    """`found` is `exact` (float64) rounded to bfloat16 (half a unit of 8 bits), but for the error of a float32 sum."""
+    slack = exact.abs() * 2**-8 + terms * 2**-21
+    assert ((found.double() - exact).abs() <= slack).all()
+
+
+@native
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(32, 32), (96, 64), (192, 96), (544, 160)])
+def test_layout_word_by_word(shape, scale_dtype):
+    codes, rows, scales, _ = random_matrix(*shape, scale_dtype)
+    packed = NativeCpu.pack(rows, scales)
+    expected = np.zeros((shape[0] // 16, shape[1] // 8, 16), dtype=np.uint32)
+    for (n, k), code in np.ndenumerate(codes.numpy()):
+        expected[n // 16, k // 8, n % 16] |= np.uint32(code + 8) << np.uint32(4 * (k % 8))
+    assert torch.equal(packed["qweight"], torch.from_numpy(expected.view(np.int32)))
+    assert packed["scales"].dtype == scale_dtype
+    assert torch.equal(packed["scales"].transpose(1, 2).flatten(0, 1), scales)
+    codes_back, scales_back = NativeCpu.unpack(packed)
+    assert torch.equal(codes_back, rows)
+    assert torch.equal(scales_back, scales)
+
+
+@native
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(32, 32), (160, 64), (288, 96), (1024, 640)])
+def test_packing_from_awq_words_equals_packing_from_codes(shape, threads):
+    codes, rows, scales, _ = random_matrix(*shape, torch.bfloat16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        linear = linear_from(codes, scales, torch.bfloat16)
+    finally:
+        torch.set_num_threads(before)
+    for name, expected in NativeCpu.pack(rows, scales).items():
+        assert torch.equal(linear.tensors()[name], expected)
+
+
+@native
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+@pytest.mark.parametrize("m", [*range(1, 10), 16, 23, 24, 25, 33, 64])
+def test_native_equals_the_dequantised_product(m, scale_dtype):
+    codes, _, scales, weight = random_matrix(160, 256, scale_dtype, seed=m)
+    linear = linear_from(codes, scales, torch.bfloat16)
+    assert linear.backend is NativeCpu
+    x = random_rows(m, 256, seed=m)
+    if m > int4_cpu.MAX_NATIVE_ROWS:
+        weight = weight.bfloat16().float()  # many rows are multiplied by bfloat16 weights
+    terms = x.double().abs() @ weight.double().abs().T
+    assert_rounded_to_bfloat16(linear(x), x.double() @ weight.double().T, terms)
+
+
+@native
+@pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float32])
+def test_few_rows_are_exact_for_scales_and_activations_of_any_size(scale_dtype):
+    codes, _, _, _ = random_matrix(64, 128, scale_dtype, seed=5)
+    generator = torch.Generator().manual_seed(6)
+    scales = (10.0 ** (torch.rand(64, 4, generator=generator) * 40 - 20)).to(scale_dtype)
+    x = random_rows(4, 128) * 10.0 ** (torch.rand(4, 128, generator=generator) * 12 - 6).bfloat16()
+    x[1] = 0
+    x[2, 32:64] *= 1e-30  # a group far below the others
+    x[3, 5] = 3e4  # one outlier, as Gemma's hidden states have
+    weight = codes.double() * scales.double().repeat_interleave(32, dim=1)
+    found = linear_from(codes, scales, torch.bfloat16)(x)
+    # fixed point keeps 22 bits below the largest |x| of a group
+    largest = x.double().unflatten(1, (-1, 32)).abs().amax(-1).repeat_interleave(32, dim=1)
+    terms = largest @ weight.abs().T
+    assert_rounded_to_bfloat16(found, x.double() @ weight.T, terms)
+    assert (found[1] == 0).all()
+
+
+@native
+def test_outliers_do_not_drown_their_neighbours():
+    codes = torch.zeros(32, 32, dtype=torch.int64)
+    codes[:, 1] = torch.arange(32) % 16 - 8  # reads the small activation only
+    x = torch.zeros(1, 32).bfloat16()
+    x[0, 0], x[0, 1] = 2.0**14, 1.0
+    linear = linear_from(codes, torch.ones(32, 1), torch.bfloat16)
+    assert torch.equal(linear(x)[0].float(), codes[:, 1].float())
+
+
+@native
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_do_not_vanish(bad):
+    codes, _, scales, _ = random_matrix(32, 64, torch.bfloat16)
+    x = random_rows(2, 64)
+    x[1, 40] = bad
+    y = linear_from(codes, scales, torch.bfloat16)(x)
+    assert y[0].isfinite().all()
+    assert y[1].isnan().all()
+
+
+@native
+def test_outputs_that_do_not_fill_the_blocks_go_elsewhere():
+    codes, _, scales, weight = random_matrix(72, 64, torch.bfloat16)
+    linear = linear_from(codes, scales, torch.bfloat16)
+    assert linear.backend is Reference
+    x = random_rows(3, 64)
+    torch.testing.assert_close(linear(x).float(), x.float() @ weight.T, rtol=2e-2, atol=2e-2)
+
+
+@native
+def test_slices_and_batches_of_activations():
+    codes, _, scales, weight = random_matrix(64, 64, torch.bfloat16)
+    linear = linear_from(codes, scales, torch.bfloat16)
+    x = random_rows(12, 128).view(2, 6, 128)[:, ::2, 32:96]
+    torch.testing.assert_close(linear(x).float(), x.float() @ weight.T, rtol=1e-2, atol=1e-2)
+    assert linear(x[:, :0]).shape == (2, 0, 64)
+
+
+@native
+@pytest.mark.parametrize("m", [1, 40])
+def test_gradient_of_the_input(m, monkeypatch):
+    monkeypatch.setattr(int4_cpu, "TILE_WEIGHTS", 3000)  # several tiles, the last of them narrower
+    codes, _, scales, weight = random_matrix(160, 64, torch.float32)
+    x = random_rows(m, 64).requires_grad_()
+    out = random_rows(m, 160, seed=1)
+    linear = linear_from(codes, scales, torch.bfloat16)
+    linear(x).backward(out)
+    exact = out.double() @ weight.double()
+    assert (x.grad.double() - exact).norm() / exact.norm() < 5e-3
+
+
+@native
+@pytest.mark.parametrize("m", [1, 40])
+def test_compiled_equals_eager(m):
+    codes, _, scales, _ = random_matrix(64, 64, torch.bfloat16)
+    linear = linear_from(codes, scales, torch.bfloat16)
+    x = random_rows(m, 64)
+    with torch.no_grad():
+        compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(x), linear(x))
+
+
+@native
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+def test_memory_is_codes_and_scales_alone(scale_dtype):
+    codes, rows, scales, _ = random_matrix(512, 512, scale_dtype)
+    linear = linear_from(codes, scales, torch.bfloat16)
+    assert linear.int4_bytes() == rows.nbytes + scales.nbytes
+
+
+@native
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+def test_embedding_rows_to_the_bit(scale_dtype):
+    _, _, scales, weight = random_matrix(192, 64, scale_dtype)
+    embedding = Int4Embedding.from_plain(weight, scales, torch.float32, embed_scale=1.0)
+    embedding.to(torch.bfloat16)
+    assert embedding.backend is NativeCpu
+    ids = torch.tensor([[0, 15, 16], [100, 191, 0]])
+    assert torch.equal(embedding(ids), weight[ids].bfloat16())
+
+
+# Choosing
+
+
+@pytest.mark.parametrize("backend", [NativeCpu, AtenCpu, Reference])
+def test_the_environment_names_the_first_backend_to_consider(backend, monkeypatch):
+    monkeypatch.setenv("GEMMA3_INT4_BACKEND", backend.name)
+    if not backend.supports(CPU, torch.bfloat16, 64, 64):
+        pytest.skip(f"{backend.name} is not available here")
+    assert choose_backend(CPU, torch.bfloat16, 64, 64) is backend
+    assert choose_backend(CPU, torch.float32, 64, 64) is Reference
+    codes, _, scales, weight = random_matrix(64, 64, torch.bfloat16)
+    linear = linear_from(codes, scales, torch.bfloat16)
+    assert linear.backend is backend
+    x = random_rows(3, 64)
+    torch.testing.assert_close(linear(x).float(), x.float() @ weight.T, rtol=2e-2, atol=2e-2)
+
+
+def test_a_misspelled_backend_is_an_error(monkeypatch):
+    monkeypatch.setenv("GEMMA3_INT4_BACKEND", "fast")
+    with pytest.raises(ValueError, match="native-cpu, aten-cpu, reference"):
+        choose_backend(CPU, torch.bfloat16, 64, 64)
+
+
+# Compiling
+
+
+@pytest.fixture
+def fresh_library(monkeypatch, tmp_path, caplog):
+    """`library`, not yet called, with a cache of its own; its warnings are in caplog."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(int4_cpu_kernel.logger, "parent", logging.getLogger())
+    int4_cpu_kernel.library.cache_clear()
+    yield int4_cpu_kernel.library
+    int4_cpu_kernel.library.cache_clear()
+
+
+def one_warning(caplog) -> str:
+    (record,) = (record for record in caplog.records if record.name == int4_cpu_kernel.logger.name)
+    assert record.levelno == logging.WARNING
+    return record.getMessage()
+
+
+def test_without_a_compiler_one_warning_and_the_aten_backend(fresh_library, monkeypatch, caplog):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(int4_cpu_kernel, "CPU_FEATURES", ())
+    monkeypatch.setattr(int4_cpu_kernel.shutil, "which", lambda name: None)
+    assert choose_backend(CPU, torch.bfloat16, 64, 64) is not NativeCpu
+    assert choose_backend(CPU, torch.bfloat16, 64, 64) is not NativeCpu
+    assert "no C compiler" in one_warning(caplog)
+
+
+def test_a_compiler_that_fails_is_quoted(fresh_library, monkeypatch, caplog):
+    monkeypatch.setattr(int4_cpu_kernel, "CPU_FEATURES", ())
+    monkeypatch.setattr(int4_cpu_kernel, "SOURCE", "#error out of order")
+    assert fresh_library() is None
+    assert "out of order" in one_warning(caplog)
+
+
+def test_another_cpu_is_told_what_it_lacks(fresh_library, monkeypatch, caplog):
+    monkeypatch.setattr(int4_cpu_kernel, "CPU_FEATURES", ("fma", "of_the_future"))
+    assert fresh_library() is None
+    assert "of_the_future" in one_warning(caplog)
+
+
+@native
+def test_the_library_is_compiled_once_into_a_private_folder(fresh_library, tmp_path, monkeypatch):
+    assert fresh_library() is not None
+    (made,) = (tmp_path / "gemma3-int4" / "kernels").iterdir()
+    assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
+    before = made.stat().st_mtime_ns
+    fresh_library.cache_clear()
+    assert fresh_library() is not None
+    assert made.stat().st_mtime_ns == before
+    monkeypatch.setattr(int4_cpu_kernel, "SOURCE", int4_cpu_kernel.SOURCE + "// another\n")
+    fresh_library.cache_clear()
+    assert fresh_library() is not None
+    assert len(list(made.parent.iterdir())) == 2
+
+
+@native
+def test_a_folder_that_others_can_write_is_refused(fresh_library, tmp_path, caplog):
+    folder = tmp_path / "gemma3-int4" / "kernels"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert fresh_library() is None
+    assert "someone else" in one_warning(caplog)
+    assert list(folder.iterdir()) == []
+
+
+@native
+def test_a_folder_of_another_user_is_refused(fresh_library, monkeypatch, caplog):
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert fresh_library() is None
+    assert "someone else" in one_warning(caplog)
+
+
+@native
+def test_the_source_compiles_without_warnings(tmp_path):
+    warn = ["-Wall", "-Wextra", "-Werror"]
+    command = ["cc", *int4_cpu_kernel.FLAGS, *warn, "-x", "c", "-", "-o", str(tmp_path / "kernel.so")]
+    run = subprocess.run(command, input=int4_cpu_kernel.SOURCE, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_importing_changes_no_thread_setting():
+    code = """if True:
+        import sys, types, torch
+        sys.modules["package"] = types.ModuleType("package")
+        sys.modules["package"].__path__ = ["."]
+        before = torch.get_num_threads(), torch.get_num_interop_threads()
+        import package.int4_layers
+        assert before == (torch.get_num_threads(), torch.get_num_interop_threads())
+        """
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_int4_linear_stays_a_linear():
+    assert isinstance(Int4Linear(32, 32, torch.bfloat16), torch.nn.Linear)

@@ -1,0 +1,285 @@
+"""The short way of one token through a decoder layer: taken where it may be, and equal to the long way."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from gemma3_int4 import int4_cpu_kernel
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache
+from transformers.models.gemma3 import modeling_gemma3 as stock
+
+from tests.modeling.tiny_repo import build, text_config
+
+pytestmark = pytest.mark.skipif(int4_cpu_kernel.library() is None, reason="no AVX512 or no C compiler here")
+IDS = torch.arange(3, 43)[None] * 7 % 250  # 40 tokens, more than the sliding window of 16
+NEXT = [11, 47, 5, 200, 31, 8, 99, 150]
+
+
+@pytest.fixture
+def model(text_repo):
+    return AutoModelForCausalLM.from_pretrained(text_repo.path, trust_remote_code=True)
+
+
+@pytest.fixture
+def short(model, monkeypatch):
+    return counted(model, monkeypatch)
+
+
+def counted(model, monkeypatch) -> list[int]:
+    """A list that grows with every layer that takes the short way."""
+    module = decode_module(model)
+    taken, append = [], module._append
+    monkeypatch.setattr(module, "_append", lambda cache: taken.append(1) or append(cache))
+    return taken
+
+
+def decode_module(model):
+    return sys.modules[type(model.get_decoder().layers[0]).__module__]
+
+
+def layers(model):
+    return model.get_decoder().layers
+
+
+@torch.no_grad()
+def step_by_step(model, ids=IDS, tokens=NEXT, cache=None, **options) -> torch.Tensor:
+    """Logits after the prompt and after each of the tokens, [1 + tokens, V]."""
+    cache = cache or DynamicCache(config=model.config.get_text_config())
+    logits = [model(ids, past_key_values=cache, **options).logits[0, -1]]
+    for token in tokens:
+        if "attention_mask" in options:
+            options["attention_mask"] = torch.cat([options["attention_mask"], torch.ones(1, 1).long()], dim=1)
+        logits.append(model(torch.tensor([[token]]), past_key_values=cache, **options).logits[0, -1])
+    return torch.stack(logits).float()
+
+
+def long_way(model, monkeypatch, *args, **options) -> torch.Tensor:
+    with monkeypatch.context() as patched:
+        patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
+        return step_by_step(model, *args, **options)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for bfloat16 rounding, which over six layers comes to one percent in either way."""
+    assert (found - expected).norm() / expected.norm() < 0.02
+
+
+def test_every_layer_takes_the_short_way_and_agrees(model, short, text_repo, monkeypatch):
+    found = step_by_step(model)
+    assert len(short) == len(layers(model)) * len(NEXT)
+    assert_close(found, long_way(model, monkeypatch))
+    with torch.no_grad():
+        exact = text_repo.reference(torch.cat([IDS, torch.tensor([NEXT])], dim=1)).logits[0, IDS.shape[1] - 1 :]
+    assert (found - exact).norm() / exact.norm() < 0.02
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_threads(model, short, threads, monkeypatch):
+    expected = long_way(model, monkeypatch)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_close(step_by_step(model), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("scale_dtype", [torch.float16, torch.float32])
+def test_other_scale_dtypes_and_one_key_head(scale_dtype, tmp_path, monkeypatch):
+    config = text_config(num_key_value_heads=1, head_dim=64, query_pre_attn_scalar=48)
+    repo = build(tmp_path, config, scale_dtype=scale_dtype, seed=3)
+    model = AutoModelForCausalLM.from_pretrained(repo.path, trust_remote_code=True, dtype=torch.bfloat16)
+    short = counted(model, monkeypatch)
+    found = step_by_step(model)
+    assert short
+    assert_close(found, long_way(model, monkeypatch))
+
+
+def test_multimodal_model(picture_repo, monkeypatch):
+    model = AutoModelForImageTextToText.from_pretrained(picture_repo.path, trust_remote_code=True)
+    short = counted(model, monkeypatch)
+    found = step_by_step(model)
+    assert len(short) == len(layers(model)) * len(NEXT)
+    assert_close(found, long_way(model, monkeypatch))
+
+
+def test_buffers_grow_as_often_as_needed(model, short, monkeypatch):
+    monkeypatch.setattr(decode_module(model), "ROOM", 1)
+    monkeypatch.setattr(decode_module(model), "ROOM_SHARE", 0)
+    cache = DynamicCache(config=model.config)
+    found = step_by_step(model, cache=cache)
+    assert_close(found, long_way(model, monkeypatch))
+    assert [layer.get_seq_length() for layer in cache.layers] == [len(NEXT) + 40] * 6
+    assert [layer.keys.shape[2] for layer in cache.layers] == [15] * 5 + [48]
+
+
+def test_padding_is_masked(model, short, monkeypatch):
+    mask = torch.ones_like(IDS)
+    mask[0, :30] = 0
+    found = step_by_step(model, attention_mask=mask)
+    assert short
+    assert_close(found, long_way(model, monkeypatch, attention_mask=mask))
+    assert (found - step_by_step(model)).norm() / found.norm() > 0.05  # the mask matters
+
+
+def test_a_cache_that_others_change(model, short, monkeypatch):
+    def forked(cache):
+        step_by_step(model, ids=IDS[:, :8], tokens=NEXT[:3], cache=cache)
+        other = copy.deepcopy(cache)
+        first = step_by_step(model, ids=torch.tensor([[9]]), tokens=[1, 2, 3], cache=cache)
+        second = step_by_step(model, ids=torch.tensor([[9]]), tokens=[1, 2, 3], cache=other)
+        assert torch.equal(first, second)
+        return second
+
+    def cropped(cache):
+        step_by_step(model, ids=IDS[:, :8], tokens=[4, 5, 6], cache=cache)
+        cache.crop(-2)
+        return step_by_step(model, ids=torch.tensor([[9]]), tokens=[1, 2, 3], cache=cache)
+
+    for case in (forked, cropped):
+        found = case(DynamicCache(config=model.config))
+        with monkeypatch.context() as patched:
+            patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
+            expected = case(DynamicCache(config=model.config))
+        assert_close(found, expected)
+    assert short
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}, {"cache_implementation": "static"}],
+)
+def test_generate_in_all_its_ways(model, options):
+    torch.manual_seed(0)
+    out = model.generate(IDS, max_new_tokens=12, **({"do_sample": False} | options), disable_compile=True)
+    assert out.shape[1] == 52
+
+
+def test_generate_is_the_same_with_and_without(model, short, monkeypatch):
+    found = model.generate(IDS, max_new_tokens=24, do_sample=False)
+    assert short
+    with monkeypatch.context() as patched:
+        patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
+        assert torch.equal(model.generate(IDS, max_new_tokens=24, do_sample=False), found)
+
+
+# Where the long way is the right one
+
+
+def test_adapters_are_computed(model, short, monkeypatch):
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], layers_to_transform=[0, 1], r=4))
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    adapted.eval()
+    found = step_by_step(adapted)
+    assert len(short) == 4 * len(NEXT)  # the other layers
+    assert_close(found, long_way(model, monkeypatch))
+    with adapted.disable_adapter():
+        assert (step_by_step(adapted) - found).norm() / found.norm() > 0.05
+
+
+def test_hooks_are_called(model, short):
+    step_by_step(model)
+    seen = []
+    handle = layers(model)[2].mlp.register_forward_hook(lambda *args: seen.append(1))
+    short.clear()
+    step_by_step(model)
+    assert len(seen) == 1 + len(NEXT)
+    assert len(short) == 5 * len(NEXT)
+    handle.remove()
+    short.clear()
+    step_by_step(model)
+    assert len(short) == 6 * len(NEXT)
+
+
+def test_gradients_training_and_eager_attention_go_the_long_way(model, short):
+    cache = DynamicCache(config=model.config)
+    model(IDS, past_key_values=cache)
+    model(torch.tensor([[5]]), past_key_values=cache)  # gradients enabled
+    model.train()
+    step_by_step(model)
+    model.eval()
+    model.set_attn_implementation("eager")
+    step_by_step(model)
+    assert not short
+
+
+def test_exchanged_weights_are_noticed(model, short, monkeypatch):
+    before = step_by_step(model)
+    with torch.no_grad():
+        layers(model)[0].input_layernorm.weight.data = layers(model)[0].input_layernorm.weight.data + 0.5
+        layers(model)[1].post_attention_layernorm.weight = torch.nn.Parameter(torch.ones(128).bfloat16())
+    found = step_by_step(model)
+    assert (found - before).norm() / before.norm() > 0.05
+    assert_close(found, long_way(model, monkeypatch))
+    taken = len(short)
+    model.float()
+    step_by_step(model)
+    assert len(short) == taken
+    model.bfloat16()
+    assert_close(step_by_step(model), found)
+    assert len(short) > taken
+
+
+def test_a_copied_model_has_its_own_pointers(model, short):
+    expected = step_by_step(model)
+    other = copy.deepcopy(model)
+    del model
+    assert torch.equal(step_by_step(other), expected)
+
+
+def test_hidden_states_are_given_when_asked_for(model):
+    with torch.no_grad():
+        cache = DynamicCache(config=model.config)
+        model(IDS, past_key_values=cache)
+        out = model(torch.tensor([[5]]), past_key_values=cache, output_hidden_states=True)
+    assert [tuple(state.shape) for state in out.hidden_states] == [(1, 1, 128)] * 7
+
+
+def test_saving_does_not_know_of_it(model, tmp_path, text_repo):
+    step_by_step(model)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+    assert torch.equal(step_by_step(again), step_by_step(model))
+
+
+# Norms and the MLP
+
+
+@pytest.mark.parametrize("rows", [1, 7, 600])
+def test_norm_rounds_once(model, rows):
+    norm = model.get_decoder().norm
+    norm.weight.data = torch.randn(128).bfloat16()
+    x = torch.randn(2, 128, rows).bfloat16().transpose(1, 2) * 30
+    with torch.no_grad():
+        found = norm(x)
+    exact = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * (1 + norm.weight.double())
+    assert found.shape == x.shape
+    assert ((found.double() - exact).abs() <= exact.abs() * (2**-8 + 1e-5)).all()
+    assert torch.equal(norm(x).detach(), stock.Gemma3RMSNorm.forward(norm, x).detach())  # with gradients: the stock way
+
+
+def test_mlp_agrees_with_the_stock_one(model):
+    mlp = layers(model)[0].mlp
+    x = torch.randn(2, 40, 128).bfloat16() * 5
+    x[0, 0] = 0
+    with torch.no_grad():
+        assert_close(mlp(x).float(), stock.Gemma3MLP.forward(mlp, x).float())
+
+
+def test_float32_models_take_the_stock_ways(text_repo):
+    model = AutoModelForCausalLM.from_pretrained(text_repo.path, trust_remote_code=True, dtype=torch.float32)
+    with torch.no_grad():
+        exact = text_repo.reference(IDS).logits
+        assert (model(IDS).logits - exact).abs().max() < 1e-4
+
+
+def test_other_backends_keep_the_stock_modules(text_repo, monkeypatch):
+    monkeypatch.setenv("GEMMA3_INT4_BACKEND", "aten-cpu")
+    model = AutoModelForCausalLM.from_pretrained(text_repo.path, trust_remote_code=True)
+    assert model.int4_backend == "aten-cpu"
+    assert type(layers(model)[0]) is stock.Gemma3DecoderLayer
+    assert type(model.get_decoder().norm) is stock.Gemma3RMSNorm

@@ -1,0 +1,514 @@
+"""The GPU backend: its kernels against float64, its layout element by element, and who gets to use it.
+
+With a GPU the kernels run there. Without, `test_kernels_in_tritons_interpreter` runs this file a second time in a
+process of its own, where TRITON_INTERPRET=1 is set before anything imports triton, and the kernels run as NumPy:
+
+    TRITON_INTERPRET=1 python -m pytest tests/modeling/test_int4_cuda.py
+"""
+
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gemma3_int4 import int4_cuda, int4_cuda_tuning, int4_layers
+from gemma3_int4.int4_cuda import Triton
+from gemma3_int4.int4_cuda_tuning import Dequantize, ManyRows, OneRow
+from gemma3_int4.int4_layers import Int4Embedding, Int4LMHead, Reference, choose_backend, dequantize
+from transformers.dynamic_module_utils import get_imports, get_relative_import_files
+
+from tests.conftest import ROOT
+from tests.modeling.test_int4_layers import DTYPES, linear_from, random_matrix
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
+CUDA = torch.device("cuda")
+on_kernels = pytest.mark.skipif(
+    not int4_cuda.HAS_TRITON or (DEVICE.type == "cpu" and not INTERPRETED),
+    reason="needs triton, and a GPU or TRITON_INTERPRET=1 (see test_kernels_in_tritons_interpreter)",
+)
+# Every way to compute, with blocks that N, M and K do not fill.
+PLANS = [
+    OneRow(8, 32, 1),
+    OneRow(16, 4, 2),
+    ManyRows(16, 16, 1, 4, 2, False),
+    ManyRows(32, 16, 3, 4, 2, False),
+    ManyRows(16, 32, 2, 4, 2, True),
+    Dequantize(2000),
+]
+SHAPES = [(40, 96), (24, 288), (20, 160)]
+
+
+@pytest.fixture(autouse=True)
+def true_bfloat16(monkeypatch):
+    """Triton's interpreter (3.6 to 3.9) multiplies the bits of bfloat16 operands as integers, and truncates to it."""
+    if not INTERPRETED or not int4_cuda.HAS_TRITON:
+        return
+    from triton.runtime import interpreter
+
+    tl, convert = interpreter.tl, interpreter._convert_float
+
+    def exact(data, source, target, rounding):
+        data = np.ascontiguousarray(data)
+        if (source, target) == (tl.bfloat16, tl.float32):
+            return torch.from_numpy(data.view(np.int16)).view(torch.bfloat16).float().numpy()
+        if (source, target) == (tl.float32, tl.bfloat16):
+            return torch.from_numpy(data).bfloat16().view(torch.int16).numpy().view(np.uint16)
+        return convert(data, source, target, rounding)
+
+    def dot(self, a, b, total, *precision):
+        a, b = (
+            exact(x.data, tl.bfloat16, tl.float32, None) if x.dtype.scalar == tl.bfloat16 else x.data for x in (a, b)
+        )
+        return interpreter.TensorHandle(a @ b + total.data, total.dtype.scalar)
+
+    monkeypatch.setattr(interpreter, "_convert_float", exact)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Memory that a kernel forgets to write is NaN, and memory beside a tensor that it should not read is, too."""
+    empty = torch.empty
+
+    def nan(*size, **kwargs):
+        tensor = empty(*size, **kwargs)
+        return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch, "empty", nan)
+
+
+@pytest.fixture
+def triton_everywhere(monkeypatch):
+    """The backend for bfloat16 on this device, with blocks that suit tiny matrices."""
+    monkeypatch.setattr(int4_layers, "choose_backend", lambda device, dtype, n, k: Triton)
+    monkeypatch.setattr(int4_cuda, "_plan", lambda m, n, k, device: PLANS[0] if m == 1 else PLANS[3])
+
+
+def matrix(outputs: int, inputs: int, scale_dtype: torch.dtype, seed: int = 0):
+    """The backend's tensors, and the weight that they are, in float64."""
+    _, rows, scales, _ = random_matrix(outputs, inputs, scale_dtype, seed)
+    weight = dequantize(rows, scales, torch.float32).double()
+    return Triton.pack(rows.to(DEVICE), scales.to(DEVICE)), weight
+
+
+def random_rows(m: int, k: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(m, k, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def assert_close(y: torch.Tensor, exact: torch.Tensor) -> None:
+    """||y - exact|| / ||exact|| < 1e-2, and no element off by more than 2 bfloat16 ulp of its row's largest."""
+    assert y.dtype == torch.bfloat16
+    error = (y.cpu().double() - exact).abs()
+    assert error.norm() < 1e-2 * exact.norm()
+    ulp = torch.exp2(exact.abs().amax(dim=1, keepdim=True).log2().floor() - 7)
+    assert (error <= 2 * ulp).all()
+
+
+# Layout
+
+
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_layout_word_by_word(shape, scale_dtype, monkeypatch):
+    monkeypatch.setattr(int4_cuda, "BLOCK_WEIGHTS", 3000)  # several blocks of rows, the last of them smaller
+    codes, rows, scales, _ = random_matrix(*shape, scale_dtype)
+    packed = Triton.pack(rows, scales)
+    expected = np.zeros((shape[0], shape[1] // 8), dtype=np.uint32)
+    for (n, k), code in np.ndenumerate(codes.numpy()):
+        group, nibble, word = k // 32, k % 32 // 4, k % 4
+        expected[n, 4 * group + word] |= np.uint32(code + 8) << np.uint32(4 * nibble)
+    assert torch.equal(packed["qweight"], torch.from_numpy(expected.view(np.int32)))
+    assert packed["scales"].dtype == scale_dtype
+    codes_back, scales_back = Triton.unpack(packed)
+    assert torch.equal(codes_back, rows)
+    assert torch.equal(scales_back, scales)
+
+
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+def test_memory_is_codes_and_scales_alone(scale_dtype):
+    _, rows, scales, _ = random_matrix(64, 96, scale_dtype)
+    packed = Triton.pack(rows, scales)
+    assert sum(tensor.nbytes for tensor in packed.values()) == rows.nbytes + scales.nbytes
+
+
+# Kernels
+
+
+@on_kernels
+@pytest.mark.parametrize(("shape", "scale_dtype"), zip(SHAPES, DTYPES, strict=True))
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_every_way_against_float64(plan, shape, scale_dtype, poisoned):
+    packed, weight = matrix(*shape, scale_dtype, seed=shape[0])
+    x = random_rows(1 if isinstance(plan, OneRow) else 19, shape[1], seed=shape[1])
+    y = int4_cuda.run_plan(plan, x.to(DEVICE), packed["qweight"], packed["scales"])
+    assert_close(y, x.double() @ weight.T)
+
+
+@on_kernels
+@pytest.mark.parametrize("m", range(1, 65))
+def test_every_number_of_rows(m, poisoned):
+    packed, weight = matrix(24, 96, DTYPES[m % 3], seed=m)
+    x = random_rows(m, 96, seed=m)
+    for plan in [OneRow(16, 32, 1)] if m == 1 else [ManyRows(32, 32, 1, 4, 2, m % 2 == 0)]:
+        y = int4_cuda.run_plan(plan, x.to(DEVICE), packed["qweight"], packed["scales"])
+        assert_close(y, x.double() @ weight.T)
+
+
+@on_kernels
+def test_slices_and_no_rows_at_all(triton_everywhere, poisoned):
+    packed, weight = matrix(24, 64, torch.bfloat16)
+    x = random_rows(6, 128)[::2, 32:96]
+    assert_close(Triton.linear(x.to(DEVICE), packed), x.double() @ weight.T)
+    assert Triton.linear(x[:0].to(DEVICE), packed).shape == (0, 24)
+
+
+@on_kernels
+@pytest.mark.parametrize("m", [1, 5])
+def test_outliers_do_not_drown_their_neighbours(m, triton_everywhere):
+    codes = torch.zeros(32, 32, dtype=torch.int64)
+    codes[:, 1] = torch.arange(32) % 16 - 8  # reads the small activation only
+    x = torch.zeros(m, 32).bfloat16()
+    x[:, 0], x[:, 1] = 64.0, 1.0
+    y = linear_from(codes, torch.ones(32, 1), torch.bfloat16).to(DEVICE)(x.to(DEVICE))
+    assert torch.equal(y.cpu(), codes[:, 1].bfloat16().expand(m, -1))
+
+
+@on_kernels
+@pytest.mark.parametrize("m", [1, 5])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinity_do_not_vanish(m, bad, triton_everywhere):
+    packed, _ = matrix(24, 64, torch.bfloat16)
+    x = random_rows(m, 64)
+    x[-1, 40] = bad
+    y = Triton.linear(x.to(DEVICE), packed)
+    assert y[:-1].isfinite().all()
+    assert not y[-1].isfinite().any()
+
+
+@on_kernels
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_embedding_rows_to_the_bit(scale_dtype, dtype, poisoned):
+    packed, weight = matrix(48, 96, scale_dtype)
+    ids = torch.tensor([0, 47, 13, 13])
+    rows = Triton.embedding(ids.to(DEVICE), packed, dtype).cpu()
+    assert torch.equal(rows, weight[ids].to(torch.float32).to(dtype))
+    assert Triton.embedding(ids[:0].to(DEVICE), packed, dtype).shape == (0, 96)
+
+
+@on_kernels
+def test_an_id_outside_the_vocabulary_gives_nan():
+    packed, _ = matrix(48, 64, torch.bfloat16)
+    rows = Triton.embedding(torch.tensor([3, 48, -1, 1 << 40]).to(DEVICE), packed, torch.bfloat16)
+    assert rows.isnan().all(dim=1).tolist() == [False, True, True, True]
+
+
+@on_kernels
+def test_gradient_of_the_input(triton_everywhere, monkeypatch):
+    monkeypatch.setattr(int4_cuda, "BLOCK_WEIGHTS", 700)  # several blocks, the last of them smaller
+    codes, _, scales, weight = random_matrix(40, 64, torch.float32)
+    x, out = random_rows(3, 64).to(DEVICE).requires_grad_(), random_rows(3, 40, seed=1)
+    linear_from(codes, scales, torch.bfloat16).to(DEVICE)(x).backward(out.to(DEVICE))
+    assert_close(x.grad, out.double() @ weight.double())
+
+
+@on_kernels
+def test_head_and_embedding_share_their_storage(triton_everywhere):
+    _, rows, scales, weight = random_matrix(48, 64, torch.bfloat16)
+    embedding = Int4Embedding.from_plain(weight.to(DEVICE), scales.to(DEVICE), torch.float32, embed_scale=8.0)
+    embedding.to(torch.bfloat16)
+    head, ids = Int4LMHead(embedding), torch.tensor([[5, 0], [47, 5]])
+    assert embedding.backend is Triton
+    assert embedding.int4_bytes() == rows.nbytes + scales.nbytes
+    assert torch.equal(embedding(ids.to(DEVICE)).cpu(), weight[ids].bfloat16() * 8)
+    x = random_rows(2, 64)
+    assert_close(head(x.to(DEVICE)), x.double() @ weight.double().T)
+
+
+@on_kernels
+def test_spikes_of_the_residual_that_overflow_float16(triton_everywhere):
+    """Gemma 3's residual reaches some 100,000, its norms' weights some hundred: an MLP with both, against float64."""
+    generator = torch.Generator().manual_seed(3)
+    residual = torch.randn(4, 64, generator=generator)
+    residual[:, 7] = 3e5
+    norm = 1 + 200 * torch.rand(64, generator=generator)
+    up, down = (random_matrix(*shape, torch.bfloat16, seed=shape[0]) for shape in [(96, 64), (64, 96)])
+
+    def mlp(residual, norm, up, down):
+        normed = residual * residual.pow(2).mean(-1, keepdim=True).rsqrt() * norm
+        hidden = up(normed)
+        return residual + down(hidden * hidden)
+
+    linears = [linear_from(codes, scales, torch.bfloat16).to(DEVICE) for codes, _, scales, _ in (up, down)]
+    y = mlp(residual.bfloat16().to(DEVICE), norm.bfloat16().to(DEVICE), *linears)
+    dense = [lambda x, w=w: x @ w.to(x).T for *_, w in (up, down)]
+    exact = mlp(residual.bfloat16().double(), norm.bfloat16().double(), *dense)
+    assert exact.abs().max() > 2 * torch.finfo(torch.float16).max
+    assert y.isfinite().all()
+    assert (y.cpu().double() - exact).norm() < 2e-2 * exact.norm()
+    assert not mlp(residual.half(), norm.half(), *dense).isfinite().all()
+
+
+@pytest.mark.skipif(INTERPRETED or not int4_cuda.HAS_TRITON, reason="needs triton's compiler")
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_kernels_compile_from_ampere_to_blackwell(capability):
+    """No GPU needed: down to machine code, with shared memory that the smallest of these GPUs has (99 KB)."""
+    import triton
+    from gemma3_int4.int4_cuda_kernels import many_rows_kernel, one_row_kernel
+    from triton.backends.compiler import GPUTarget
+
+    pointers = {"x": "*bf16", "qweight": "*i32", "scales": "*fp16", "y": "*bf16"}
+    numbers = {"rows": "i32", "outputs": "i32", "two_to_7": "i32", "two_to_11": "i32"}
+    for kernel, blocks in (
+        (one_row_kernel, {"INPUTS": 96, "BLOCK_N": 4, "BLOCK_G": 32}),
+        (many_rows_kernel, {"INPUTS": 512, "PERMUTED": True, "SPLIT_K": 1, "BLOCK_N": 64, "BLOCK_M": 16}),
+    ):
+        types = pointers | numbers | dict.fromkeys(blocks, "constexpr")
+        signature = {name: types[name] for name in kernel.arg_names}
+        constants = {(kernel.arg_names.index(name),): value for name, value in blocks.items()}
+        source = triton.compiler.ASTSource(kernel, signature, constants)
+        compiled = triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": 4, "num_stages": 2})
+        assert compiled.metadata.shared <= 99 << 10
+        assert len(compiled.asm["cubin"]) > 1000
+
+
+# Operators
+
+
+@on_kernels
+def test_operators_keep_their_contracts(triton_everywhere):
+    packed, _ = matrix(24, 64, torch.bfloat16)
+    qweight, scales = packed["qweight"], packed["scales"]
+    checks = ("test_schema", "test_faketensor")
+    for m in (0, 3):
+        x = random_rows(m, 64).to(DEVICE)
+        torch.library.opcheck(int4_cuda._linear_op, (x, qweight, scales), test_utils=checks)
+    torch.library.opcheck(int4_cuda._dequantize_op, (qweight, scales, 3, 9, torch.float32), test_utils=checks)
+    ids = torch.tensor([1, 2], device=DEVICE)
+    torch.library.opcheck(int4_cuda._embedding_op, (ids, qweight, scales, torch.bfloat16), test_utils=checks)
+
+
+@on_kernels
+@pytest.mark.parametrize("m", [1, 5])
+def test_compiled_equals_eager_in_one_graph(m, triton_everywhere):
+    codes, _, scales, weight = random_matrix(48, 64, torch.bfloat16)
+    linear = linear_from(codes, scales, torch.bfloat16).to(DEVICE)
+    embedding = Int4Embedding.from_plain(weight, scales, torch.float32, embed_scale=1.0).to(torch.bfloat16).to(DEVICE)
+
+    def model(ids):
+        return linear(embedding(ids))
+
+    ids = torch.arange(m, device=DEVICE)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(ids), model(ids))
+
+
+@on_kernels
+def test_compiled_gradient_equals_eager(triton_everywhere):
+    codes, _, scales, _ = random_matrix(48, 64, torch.bfloat16)
+    linear = linear_from(codes, scales, torch.bfloat16).to(DEVICE)
+    gradients = []
+    for run in (linear, torch.compile(linear, fullgraph=True, backend="aot_eager")):
+        x = random_rows(3, 64).to(DEVICE).requires_grad_()
+        run(x).sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
+
+
+def imported_as(name: str) -> ModuleType:
+    """int4_cuda, imported once more."""
+    spec = importlib.util.spec_from_file_location(f"gemma3_int4.{name}", ROOT / "int4_cuda.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_second_import_registers_operators_of_its_own():
+    """Two cached revisions of one repo: two modules, each with its names."""
+    second = imported_as("second_revision")
+    assert second._linear_op._qualname != int4_cuda._linear_op._qualname
+    with torch.device("meta"):
+        x, qweight, scales = torch.empty(3, 64).bfloat16(), torch.empty(24, 8).int(), torch.empty(24, 2)
+    assert second._linear_op(x, qweight, scales).shape == (3, 24)
+
+
+# Choosing
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """A GPU as far as choosing goes; `capability` may be changed."""
+    gpu = SimpleNamespace(capability=(9, 0))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpu.capability)
+    monkeypatch.setattr(int4_cuda, "HAS_TRITON", True)
+    return gpu
+
+
+@pytest.mark.parametrize(("capability", "fits"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)])
+def test_from_ampere_on_in_bfloat16_only(a_gpu, capability, fits):
+    a_gpu.capability = capability
+    assert Triton.supports(CUDA, torch.bfloat16, 64, 64) is fits
+    assert not Triton.supports(CUDA, torch.float32, 64, 64)
+    assert not Triton.supports(torch.device("cpu"), torch.bfloat16, 64, 64)
+
+
+def test_without_triton_or_on_amd_another_backend(a_gpu, monkeypatch):
+    monkeypatch.setenv("GEMMA3_INT4_BACKEND", "triton")
+    assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Triton
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.version, "cuda", None)
+        assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
+    monkeypatch.setattr(int4_cuda, "HAS_TRITON", False)
+    assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
+
+
+def test_only_on_request(a_gpu, monkeypatch):
+    monkeypatch.delenv("GEMMA3_INT4_BACKEND", raising=False)
+    assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
+
+
+def test_transformers_finds_all_files_and_asks_for_no_package():
+    files = {Path(file).stem for file in get_relative_import_files(ROOT / "modeling_gemma3_int4.py")}
+    assert {"int4_cuda", "int4_cuda_kernels", "int4_cuda_tuning"} <= files
+    for file in files:
+        assert "triton" not in get_imports(ROOT / f"{file}.py")
+
+
+def test_importing_without_triton(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "gemma3_int4.int4_cuda_kernels", raising=False)
+    assert not imported_as("without_triton").HAS_TRITON
+
+
+@pytest.mark.parametrize("inputs", [64, 640, 5376, 21504])
+@pytest.mark.parametrize("outputs", [8, 256, 5376, 262208])
+def test_the_rule_gives_ways_that_every_gpu_can_run(outputs, inputs):
+    for rows in (1, 2, 16, 17, 33, 64, 100, 512, 513, 8192):
+        plan = int4_cuda_tuning.choose(rows, outputs, inputs, (8, 6), 84)
+        assert isinstance(plan, OneRow) == (rows == 1)
+        assert isinstance(plan, Dequantize) == (rows > 512)
+        if isinstance(plan, ManyRows):
+            activations, words = 8 * 32 * plan.block_m * 2, 32 * plan.block_n * 4
+            assert plan.num_stages * (activations + words) <= 90 << 10
+            assert 1 <= plan.split_k <= max(inputs // 256, 1)
+
+
+def test_tables_go_by_capability_and_nearest_shape(monkeypatch):
+    few, many = OneRow(1, 32, 1), Dequantize(7)
+    other = [(math.inf, Dequantize(8))]
+    tables = {(9, 0): {(4096, 5376): [(1, few), (math.inf, many)], (5376, 21504): other}}
+    monkeypatch.setattr(int4_cuda_tuning, "TABLES", tables)
+    assert int4_cuda_tuning.choose(1, 4096, 5376, (9, 0), 132) == few
+    assert int4_cuda_tuning.choose(2, 4000, 5000, (9, 0), 132) == many
+    assert int4_cuda_tuning.choose(1, 5376, 20000, (9, 0), 132) == Dequantize(8)
+    assert int4_cuda_tuning.choose(1, 4096, 5376, (8, 0), 108) == int4_cuda_tuning.by_rule(1, 4096, 5376, 108)
+
+
+def test_measured_tables_are_complete():
+    for table in int4_cuda_tuning.TABLES.values():
+        for steps in table.values():
+            limits = [up_to for up_to, _ in steps]
+            assert limits == sorted(limits)
+            assert limits[-1] == math.inf
+            assert all(up_to == 1 for up_to, plan in steps if isinstance(plan, OneRow))
+
+
+# Benchmarks
+
+
+@on_kernels
+def test_a_whole_model_prefills_and_decodes_as_the_reference_does(triton_everywhere, poisoned, monkeypatch):
+    from benchmarks import bench_gpu
+
+    few, many = OneRow(128, 4, 4), ManyRows(128, 16, 1, 4, 2, False)  # large blocks: the interpreter's time is by block
+    monkeypatch.setattr(int4_cuda, "_plan", lambda m, n, k, device: few if m == 1 else many)
+    model = bench_gpu.int4_model(bench_gpu.TINY, DEVICE)
+    assert model.int4_backend == "triton"
+    ids = torch.randint(3, 500, (1, 6), device=DEVICE)
+    new = model.generate(ids, max_new_tokens=3, do_sample=False, cache_implementation="static")
+    with torch.no_grad():
+        logits = model(new).logits.float()
+        for matrix in model.modules():
+            if isinstance(matrix, int4_layers._Int4Matrix):
+                matrix._hold(Reference, torch.bfloat16, Reference.pack(*matrix.codes_and_scales()))
+        expected = model(new).logits.float()
+    assert model.int4_backend == "reference"
+    assert (logits - expected).norm() < 2e-2 * expected.norm()
+    chosen = expected[0, 5:8].gather(1, new[0, 6:].unsqueeze(1)).squeeze(1)
+    assert (expected[0, 5:8].amax(dim=1) - chosen < 0.1).all()  # greedy, but for near-ties
+
+
+@on_kernels
+@pytest.mark.skipif(DEVICE == CUDA, reason="times real candidates: run benchmarks.tune_gpu")
+def test_tuning_checks_every_way_and_writes_a_module_that_reads_back(triton_everywhere, monkeypatch, tmp_path):
+    from benchmarks import tune_gpu
+
+    timed = []
+
+    class Clock:
+        device = DEVICE
+
+        def copies(self, nbytes):
+            return 2
+
+        def seconds(self, calls):
+            timed.append(len(calls))
+            return 1 / len(timed)  # the last candidate is the fastest
+
+    slow = OneRow(16, 32, 1)
+    ways = {1: [slow, PLANS[0]], 2: [PLANS[2], PLANS[3]], 4: [PLANS[2], PLANS[3]], 64: [PLANS[4], Dequantize(3000)]}
+    monkeypatch.setattr(tune_gpu, "ROWS", tuple(ways))
+    monkeypatch.setattr(tune_gpu, "candidates", lambda rows, inputs: ways[rows])
+    steps = tune_gpu.tune_shape((24, 288), Clock())
+    assert steps == [(1, PLANS[0]), (4, PLANS[3]), (math.inf, Dequantize(3000))]
+    assert timed == [2] * 8
+    known = {(8, 0): {(8, 32): steps}, (9, 0): {(8, 32): steps}}
+    monkeypatch.setattr(tune_gpu.int4_cuda_tuning, "TABLES", known)
+    tune_gpu.write_table(tmp_path / "written.py", (9, 0), {(24, 288): steps}, "a GPU")
+    spec = importlib.util.spec_from_file_location("written", tmp_path / "written.py")
+    written = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(written)
+    tables = written.TABLES
+    assert tables == {(8, 0): {(8, 32): steps}, (9, 0): {(8, 32): steps, (24, 288): steps}}
+    assert written.choose(3, 24, 288, (9, 0), 1) == PLANS[3]
+
+
+@on_kernels
+def test_tuning_refuses_a_way_that_is_wrong(monkeypatch):
+    from benchmarks import tune_gpu
+
+    packed, _ = matrix(24, 64, torch.bfloat16)
+    x, other = random_rows(1, 64).to(DEVICE), random_matrix(24, 64, torch.bfloat16, seed=9)
+    with pytest.raises(RuntimeError, match="is wrong"):
+        tune_gpu.runs(PLANS[0], x, packed, other[1].to(DEVICE), other[2].to(DEVICE))
+
+
+@pytest.mark.parametrize("inputs", [640, 1152, 5376, 21504])
+def test_candidates_exist_for_every_number_of_rows(inputs):
+    tune_gpu = pytest.importorskip("benchmarks.tune_gpu")
+    for rows in tune_gpu.ROWS:
+        plans = list(tune_gpu.candidates(rows, inputs))
+        assert len(plans) == len(set(plans)) >= 3
+        assert all(isinstance(plan, OneRow) == (rows == 1) for plan in plans)
+
+
+# The process of its own
+
+
+@pytest.mark.skipif(INTERPRETED or DEVICE == CUDA, reason="the kernels run in this very process")
+@pytest.mark.skipif(not int4_cuda.HAS_TRITON, reason="needs triton")
+def test_kernels_in_tritons_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert "passed" in run.stdout

@@ -1,0 +1,96 @@
+"""The fast training pipeline feeds the model exactly what the processor and the chat template would."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from demo import art, chats, data, evaluate, render
+from demo.tokenizer import IMAGE_TOKENS, PADDED_VOCAB, ROOT, TEXT_VOCAB, build_tokenizer, write_processor_files
+
+pytestmark = pytest.mark.skipif(
+    not (art.CACHE / "sprites.pkl").exists(), reason="no art in the cache: `python -m demo.art` fetches and draws it"
+)
+STYLES = tuple(art.TRAIN_STYLES)
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    """The shipped processor; before there is one, the one that training would begin with."""
+    if (ROOT / "processor_config.json").exists():
+        return AutoProcessor.from_pretrained(ROOT)
+    folder = tmp_path_factory.mktemp("processor")
+    write_processor_files(build_tokenizer(), folder)
+    return AutoProcessor.from_pretrained(folder)
+
+
+def through_processor(processor, chat: chats.Chat) -> dict[str, torch.Tensor]:
+    messages = evaluate.Question(chat.turns).messages() + [
+        {"role": "assistant", "content": [{"type": "text", "text": chat.turns[-1][2]}]}
+    ]
+    text = processor.apply_chat_template(messages, tokenize=False)
+    images = [image for turn in chat.turns for image in turn[0]]
+    return processor(text=text, images=images or None, add_special_tokens=False, return_tensors="pt")
+
+
+@pytest.mark.parametrize("kind", ["one picture", "two pictures", "no picture"])
+def test_token_ids_and_pixels_equal_the_processors(processor, kind):
+    rng = np.random.default_rng(5)
+    encode = data.Encoder(processor.tokenizer)
+    for _ in range(40):
+        if kind == "one picture":
+            chat = chats.follow_up(rng, chats.sample_picture(rng, STYLES), 4)
+        elif kind == "two pictures":
+            chat = chats.two_pictures(rng, STYLES)
+        else:
+            chat = chats.without_picture(rng)
+        theirs = through_processor(processor, chat)
+        ours = data.chat_piece(encode, chat).ids
+        assert theirs["input_ids"][0].tolist() == ours + encode("\n")
+        images = [image for turn in chat.turns for image in turn[0]]
+        if images:
+            np.testing.assert_allclose(theirs["pixel_values"].numpy(), data.pixels(images), atol=1e-6)
+
+
+def test_independent_questions_are_what_they_would_be_alone(processor):
+    """The prefix plus one question of a packed row is the template's chat of that one question."""
+    encode = data.Encoder(processor.tokenizer)
+    batches = data.Batches(processor.tokenizer, rows=8, seed=3)
+    batch = next(iter(batches))
+    checked = 0
+    for ids, segment, parent in zip(batch["ids"], batch["segment"], batch["parent"], strict=True):
+        for s in set(segment[(parent == 0) & (segment > 0)].tolist()):
+            alone = ids[(segment == 0) | (segment == s)].tolist()
+            text = processor.tokenizer.decode(alone)
+            question, answer = text.split("<end_of_image>\n\n")[1].split("<end_of_turn>\n<start_of_turn>model\n")
+            picture = Image.new("RGB", (render.SIZE, render.SIZE))
+            chat = chats.Chat([([picture], question, answer.removesuffix("<end_of_turn>"))])
+            assert through_processor(processor, chat)["input_ids"][0].tolist() == alone + encode("\n")
+            checked += 1
+    assert checked > 10
+
+
+def test_a_batch_has_the_promised_shape(processor):
+    batch = next(iter(data.Batches(processor.tokenizer, rows=8, seed=0)))
+    assert batch["ids"].shape == (8, data.ROW)
+    assert batch["pixels"].shape == (9, 3, 64, 64)
+    assert ((batch["ids"] == TEXT_VOCAB) == (batch["picture"] > 0)).all()
+    assert batch["picture"].max() <= 9 * IMAGE_TOKENS
+    assert (batch["target"][batch["target"] >= 0] < TEXT_VOCAB).all()
+    assert TEXT_VOCAB < PADDED_VOCAB
+
+
+def test_capitals_and_digits_stay_apart(processor):
+    encode = processor.tokenizer
+    assert encode.tokenize("CAT") == ["C", "A", "T"]
+    assert encode.tokenize("1234") == ["1", "2", "3", "4"]
+    for text in ("What animal is it?", "It is 1234.", "naïve 漢字", "line\n\n\nbreaks"):
+        assert encode.decode(encode(text, add_special_tokens=False).input_ids) == text
+
+
+def test_held_out_material_is_never_sampled():
+    assert not set(chats.HELD_OUT_WORDS) & set(chats._TRAIN_WORDS)
+    assert not set(art.HELD_OUT_STYLE) & set(art.TRAIN_STYLES)
+    assert len(art.THINGS) >= 150
+    assert art.KIND_OF["turtle"] == "animal"

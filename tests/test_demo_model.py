@@ -1,0 +1,171 @@
+"""The demo's training forward is Gemma 3's own, and its weights are int4 from the first step.
+
+Run with: python -m pytest tests/test_demo_model.py
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.func import functional_call
+
+from conversion.int4_grid import dequantise, recover
+from demo import model as demo_model
+from demo.data import IMAGE_TEXT, ROW
+from demo.evaluate import load_dequantised
+from demo.train import Muon, orthogonal, rate_share
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    built = demo_model.build_model().eval()
+    with torch.no_grad():
+        built.model.multi_modal_projector.mm_input_projection_weight.normal_(std=0.05)
+        weights = demo_model.quantized_weights(built, torch.float32)
+        for name, parameter in built.named_parameters():
+            parameter.copy_(weights[name])
+    built.set_attn_implementation("eager")
+    return built
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e3))
+def test_fake_quantised_weights_are_recovered_exactly(seed, size):
+    weight = torch.from_numpy(np.random.default_rng(seed).normal(0, size, (8, 64)).astype(np.float32))
+    weight[3, :32] = 0
+    on_grid = demo_model.fake_quantize(weight)
+    codes, scales = demo_model.int4_grid(weight)
+    # straight through: w + (grid - w) is the grid value itself, because the two lie within a factor of two
+    assert torch.equal(on_grid, (codes * scales).flatten(-2))
+    assert codes.abs().max() <= 7
+    assert torch.equal(scales, scales.bfloat16().float())
+    exact = (codes * scales).flatten(-2).numpy()
+    found = recover(exact)
+    assert np.array_equal(dequantise(found.codes, found.scales), exact)
+
+
+def test_shipped_weights_lie_on_the_grid_exactly(model):
+    weights = demo_model.quantized_weights(model, torch.float32)
+    quantized = [name for name in weights if demo_model.is_quantized(name)]
+    assert len(quantized) == 6 * 7 + 1
+    for name in quantized:
+        codes, scales = demo_model.int4_grid(weights[name])
+        assert torch.equal((codes * scales).flatten(-2), weights[name]), name
+
+
+def test_gradients_pass_straight_through():
+    weight = torch.randn(4, 32, requires_grad=True)
+    slope = torch.randn(4, 32)
+    (demo_model.fake_quantize(weight) * slope).sum().backward()
+    assert torch.equal(weight.grad, slope)
+
+
+def test_packed_questions_get_the_logits_of_the_stock_model(model):
+    """Two independent questions in one row, one of them far away, against each asked alone."""
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32))
+    soft = IMAGE_TEXT.count("<image_soft_token>")
+    prefix = torch.tensor([2, 4, 300, 10, 6, *[demo_model.TEXT_VOCAB] * soft, 7, 9])
+    questions = [torch.from_numpy(rng.integers(300, 1900, n)) for n in (9, 14)]
+
+    n, pad = len(prefix), ROW - len(prefix) - 23
+    spread = [torch.full((n,), 0), torch.full((9,), 1), torch.full((14,), 2), torch.full((pad,), -1)]
+    batch = {
+        "ids": torch.cat([prefix, *questions, torch.zeros(pad, dtype=torch.long)])[None],
+        "segment": torch.cat(spread)[None],
+        "parent": torch.cat([torch.zeros(n + 23, dtype=torch.long), torch.full((pad,), -1)])[None],
+        "position": torch.cat([torch.arange(n), n + torch.arange(9), n + torch.arange(14), torch.zeros(pad)])[
+            None
+        ].long(),
+        "pixels": image,
+        "where": torch.arange(n, n + 23),
+    }
+    batch["picture"] = torch.where(batch["ids"] == demo_model.TEXT_VOCAB, batch["ids"].cumsum(1), 0)
+    batch["picture"][batch["picture"] > 0] = 1 + torch.arange(soft)
+    weights = {f"model.{k}": v for k, v in demo_model.quantized_weights(model, torch.float32).items()}
+    with torch.no_grad():
+        _, packed = functional_call(demo_model._Training(model), weights, (batch,), tie_weights=True)
+        start = 0
+        for question in questions:
+            ids = torch.cat([prefix, question])[None]
+            alone = model(input_ids=ids, pixel_values=image, token_type_ids=(ids == demo_model.TEXT_VOCAB).long())
+            stop = start + len(question)
+            torch.testing.assert_close(packed[start:stop], alone.logits[0, n:], rtol=1e-3, atol=1e-3)
+            start = stop
+
+
+def test_answers_depend_on_the_picture(model):
+    ids = torch.tensor([[2, 4, 300, 10, 6, *[demo_model.TEXT_VOCAB] * 16, 7, 9, 500]])
+    kinds = (ids == demo_model.TEXT_VOCAB).long()
+    with torch.no_grad():
+        dark, light = (
+            model(input_ids=ids, pixel_values=torch.full((1, 3, 64, 64), v), token_type_ids=kinds).logits[0, -1]
+            for v in (-1.0, 1.0)
+        )
+    assert (dark - light).abs().max() > 1e-3
+
+
+def test_orthogonal_brings_singular_values_near_one():
+    stack = torch.randn(3, 64, 32)
+    values = torch.linalg.svdvals(orthogonal(stack, rounds=6))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_muon_lowers_a_loss_and_resumes():
+    torch.manual_seed(0)
+    target = torch.randn(16, 32)
+    weight = torch.nn.Parameter(torch.zeros(16, 32))
+
+    def steps(optimizer, count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            loss = (weight - target).square().mean()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    first = Muon([weight], lr=0.05, weight_decay=0.0)
+    assert steps(first, 50) < 0.8 * target.square().mean()
+    kept, value = copy.deepcopy(first.state_dict()), weight.detach().clone()
+    steps(first, 3)
+    ahead = weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(value)
+    again = Muon([weight], lr=0.05, weight_decay=0.0)
+    again.load_state_dict(kept)
+    steps(again, 3)
+    assert torch.equal(weight.detach(), ahead)
+
+
+def test_rates_warm_up_stay_and_fall_to_zero():
+    assert rate_share(0.0, 0.4) == 0
+    assert rate_share(0.3, 0.4) == 1
+    assert rate_share(0.8, 0.4) == pytest.approx(0.5)
+    assert rate_share(1.0, 0.4) == 0
+
+
+def test_a_model_survives_export_conversion_and_the_way_back(model, tmp_path):
+    """Codes and scales come back bit for bit, and a second conversion writes the same bytes."""
+    pytest.importorskip("orbax.checkpoint")
+    from demo import convert
+    from demo.tokenizer import ROOT
+
+    state = {"model": model.state_dict()}
+    (tmp_path / "state").mkdir()
+    torch.save(state, tmp_path / "state" / "state.pt")
+    weights, config = convert.weights_of_state(tmp_path / "state")
+    files = tmp_path / "files"
+    files.mkdir()
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        (files / name).write_text((ROOT / "conversion" / "chat_template.jinja").read_text())
+    convert.convert(weights, config, files, tmp_path / "repo")
+    back = load_dequantised(tmp_path / "repo")
+    for name, parameter in back.named_parameters():
+        assert torch.equal(parameter, weights[name].bfloat16()), name
+    convert.convert(*convert.weights_of_repo(tmp_path / "repo"), files, tmp_path / "again")
+    assert convert.differences(tmp_path / "repo", tmp_path / "again") == []
+    assert len(list((tmp_path / "repo").glob("model-*.safetensors"))) >= 2
