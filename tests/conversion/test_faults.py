@@ -5,10 +5,13 @@ Killed, out of disk, robbed of its source, given flipped bits. Run: pytest tests
 
 import errno
 import hashlib
+import itertools
+import json
 import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -49,20 +52,28 @@ def _words(source, output):
 
 
 def test_killed_at_random_moments(source, undisturbed, tmp_path):
-    """SIGKILL at 50 random moments, several in a row for each conversion: the same files in the end."""
+    """SIGKILL at 50 random moments, several in a row for each conversion: the same files in the end.
+
+    Half of the moments are drawn from the clock, half from the tensors written so far: how far a clock's moment gets
+    depends on the machine, and some must fall between two shards.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["convert_flax"])
     chance = random.Random(0)
-    assert _in_child(context, _words(source, tmp_path / "warm"), None) == 0
+    assert _in_child(context, _words(source, tmp_path / "warm")) == 0
     started = time.monotonic()
-    assert _in_child(context, _words(source, tmp_path / "timed"), None) == 0
+    assert _in_child(context, _words(source, tmp_path / "timed")) == 0
     duration = time.monotonic() - started
+    tensors = len(json.loads(undisturbed["model.safetensors.index.json"])["weight_map"])
     kills, resumed, number = 0, 0, 0
     while kills < KILLS:
         output = tmp_path / f"repo{number}"
         number += 1
         for _ in range(chance.randint(1, 8)):
-            code = _in_child(context, _words(source, output), chance.uniform(0, duration))
+            if chance.random() < 0.5:
+                code = _in_child(context, _words(source, output), seconds=chance.uniform(0, duration))
+            else:
+                code = _in_child(context, _words(source, output), writes=chance.randrange(tensors))
             if code == 0:
                 break
             assert code == -9, code
@@ -72,15 +83,15 @@ def test_killed_at_random_moments(source, undisturbed, tmp_path):
             assert all((output / name).read_bytes() == undisturbed[name] for name in names - {".partial"})
             resumed += any((output / ".partial" / "shards").glob("*.json"))
         if ".partial" in {path.name for path in output.iterdir()} if output.exists() else True:
-            assert _in_child(context, _words(source, output), None) == 0
+            assert _in_child(context, _words(source, output)) == 0
         assert tiny.files_of(output) == undisturbed
         shutil.rmtree(output)
     assert resumed > 0
 
 
-def _in_child(context, words, seconds):
-    """Exit code of the command line in a process of its own, killed after so many seconds (None: never)."""
-    child = context.Process(target=_child, args=(words,))
+def _in_child(context, words, seconds=None, writes=None):
+    """Exit code of the command line in a process of its own, killed after so many seconds or tensors."""
+    child = context.Process(target=_child, args=(words, writes))
     child.start()
     child.join(seconds)
     if seconds is not None:
@@ -89,10 +100,19 @@ def _in_child(context, words, seconds):
     return child.exitcode
 
 
-def _child(words):
+def _child(words, writes):
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    if writes is not None:
+        original, left = shards.Shard.write, itertools.count(writes, -1)
+
+        def write(*args):
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            original(*args)
+
+        shards.Shard.write = write
     os._exit(convert_flax.main(words))
 
 
