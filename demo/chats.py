@@ -29,11 +29,13 @@ class Picture:
       image: 64x64 RGB.
       skill: one of `SKILLS`.
       questions: (question, answer) pairs, each of which can be asked first; the most telling one first.
+      text: what is written in it, in capitals; most often nothing.
     """
 
     image: Image.Image
     skill: str
     questions: list[tuple[str, str]]
+    text: str = ""
 
 
 @dataclass
@@ -560,7 +562,7 @@ def text_picture(rng: np.random.Generator, words: list[str] | None = None, made_
     """A picture of a number or a word; `words` None means the training words."""
     text = _random_text(rng, words or _TRAIN_WORDS, made_up)
     image, facts = render.draw_text(rng, text.lower() if rng.random() < 0.15 else text)
-    return Picture(image, "reading", about_text(rng, facts))
+    return Picture(image, "reading", about_text(rng, facts), facts["text"].upper())
 
 
 def easy_picture(rng: np.random.Generator) -> Picture:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from . import art, chats
+from .model import LETTERS, SLOTS
 from .tokenizer import IMAGE_SOFT_TOKEN, IMAGE_TOKENS, TEXT_VOCAB
 
 ROW = 96
@@ -113,6 +114,17 @@ class Words:
         return weights / max(weights.sum(), 1e-6)
 
 
+def letters_of(text: str) -> np.ndarray:
+    """Returns the letters in order as classes, int64 [SLOTS], the class after the last meaning none.
+
+    Where nothing is written it is -100 throughout: that is not to be learnt.
+    """
+    if not text:
+        return np.full(SLOTS, IGNORE)
+    classes = [LETTERS.index(letter) for letter in text]
+    return np.array(classes + [len(LETTERS)] * (SLOTS - len(classes)))
+
+
 class PictureBatches(torch.utils.data.IterableDataset):
     """An endless stream of pictures with the words of the answers about them.
 
@@ -128,7 +140,7 @@ class PictureBatches(torch.utils.data.IterableDataset):
         self.pictures, self.seed, self.mixture = pictures, seed, mixture
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yields pixels: bfloat16 [N, 3, 64, 64] and words: float32 [N, TEXT_VOCAB]."""
+        """Yields pixels: bfloat16 [N, 3, 64, 64], words: float32 [N, TEXT_VOCAB], letters: int64 [N, SLOTS]."""
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, 1000 + (worker.id if worker else 0)])
         words = Words(Encoder(self.tokenizer))
@@ -138,6 +150,7 @@ class PictureBatches(torch.utils.data.IterableDataset):
             yield {
                 "pixels": torch.from_numpy(pixels([picture.image for picture in drawn])).bfloat16(),
                 "words": torch.from_numpy(np.stack([words(picture) for picture in drawn])),
+                "letters": torch.from_numpy(np.stack([letters_of(picture.text) for picture in drawn])),
             }
 
 
@@ -158,8 +171,8 @@ class Batches(torch.utils.data.IterableDataset):
         self.pictures, self.answers = rows * 9 // 8, rows * 32
         self.styles = tuple(art.TRAIN_STYLES)
 
-    def _row(self, rng: np.random.Generator, images: list[Image.Image], words: list[np.ndarray], budget: int) -> Row:
-        """Fills a row; adds its pictures to `images` and their words to `words`, at most `budget` of them."""
+    def _row(self, rng: np.random.Generator, images: list[Image.Image], shown: list, budget: int) -> Row:
+        """Fills a row; adds at most `budget` pictures to `images`, and to `shown` what each is, None if unknown."""
         encode, row, segment, picture = self.encode, Row(), 0, None
         choice = rng.random()
         if choice < 0.10 and budget >= 2:
@@ -189,7 +202,7 @@ class Batches(torch.utils.data.IterableDataset):
                     segment += 1
                     far = int(rng.integers(FAR)) if rng.random() < 0.12 else 0
                     row.add(piece, segment, 0, len(prefix) + far)
-        words += [self.words(picture) if picture else self.words.none] * (len(images) - len(words))
+        shown += [picture] * (len(images) - len(shown))
         while len(row.ids) < ROW - 24:  # what is left over goes to chats without a picture
             piece = chat_piece(encode, chats.without_picture(rng))
             if not row.fits(piece):
@@ -204,6 +217,7 @@ class Batches(torch.utils.data.IterableDataset):
         Yields:
           ids, segment, parent, position, picture: int64 [B, ROW]; picture is 0 for text and 1 + n * 16 + k for soft
           token k of picture n. pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB], zero where unknown.
+          letters: int64 [N, SLOTS], -100 where nothing is written or unknown.
           where: int64 [A], answer tokens in the flattened rows. target: int64 [A], the token to predict there, -100 in
           places left over.
         """
@@ -215,9 +229,9 @@ class Batches(torch.utils.data.IterableDataset):
                 for name, fill in (("ids", 0), ("target", IGNORE), ("segment", -1), ("parent", -1), ("position", 0))
             }
             images: list[Image.Image] = []
-            words: list[np.ndarray] = []
+            shown: list[chats.Picture | None] = []
             for n in range(self.rows):
-                row = self._row(rng, images, words, self.pictures - len(images) - (self.rows - n - 1))
+                row = self._row(rng, images, shown, self.pictures - len(images) - (self.rows - n - 1))
                 for name, array in fields.items():
                     values = getattr(row, name)
                     array[n, : len(values)] = values
@@ -226,7 +240,7 @@ class Batches(torch.utils.data.IterableDataset):
             picture[soft] = 1 + np.arange(soft.sum())
             spare = self.pictures - len(images)
             images += [Image.new("RGB", images[0].size)] * spare
-            words += [self.words.none] * spare
+            shown += [None] * spare
             target = fields.pop("target").reshape(-1)
             (where,) = np.nonzero(target != IGNORE)
             where = where[: self.answers]
@@ -234,7 +248,10 @@ class Batches(torch.utils.data.IterableDataset):
             batch = {name: torch.from_numpy(array) for name, array in fields.items()}
             batch["picture"] = torch.from_numpy(picture)
             batch["pixels"] = torch.from_numpy(pixels(images)).bfloat16()
+            words = [self.words(picture) if picture else self.words.none for picture in shown]
             batch["words"] = torch.from_numpy(np.stack(words))
+            letters = [letters_of(picture.text if picture else "") for picture in shown]
+            batch["letters"] = torch.from_numpy(np.stack(letters))
             batch["where"] = torch.from_numpy(np.pad(where, (0, spare)))
             batch["target"] = torch.from_numpy(np.pad(target[where], (0, spare), constant_values=IGNORE))
             yield batch

@@ -14,7 +14,10 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from .tokenizer import IMAGE_SIZE, IMAGE_TOKENS, PADDED_VOCAB, TEXT_VOCAB
 
 GROUP = 32
-WORD_SHARE = 0.2  # weight of the words' loss while the whole model learns
+SLOTS = 5  # letters of the longest word
+LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # and, as the last class, none
+LETTER_SHARE = 0.5  # weight of the letters' loss beside that of the words
+WORD_SHARE = 0.2  # weight of both while the whole model learns
 
 
 def build_config() -> Gemma3Config:
@@ -103,27 +106,32 @@ def quantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.bfloat1
 
 
 class WordHead(torch.nn.Module):
-    """Guesses the words of the answers from the tower's mean feature; thrown away after training."""
+    """Guesses from the tower's mean feature what the answers will say; thrown away after training."""
 
     def __init__(self, width: int):
         super().__init__()
         self.norm = torch.nn.LayerNorm(width)
         self.words = torch.nn.Linear(width, TEXT_VOCAB)
+        self.letters = torch.nn.Linear(width, SLOTS * (len(LETTERS) + 1))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.words(self.norm(features.mean(1)))
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes [N, patches, width]; returns logits of words [N, TEXT_VOCAB] and letters [N, SLOTS, 37]."""
+        mean = self.norm(features.mean(1))
+        return self.words(mean), self.letters(mean).unflatten(1, (SLOTS, -1))
 
 
 def word_loss(model: Gemma3ForConditionalGeneration, head: WordHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy between the guessed words and those of the answers: only the tower learns."""
+    """Cross-entropy of the guessed words of the answers and letters of what is written: only the tower learns."""
     tower = model.model.vision_tower
     weights = {name: parameter.bfloat16() for name, parameter in tower.named_parameters()}
-    features = functional_call(tower, weights, (batch["pixels"],)).last_hidden_state
-    return _missed_words(head, features, batch["words"])
+    return _missed(head, functional_call(tower, weights, (batch["pixels"],)).last_hidden_state, batch)
 
 
-def _missed_words(head: WordHead, features: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-    return -(words * head(features.float()).log_softmax(-1)).sum(-1).mean()
+def _missed(head: WordHead, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    words, letters = head(features.float())
+    missed = -(batch["words"] * words.log_softmax(-1)).sum(-1).mean()
+    wrong = F.cross_entropy(letters.flatten(0, 1), batch["letters"].flatten(), ignore_index=-100, reduction="sum")
+    return missed + LETTER_SHARE * wrong / (batch["letters"] >= 0).sum().clamp(min=1)
 
 
 class _Training(torch.nn.Module):
@@ -159,11 +167,11 @@ class _Training(torch.nn.Module):
 
 
 def answer_loss(model: Gemma3ForConditionalGeneration, head: WordHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross-entropy of the answer tokens under the int4 weights, and a share of the words' loss.
+    """Mean cross-entropy of the answer tokens under the int4 weights, and a share of the head's loss.
 
     One mask serves sliding and global layers: a training row is shorter than the window.
     """
     weights = {f"model.{name}": weight for name, weight in quantized_weights(model).items()}
     features, logits = functional_call(_Training(model), weights, (batch,), tie_weights=True)
     answers = F.cross_entropy(logits.float(), batch["target"], ignore_index=-100)
-    return answers + WORD_SHARE * _missed_words(head, features, batch["words"])
+    return answers + WORD_SHARE * _missed(head, features, batch)

@@ -1,7 +1,8 @@
 """Trains the demo model from scratch: `python -m demo.train`.
 
-Two stages: first the vision tower alone learns which words the answers about a picture contain, which costs a third as
-much a picture; then the whole model learns to answer, under the int4 grid from the first step.
+Two stages: first the vision tower alone learns which words the answers about a picture contain, and what is written
+in it letter by letter, which costs a third as much a picture; then the whole model learns to answer, under the int4
+grid from the first step.
 
 The length of a run is given in minutes, not steps, because the machine decides how many steps fit; the rates follow
 the share of the minutes that is used up: warm-up, constant, then a straight line to zero over the last `--decay`.

@@ -7,6 +7,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from demo import art, chats, data, evaluate, render
+from demo.model import LETTERS
 from demo.tokenizer import IMAGE_TOKENS, PADDED_VOCAB, ROOT, TEXT_VOCAB, build_tokenizer, write_processor_files
 
 pytestmark = pytest.mark.skipif(
@@ -79,6 +80,21 @@ def test_a_batch_has_the_promised_shape(processor):
     assert batch["picture"].max() <= 9 * IMAGE_TOKENS
     assert (batch["target"][batch["target"] >= 0] < TEXT_VOCAB).all()
     assert TEXT_VOCAB < PADDED_VOCAB
+
+
+def test_letters_of_a_picture_are_those_that_it_is_said_to_show(processor):
+    batch = next(iter(data.Batches(processor.tokenizer, rows=64, seed=1)))
+    read = [
+        "".join((LETTERS + " ")[n] for n in letters).rstrip()
+        for letters in batch["letters"].tolist()
+        if letters[0] >= 0
+    ]
+    texts = processor.tokenizer.batch_decode(batch["ids"])
+    assert len(read) > 3
+    for text in read:
+        assert any(text in row for row in texts)
+    assert data.letters_of("").tolist() == [-100] * 5
+    assert data.letters_of("B2").tolist() == [11, 2, 36, 36, 36]
 
 
 def test_capitals_and_digits_stay_apart(processor):
