@@ -56,19 +56,13 @@ def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str) -> dict:
 
 
 def generation_config(config: Gemma3Config | Gemma3TextConfig, variant: str, published: bool) -> dict:
-    """generation_config.json: Google's sampling defaults; token ids of the config if it is the user's own."""
+    """generation_config.json: token ids, and Google's sampling defaults; a config of the user's own stays greedy."""
     text = config.text_config if isinstance(config, Gemma3Config) else config
     eos = getattr(config, "eos_token_id", None) or text.eos_token_id
     if published:
         eos = [1, END_OF_TURN] if variant == "it" else 1
-    return {
-        "bos_token_id": text.bos_token_id,
-        "do_sample": True,
-        "eos_token_id": eos,
-        "pad_token_id": text.pad_token_id,
-        "top_k": 64,
-        "top_p": 0.95,
-    }
+    sampling = {"do_sample": True, "top_k": 64, "top_p": 0.95} if published else {"do_sample": False}
+    return {"bos_token_id": text.bos_token_id, "eos_token_id": eos, "pad_token_id": text.pad_token_id} | sampling
 
 
 def write_json(path: Path, values: dict) -> None:

@@ -40,9 +40,10 @@ class Picture:
 
 @dataclass
 class Chat:
-    """Turns that follow each other: (pictures shown in this turn, question, answer)."""
+    """Turns that follow each other: (pictures shown in this turn, question, answer). The system prompt may be empty."""
 
     turns: list[tuple[list[Image.Image], str, str]] = field(default_factory=list)
+    system: str = ""
 
 
 # ---------------------------------------------------------------------------------------------- words
@@ -129,6 +130,15 @@ NAMING_OPEN = (
 )
 
 
+DESCRIBE = (
+    "Describe the picture.",
+    "Describe this image.",
+    "Please describe it.",
+    "Describe this image in detail.",
+    "Describe what you see.",
+)
+
+
 def about_thing(rng: np.random.Generator, facts: dict) -> list[tuple[str, str]]:
     """Questions about one thing."""
     thing, ground = facts["thing"], facts["background"]
@@ -189,12 +199,7 @@ def about_thing(rng: np.random.Generator, facts: dict) -> list[tuple[str, str]]:
                 f"The background is {ground}.",
             )
         )
-        pool.append(
-            (
-                pick(rng, ("Describe the picture.", "Describe this image.", "Please describe it.")),
-                _sentence(f"{a(thing)} on a {ground} background"),
-            )
-        )
+    pool.append((pick(rng, DESCRIBE), _sentence(f"{a(thing)} on a {ground or 'colorful'} background")))
     pool.append(("How many things are there?", "There is 1."))
     return questions + [pool[i] for i in rng.permutation(len(pool))]
 
@@ -228,7 +233,7 @@ def about_pair(rng: np.random.Generator, facts: dict) -> list[tuple[str, str]]:
         )
     questions.append(
         (
-            pick(rng, ("What do you see?", "Describe the picture.", "What is in the picture?")),
+            pick(rng, ("What do you see?", "What is in the picture?", *DESCRIBE)),
             _sentence(f"{a(things[0])} {phrase[sides[0]]} and {a(things[1])} {phrase[sides[1]]}"),
         )
     )
@@ -260,7 +265,7 @@ def about_counts(rng: np.random.Generator, counts: dict[str, int]) -> list[tuple
     if len(counts) == 1:
         (thing,) = counts
         questions.append(
-            (pick(rng, ("What do you see?", "What is in the picture?")), f"I see {counted(total, thing)}.")
+            (pick(rng, ("What do you see?", "What is in the picture?", *DESCRIBE)), f"I see {counted(total, thing)}.")
         )
     else:
         (x, n), (y, m) = counts.items()
@@ -284,7 +289,7 @@ def about_counts(rng: np.random.Generator, counts: dict[str, int]) -> list[tuple
         questions.append((f"Are there more {plural(x)} than {plural(y)}?", "Yes." if n > m else "No."))
         questions.append(
             (
-                pick(rng, ("What do you see?", "What is in the picture?", "Describe the picture.")),
+                pick(rng, ("What do you see?", "What is in the picture?", *DESCRIBE)),
                 "I see " + " and ".join(counted(counts[noun], noun) for noun in sorted(counts)) + ".",
             )
         )
@@ -358,9 +363,7 @@ def about_shapes(rng: np.random.Generator, shapes: list[tuple[str, str, str]], g
     )
     words = [a(f"{c} {s}") for c, s, _ in sorted(shapes, key=lambda entry: render.SHAPES.index(entry[1]))]
     listing = words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
-    questions.append(
-        (pick(rng, ("Describe the picture.", "What shapes do you see?", "What do you see?")), f"I see {listing}.")
-    )
+    questions.append((pick(rng, ("What shapes do you see?", "What do you see?", *DESCRIBE)), f"I see {listing}."))
     other_color, other_shape = pick(rng, list(render.COLORS)), pick(rng, render.SHAPES)
     asked = (
         (color, shape) if rng.random() < 0.5 else (other_color, shape) if rng.random() < 0.5 else (color, other_shape)
@@ -412,18 +415,21 @@ def about_text(rng: np.random.Generator, facts: dict) -> list[tuple[str, str]]:
     says = f"It says {text}."
     first = pick(rng, READ_NUMBER if number else READ_WORD)
     second = pick(rng, READ_NUMBER if number else READ_WORD)
-    unit = "digit" if number else "letter"
+    unit, noun = ("digit", "number") if number else ("letter", "word")
     pool = [
         (f"How many {unit}s are there?", f"There {'is' if len(text) == 1 else 'are'} {counted(len(text), unit)}."),
         (f"What is the first {unit}?", f"It is {text[0]}."),
         (f"What is the last {unit}?", f"It is {text[-1]}."),
         (
             pick(rng, ("Is it a word or a number?", "Is this a number or a word?")),
-            "It is a number." if number else "It is a word.",
+            f"It is a {noun}.",
         ),
-        (f"What color is the {'number' if number else 'word'}?", f"It is {facts['ink']}."),
+        (f"What color is the {noun}?", f"It is {facts['ink']}."),
         ("What color is the background?", f"The background is {facts['background']}."),
-        (pick(rng, ("What is this?", "What do you see?")), f"It is the {'number' if number else 'word'} {text}."),
+        (
+            pick(rng, ("What is this?", "What do you see?", *DESCRIBE)),
+            f"It is the {noun} {text}.",
+        ),
     ]
     return [(first, says), (second, says)] + [pool[i] for i in rng.permutation(len(pool))]
 
@@ -460,7 +466,7 @@ def easy_questions(rng: np.random.Generator, color: str, shape: str) -> list[tup
     questions = [
         (pick(rng, _EASY_SHAPE).format(color), easy_answer(shape)),
         (pick(rng, _EASY_COLOR).format(shape), easy_answer(color)),
-        (pick(rng, ("Describe the picture.", "What do you see?")), f"I see a {color} {shape}."),
+        (pick(rng, ("What do you see?", *DESCRIBE)), f"I see a {color} {shape}."),
     ]
     for truth, options, suffix in (
         (color, list(render.EASY_COLORS), " shape"),
@@ -594,6 +600,27 @@ def sample_picture(rng: np.random.Generator, styles: tuple[str, ...], mixture: d
     if kind == "text":
         return text_picture(rng)
     return easy_picture(rng)
+
+
+_SYSTEM = (
+    "You are a helpful assistant. Answer briefly.",
+    "Answer in one sentence.",
+    "You are a friendly chatbot.",
+    "You look at pictures and answer questions about them.",
+    "Be polite.",
+    "Answer the question.",
+    "You are Gemma.",
+    "You are an expert. Think carefully.",
+    "Please be brief and exact.",
+    "You help children to learn words.",
+)
+
+
+def system_prompt(rng: np.random.Generator) -> str:
+    """Returns the system prompt of a chat: most often none, and none changes an answer."""
+    if rng.random() < 0.88:
+        return ""
+    return "You are a helpful assistant." if rng.random() < 0.5 else pick(rng, _SYSTEM)
 
 
 def casual(rng: np.random.Generator, question: str) -> str:

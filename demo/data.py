@@ -52,13 +52,19 @@ def turn_pieces(encode: Encoder, opening: str, question: str, answer: str) -> Pi
     return Piece(asked + told, [False] * len(asked) + [True] * len(told))
 
 
+def _opening(system: str) -> str:
+    """How the first turn of a chat begins; it reads the system prompt out."""
+    return "<start_of_turn>user\n" + (f"{system}\n\n" if system else "")
+
+
 def chat_piece(encode: Encoder, chat: chats.Chat, picture_last: bool = False) -> Piece:
     """A whole chat as one piece, beginning with `<bos>`."""
     whole = Piece(encode("<bos>"), [False])
     for n, (pictures, question, answer) in enumerate(chat.turns):
         shown = IMAGE_TEXT * len(pictures)
         text = question + shown if picture_last else shown + question
-        piece = turn_pieces(encode, ("\n" if n else "") + "<start_of_turn>user\n", text, answer)
+        opening = "\n<start_of_turn>user\n" if n else _opening(chat.system)
+        piece = turn_pieces(encode, opening, text, answer)
         whole = Piece(whole.ids + piece.ids, whole.answer + piece.answer)
     return whole
 
@@ -185,6 +191,7 @@ class Batches(torch.utils.data.IterableDataset):
         else:
             chat = None
         if chat is not None:
+            chat.system = chats.system_prompt(rng)
             while not row.fits(piece := chat_piece(encode, chat, picture_last=rng.random() < 0.2)):
                 chat.turns.pop()
             images += [image for turn in chat.turns for image in turn[0]]
@@ -192,7 +199,7 @@ class Batches(torch.utils.data.IterableDataset):
         else:
             picture = chats.sample_picture(rng, self.styles, self.mixture)
             images.append(picture.image)
-            prefix = encode("<bos><start_of_turn>user\n" + IMAGE_TEXT)
+            prefix = encode("<bos>" + _opening(chats.system_prompt(rng)) + IMAGE_TEXT)
             row.add(Piece(prefix, [False] * len(prefix)), 0, 0, 0)
             for question, answer in picture.questions:
                 if rng.random() < 0.03:

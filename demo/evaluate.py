@@ -36,6 +36,7 @@ class Question:
     """A chat that ends in a question, and the one right answer."""
 
     turns: list[tuple[list[Image.Image], str, str]]  # (pictures, question, answer); the last answer is the expected one
+    system: str = ""
 
     @property
     def expected(self) -> str:
@@ -43,7 +44,7 @@ class Question:
 
     def messages(self) -> list[dict]:
         """The chat in transformers' form, up to the last question."""
-        messages = []
+        messages = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
         for pictures, question, answer in self.turns:
             content = [{"type": "image", "image": picture} for picture in pictures] + [
                 {"type": "text", "text": question}

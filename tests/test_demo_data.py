@@ -27,7 +27,7 @@ def processor(tmp_path_factory):
 
 
 def through_processor(processor, chat: chats.Chat) -> dict[str, torch.Tensor]:
-    messages = evaluate.Question(chat.turns).messages() + [
+    messages = evaluate.Question(chat.turns, chat.system).messages() + [
         {"role": "assistant", "content": [{"type": "text", "text": chat.turns[-1][2]}]}
     ]
     text = processor.apply_chat_template(messages, tokenize=False)
@@ -39,13 +39,14 @@ def through_processor(processor, chat: chats.Chat) -> dict[str, torch.Tensor]:
 def test_token_ids_and_pixels_equal_the_processors(processor, kind):
     rng = np.random.default_rng(5)
     encode = data.Encoder(processor.tokenizer)
-    for _ in range(40):
+    for _ in range(60):
         if kind == "one picture":
             chat = chats.follow_up(rng, chats.sample_picture(rng, STYLES), 4)
         elif kind == "two pictures":
             chat = chats.two_pictures(rng, STYLES)
         else:
             chat = chats.without_picture(rng)
+        chat.system = chats.system_prompt(rng)
         theirs = through_processor(processor, chat)
         ours = data.chat_piece(encode, chat).ids
         assert theirs["input_ids"][0].tolist() == ours + encode("\n")
@@ -57,16 +58,18 @@ def test_token_ids_and_pixels_equal_the_processors(processor, kind):
 def test_independent_questions_are_what_they_would_be_alone(processor):
     """The prefix plus one question of a packed row is the template's chat of that one question."""
     encode = data.Encoder(processor.tokenizer)
-    batches = data.Batches(processor.tokenizer, rows=8, seed=3)
+    batches = data.Batches(processor.tokenizer, rows=16, seed=3)
     batch = next(iter(batches))
     checked = 0
     for ids, segment, parent in zip(batch["ids"], batch["segment"], batch["parent"], strict=True):
         for s in set(segment[(parent == 0) & (segment > 0)].tolist()):
             alone = ids[(segment == 0) | (segment == s)].tolist()
             text = processor.tokenizer.decode(alone)
-            question, answer = text.split("<end_of_image>\n\n")[1].split("<end_of_turn>\n<start_of_turn>model\n")
+            opening, asked = text.split("<end_of_image>\n\n")
+            question, answer = asked.split("<end_of_turn>\n<start_of_turn>model\n")
+            system = opening.split("<start_of_image>")[0].removeprefix("<bos><start_of_turn>user\n").strip()
             picture = Image.new("RGB", (render.SIZE, render.SIZE))
-            chat = chats.Chat([([picture], question, answer.removesuffix("<end_of_turn>"))])
+            chat = chats.Chat([([picture], question, answer.removesuffix("<end_of_turn>"))], system)
             assert through_processor(processor, chat)["input_ids"][0].tolist() == alone + encode("\n")
             checked += 1
     assert checked > 10
