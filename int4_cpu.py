@@ -12,8 +12,13 @@ pairs (scale, zero) [K/32, N, 2]; the zero is always 0. What a stored scale has 
 `scales_rest`, so that unpacking gives back every bit of it.
 """
 
+import contextlib
 import hashlib
+import math
+import mmap
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -53,10 +58,11 @@ class NativeCpu:
     def pack_awq(qweight: torch.Tensor, scales: torch.Tensor) -> dict[str, torch.Tensor]:
         """AWQ's qweight int32 [K, N/8] and scales [K/32, N] -> the backend's tensors, with no copy between."""
         inputs, outputs = qweight.shape[0], qweight.shape[1] * 8
-        blocks = empty((outputs // 16, inputs // 8, 16), torch.int32)
+        blocks = weight_memory((outputs // 16, inputs // 8, 16), torch.int32)
         source = qweight.contiguous()
         library().int4_pack_awq(source.data_ptr(), blocks.data_ptr(), outputs, inputs, torch.get_num_threads())
-        return {"qweight": blocks, "scales": scales.unflatten(1, (-1, 16)).transpose(0, 1).contiguous()}
+        scales = scales.unflatten(1, (-1, 16)).transpose(0, 1)
+        return {"qweight": blocks, "scales": weight_memory(scales.shape, scales.dtype).copy_(scales)}
 
     @staticmethod
     def unpack(tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,7 +148,26 @@ def _tiles(qweight: torch.Tensor, scales: torch.Tensor) -> Iterator[tuple[slice,
 def _blocked(parts: torch.Tensor) -> torch.Tensor:
     """[N/16, 16, k] -> [N/16, k, 16], contiguous."""
     blocked = parts.transpose(1, 2)
-    return empty(blocked.shape, parts.dtype).copy_(blocked)
+    return weight_memory(blocked.shape, parts.dtype).copy_(blocked)
+
+
+def weight_memory(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialised tensor for codes or scales, side by side with others on pages of 2 MB (see `empty`).
+
+    Most of them are too small for such a page of their own. The memory goes back to the system with the last tensor in
+    it. Every size is a multiple of 64 bytes, because outputs come in 32s.
+    """
+    count = math.prod(shape)
+    nbytes = count * dtype.itemsize
+    pages = getattr(_scratch, "pages", lambda: None)()
+    if pages is None or pages.tell() + nbytes > len(pages):
+        pages = mmap.mmap(-1, max(nbytes, 1 << 26), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without such pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        _scratch.pages = weakref.ref(pages)  # the tensors hold it
+    tensor = torch.frombuffer(pages, dtype=dtype, count=count, offset=pages.tell()).view(shape)
+    pages.seek(nbytes, os.SEEK_CUR)
+    return tensor
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Our CPU kernels against element-by-element definitions, and what happens on machines that cannot have them."""
 
+import itertools
 import logging
 import os
 import stat
@@ -164,6 +165,19 @@ def test_memory_is_codes_and_scales_alone(scale_dtype):
     codes, rows, scales, _ = random_matrix(512, 512, scale_dtype)
     linear = linear_from(codes, scales, torch.bfloat16)
     assert linear.int4_bytes() == rows.nbytes + scales.nbytes
+
+
+def test_memory_of_weights_is_shared_out_once_and_given_back():
+    shapes = [(2, 1, 16), (4, 3, 16), (1 << 24, 2, 1), (2, 5, 16), (1 << 20, 3, 4), (1 << 20, 3, 4)]
+    tensors = [int4_cpu.weight_memory(shape, torch.int16) for shape in shapes]
+    places = sorted((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in tensors)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+    assert all(start % 64 == 0 for start, _ in places)
+    assert [tuple(tensor.shape) for tensor in tensors] == shapes
+    pages = int4_cpu._scratch.pages
+    assert pages() is not None
+    del tensors
+    assert pages() is None
 
 
 @native
