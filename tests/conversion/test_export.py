@@ -29,6 +29,7 @@ from transformers import (
 from conversion.awq_repo import AwqRepo
 from conversion.errors import BadInput
 from conversion.export import export
+from conversion.formats import compressed_tensors
 from conversion.formats import gguf as gguf_format
 from conversion.name_map import entries
 from conversion.tokenizer import build_tokenizer, read_sentencepiece
@@ -257,6 +258,15 @@ def test_gguf_holds_every_weight_of_the_language_model(source, llama):
         expected = (source.weights[name] + 1) * factor
         np.testing.assert_array_equal(found.pop(gguf_format.tensor_name(repo, name.removesuffix(".weight"))), expected)
     assert not found
+
+
+def test_codes_are_the_same_in_all_three_formats(source, packed, llama):
+    repo, written = AwqRepo(source.path), load_file(packed / "model.safetensors")
+    blocks = {tensor.name: tensor.data for tensor in gguf.GGUFReader(llama / "model-Q4_0.gguf").tensors}
+    for name in repo.linears:
+        codes, _ = repo.linear(name)
+        np.testing.assert_array_equal(codes, compressed_tensors.unpack(written[f"{name}.weight_packed"].numpy()))
+        np.testing.assert_array_equal(codes, gguf_format.unpack(blocks[gguf_format.tensor_name(repo, name)])[0])
 
 
 def test_gguf_metadata(llama):
