@@ -250,8 +250,9 @@ def _on_disk(name: str) -> str:
 
 
 def _refuse_arguments(path, kwargs: dict) -> None:
-    if kwargs.pop("quantization_config", None) is not None:
-        raise Int4LoadError(f"{path}: quantization_config cannot be given: these weights are int4 already, as trained.")
+    quantization = kwargs.pop("quantization_config", None)
+    if quantization is not None and _unsupported(quantization):  # lm-eval gives the one of config.json
+        raise Int4LoadError(f"{path}: no other quantization_config can be given: these weights are int4 already.")
     for name in ("state_dict", "gguf_file", "variant", "tp_plan", "key_mapping"):
         if kwargs.pop(name, None) is not None:
             raise Int4LoadError(f"{path}: {name} is not supported for int4 weights.")
@@ -281,15 +282,20 @@ def _is_offloaded(device_map: dict) -> bool:
     return "disk" in devices or ("cpu" in devices and len(devices) > 1)
 
 
+def _unsupported(quantization) -> dict:
+    """What a quantization_config, as a dict or as transformers' object, says other than `SUPPORTED`."""
+    values = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    return {key: values.get(key) for key, value in SUPPORTED.items() if values.get(key) != value}
+
+
 def _take_quantization_config(path, config) -> dict:
     """Remove `quantization_config` from the config, checked, and give it back as a dict."""
     quantization = getattr(config, "quantization_config", None)
     if quantization is None:
         raise Int4LoadError(f"{path}: config.json has no quantization_config, so this is no int4 repo of ours.")
-    quantization = quantization if isinstance(quantization, dict) else quantization.to_dict()
-    wrong = {key: quantization.get(key) for key, value in SUPPORTED.items() if quantization.get(key) != value}
-    if wrong:
+    if wrong := _unsupported(quantization):
         raise Int4LoadError(f"{path}: quantization_config has {wrong}; this code runs {SUPPORTED} only.")
+    quantization = quantization if isinstance(quantization, dict) else quantization.to_dict()
     del config.quantization_config
     return quantization | {"modules_to_not_convert": quantization.get("modules_to_not_convert") or []}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AwqConfig, pipeline
 
 from tests.modeling.tiny_repo import ROOT, build, multimodal_config, text_config
 
@@ -182,6 +182,12 @@ def test_float16_is_refused_from_the_config_too(text_repo, tmp_path):
 def test_a_quantization_config_is_refused(text_repo):
     with pytest.raises(Exception, match="int4 already"):
         load_text(text_repo.path, quantization_config={"quant_method": "awq", "bits": 8})
+
+
+def test_its_own_quantization_config_may_be_given(text_repo):
+    """As lm-eval does, which reads config.json first; it makes an object of it."""
+    config = AwqConfig(bits=4, group_size=32, version="gemm", zero_point=True)
+    assert load_text(text_repo.path, quantization_config=config).int4_bytes == load_text(text_repo.path).int4_bytes
 
 
 def test_other_quantisation_is_refused(text_repo, tmp_path):
