@@ -230,11 +230,11 @@ def train(tower: float, minutes: float, rows: int, rate: float, decay: float, fo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tower", type=float, default=45, help="minutes for the tower alone")
-    parser.add_argument("--minutes", type=float, default=100, help="minutes for the whole model")
+    parser.add_argument("--tower", type=float, default=48, help="minutes for the tower alone")
+    parser.add_argument("--minutes", type=float, default=82, help="minutes for the whole model")
     parser.add_argument("--rows", type=int, default=32, help="rows of 96 tokens per batch")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--decay", type=float, default=0.4, help="share of the run over which the rate falls to zero")
+    parser.add_argument("--decay", type=float, default=0.8, help="share of the run over which the rate falls to zero")
     parser.add_argument("--folder", type=Path, default=RUN, help="where state and log are kept")
     parser.add_argument("--save-every", type=float, default=4, help="minutes between saved states")
     options = parser.parse_args()
