@@ -1,33 +1,46 @@
-"""Prefill and decode: ours against llama.cpp and stock transformers, on the same shapes, in one run.
+"""Prefill and decode: ours against llama.cpp, stock transformers and gptqmodel, on the same shapes, in one run.
 
-    python -m benchmarks.bench_generate --models 270m 1b 4b --llama-python LLAMA_VENV/bin/python
+    python -m benchmarks.bench_generate --models 270m 1b 4b 27b --engines native llama bf16 --out FILE.jsonl
+    python -m benchmarks.plot FILE.jsonl PICTURE.png
 
 Models are text-only repos with random codes in the published shapes (speed does not depend on the values); the GGUF
 file is exported from the same repo, so that llama.cpp multiplies by the very same codes, the embedding in Q4_0 too.
-`--repo` takes a real repo instead. Each engine runs in a process of its own that stays alive; in every round each of
-them, one after the other, reads a prompt of 512 tokens and generates 128 more, greedily. The table gives the medians
-over the rounds. llama-cpp-python lives in another environment (`--llama-python`), built for the
-machine with CMAKE_ARGS="-DGGML_NATIVE=ON".
+Of the two large sizes only the first layers are taken (`LAYERS`, or `--layers`), for every engine alike, and the table
+says so. `real270m` is the real model that `make real270m` has left in the cache.
+
+Each engine runs in a process of its own that stays alive; in every round each of them, one after the other, reads a
+prompt of 512 tokens and generates 128 more, greedily. The table gives the medians over the rounds. An engine that fails
+has a row that says why. Before an engine loads, the weights are read into the page cache, and as much memory as they
+take is touched and given back: where a host lends a virtual machine its memory page by page, the first touch is slower
+than any loader.
 
 Engines: `native` (our kernels), `aten` (PyTorch's int4 operator), `compiled` (native, static cache, torch.compile),
-`llama` (llama.cpp Q4_0), `llama-fa` (with flash attention), `bf16` (stock transformers), `gptqmodel` (its AWQ kernel).
+`llama` (llama.cpp Q4_0), `llama-fa` (with flash attention), `bf16` (stock transformers), `gptqmodel` (stock
+transformers with gptqmodel's AWQ kernel and a plain embedding). llama-cpp-python and gptqmodel live in environments of
+their own, by default those of tests/engines.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
-import platform
 import resource
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path.home() / ".cache" / "gemma3-int4"
+REAL = "real270m"
+REAL_REPO = CACHE / "real270m" / "bfloat16"  # where tests/check_real270m.py leaves it
 ENGINES = ("native", "aten", "compiled", "llama", "llama-fa", "bf16", "gptqmodel")
+LAYERS = {"12b": 8, "27b": 4}  # so that all engines together stay within 20 GB of memory
 
 
 # ---- Workers: each imports what it needs and no more, since peers live in other environments ----
@@ -38,6 +51,34 @@ def memory() -> dict[str, float]:
     lines = Path("/proc/self/status").read_text().splitlines()
     private = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
     return {"rss_anon": private / 1e3, "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+
+
+def weight_files(path: str) -> list[Path]:
+    return [Path(path)] if Path(path).is_file() else list(Path(path).glob("*.safetensors"))
+
+
+def read_into_page_cache(path: str) -> None:
+    """So that loading measures the loader and not the disk."""
+    for file in weight_files(path):
+        with file.open("rb") as open_file:
+            while open_file.read(1 << 24):
+                pass
+
+
+def fresh_memory(size: int) -> mmap.mmap:
+    """So many bytes of private memory that nothing has touched yet, on pages of 2 MB where the system gives them."""
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def touch_memory(path: str) -> float:
+    """Touch as much memory as the weights take on disk, and give it back; GB/s."""
+    memory = fresh_memory(sum(file.stat().st_size for file in weight_files(path)))
+    start = time.perf_counter()
+    for place in range(0, len(memory), mmap.PAGESIZE):
+        memory[place] = 1
+    return len(memory) / (time.perf_counter() - start) / 1e9
 
 
 class Clock:
@@ -63,21 +104,23 @@ class Transformers:
 
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
+        self.touch_gb_s = touch_memory(repo)
         self.baseline = memory()
         start = time.perf_counter()
         if engine == "bf16":
             with torch.device("meta"):
                 self.model = Gemma3ForCausalLM(Gemma3TextConfig.from_pretrained(repo)).bfloat16()
-            self.model.to_empty(device="cpu").eval()
+            self.model.to_empty(device="cpu").eval().tie_weights()
             with torch.no_grad():
                 for parameter in self.model.parameters():
                     parameter.fill_(0.01)
             rotary = self.model.model.rotary_emb
             rotary.__init__(self.model.config)
+            self.load_s = None  # nothing was read
         else:
-            trust = {} if engine == "gptqmodel" else {"trust_remote_code": True}
-            self.model = AutoModelForCausalLM.from_pretrained(repo, dtype=torch.bfloat16, **trust)
-        self.load_s = time.perf_counter() - start
+            options = {"dtype": torch.bfloat16, "device_map": "cpu", "trust_remote_code": engine != "gptqmodel"}
+            self.model = AutoModelForCausalLM.from_pretrained(repo, **options)
+            self.load_s = time.perf_counter() - start
         self.options = {"do_sample": False, "eos_token_id": None}
         if engine == "compiled":
             from transformers.generation import CompileConfig
@@ -88,13 +131,15 @@ class Transformers:
 
     def facts(self) -> dict:
         after = memory()
-        bytes_ = getattr(self.model, "int4_bytes", None) or sum(p.nbytes for p in self.model.parameters())
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        kernels = {type(module).__name__ for module in self.model.modules() if hasattr(module, "qweight")}
         return {
             "load_s": self.load_s,
-            "weights_mb": bytes_ / 1e6,
+            "touch_gb_s": self.touch_gb_s,
+            "weights_mb": (getattr(self.model, "int4_bytes", None) or sum(t.nbytes for t in tensors)) / 1e6,
             "loaded_mb": after["rss_anon"] - self.baseline["rss_anon"],
             "peak_mb": after["peak_rss"],
-            "backend": getattr(self.model, "int4_backend", "dense"),
+            "backend": getattr(self.model, "int4_backend", ", ".join(sorted(kernels)) or "dense"),
         }
 
     def run(self, prompt: list[int], new: int) -> list[float]:
@@ -117,6 +162,7 @@ class LlamaCpp:
         import llama_cpp
 
         self.llama_cpp = llama_cpp
+        self.touch_gb_s = touch_memory(file)
         self.baseline = memory()
         start = time.perf_counter()
         self.model = llama_cpp.Llama(
@@ -130,6 +176,7 @@ class LlamaCpp:
         after = memory()
         return {
             "load_s": self.load_s,
+            "touch_gb_s": self.touch_gb_s,
             "weights_mb": self.bytes / 1e6,
             "loaded_mb": after["rss_anon"] - self.baseline["rss_anon"],
             "peak_mb": after["peak_rss"],
@@ -150,18 +197,10 @@ class LlamaCpp:
         return [times[1] - times[0], (times[-1] - times[1]) / new]
 
 
-def into_page_cache(path: Path) -> None:
-    """Read the weights once, so that loading measures the loader and not the disk."""
-    for file in [path] if path.is_file() else path.glob("*.safetensors"):
-        with file.open("rb") as open_file:
-            while open_file.read(1 << 24):
-                pass
-
-
 def work(engine: str, path: str, threads: int) -> None:
     """Answer lines of JSON (prompt, number of new tokens) on stdin with lines of JSON on stdout."""
     answers, sys.stdout = sys.stdout, sys.stderr
-    into_page_cache(Path(path))
+    read_into_page_cache(path)
     worker = (LlamaCpp if engine.startswith("llama") else Transformers)(engine, path, threads)
     print(json.dumps(worker.facts()), file=answers, flush=True)
     for line in sys.stdin:
@@ -172,24 +211,40 @@ def work(engine: str, path: str, threads: int) -> None:
 # ---- The run ----
 
 
-class Peer:
-    """One engine in its process."""
+class Failed(Exception):
+    """An engine cannot run here; the message says why."""
 
-    def __init__(self, engine: str, path: Path, python: str, threads: int):
+
+class Peer:
+    """One engine in its process.
+
+    Raises:
+        Failed: from every method, when the process has ended or cannot be started.
+    """
+
+    def __init__(self, engine: str, path: Path, python: Path, threads: int):
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         if engine in ("native", "aten", "compiled"):
             environment["GEMMA3_INT4_BACKEND"] = "aten-cpu" if engine == "aten" else "native-cpu"
         command = [python, "-m", "benchmarks.bench_generate", "--work", engine, str(path), "--threads", str(threads)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (as long as the process)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log, "text": True}
+        try:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+        except OSError as error:
+            raise Failed(f"{python} cannot be started ({error.strerror})") from error
         self.engine = engine
-        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
         self.facts = self._answer()
         self.prefill, self.decode = [], []
 
     def _answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.engine}: the worker ended with status {self.process.wait()}")
+            status = self.process.wait()
+            self.log.seek(0)
+            said = self.log.read()
+            print(said, file=sys.stderr)
+            raise Failed(signal.strsignal(-status) if status < 0 else said.strip().splitlines()[-1])
         return json.loads(line)
 
     def run(self, prompt: list[int], new: int, keep: bool) -> None:
@@ -227,80 +282,130 @@ def linear_weights(repo: Path) -> int:
     return c.num_hidden_layers * (attention + 3 * c.hidden_size * c.intermediate_size)
 
 
-def bench(name: str, repo: Path, gguf: Path, args) -> list[dict]:
+def model_files(name: str, args) -> tuple[str, Path, Path, Path]:
+    """A model's name in the table; its repo, its GGUF file, and its repo with a plain embedding."""
+    from benchmarks.random_repo import gguf_of, plain_twin, random_repo
+
+    if name == REAL:
+        repo = REAL_REPO
+        if not (repo / "config.json").exists():
+            sys.exit(f"{repo} is missing: run `make real270m` first")
+        return "real 270M", repo, gguf_of(repo, args.cache / name), repo  # its embedding is plain
+    layers = args.layers or LAYERS.get(name)
+    repo = random_repo(name, args.cache, layers)
+    label = f"{name.upper()} shape" + (f", only {layers} layers" if layers else "")
+    needs_twin = "gptqmodel" in args.engines
+    return label, repo, gguf_of(repo, repo), plain_twin(repo) if needs_twin else repo
+
+
+def bench(name: str, args) -> list[dict]:
+    """One row for each engine."""
     import torch
 
-    paths = {"llama": gguf, "llama-fa": gguf}
-    peers = []
+    label, repo, gguf, plain = model_files(name, args)
+    load_average = os.getloadavg()[0]
+    paths = {"llama": gguf, "llama-fa": gguf, "gptqmodel": plain}
+    pythons = {"llama": args.llama_python, "llama-fa": args.llama_python, "gptqmodel": args.gptqmodel_python}
+    peers, failed = [], {}
     for engine in args.engines:
-        python = args.llama_python if engine in paths else sys.executable
-        peers.append(Peer(engine, paths.get(engine, repo), python, args.threads))
+        try:
+            peers.append(Peer(engine, paths.get(engine, repo), pythons.get(engine, sys.executable), args.threads))
+        except Failed as error:
+            failed[engine] = str(error)
     generator = torch.Generator().manual_seed(0)
     for number in range(-1, args.rounds):  # round -1 warms up, and compiles
-        for peer in peers:
+        for peer in [peer for peer in peers if peer.engine not in failed]:
             prompt = torch.randint(1000, 200_000, (args.prompt,), generator=generator).tolist()
-            peer.run(prompt, args.new, keep=number >= 0)
-    limits = machine()
+            try:
+                peer.run(prompt, args.new, keep=number >= 0)
+            except Failed as error:
+                failed[peer.engine] = str(error)
+    conditions = machine() | {"load_average": load_average, "threads": args.threads}
     linear = linear_weights(repo)
-    rows = []
-    for peer in peers:
+    rows = [{"model": label, "engine": engine, "failed": why, **conditions} for engine, why in failed.items()]
+    for peer in [peer for peer in peers if peer.engine not in failed]:
         peer.close()
         prefill, decode = statistics.median(peer.prefill), statistics.median(peer.decode)
-        row = {"model": name, "engine": peer.engine, "prefill": prefill, "decode": decode, **peer.facts, **limits}
+        row = {"model": label, "engine": peer.engine, "prefill": prefill, "decode": decode, **peer.facts, **conditions}
         row["gb_s"] = peer.facts["weights_mb"] / 1e3 * decode
         row["gflop_s"] = 2 * linear * prefill / 1e9
         row["decode_runs"], row["prefill_runs"] = peer.decode, peer.prefill
         rows.append(row)
-    return rows
+    return sorted(rows, key=lambda row: args.engines.index(row["engine"]))
+
+
+def machine_line(row: dict) -> str:
+    """Where and under which conditions a row was measured."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return (
+        f"{cpu}, {row['threads']} threads: reads {row['read_gb_s']:.1f} GB/s, bfloat16 GEMM {row['gemm_gflop_s']:.0f} "
+        f"GFLOP/s; load average before {row['load_average']:.1f}"
+    )
+
+
+def over_llama(row: dict, rows: list[dict], what: str) -> float | None:
+    """How many times the speed of the better of llama.cpp's rows this row has; None where there is none."""
+    speeds = [r[what] for r in rows if r["model"] == row["model"] and r["engine"].startswith("llama") and what in r]
+    return row[what] / max(speeds) if speeds and what in row else None
+
+
+COLUMNS = {  # title -> (key, digits)
+    "prefill tok/s": ("prefill", 0),
+    "decode tok/s": ("decode", 1),
+    "GFLOP/s": ("gflop_s", 0),
+    "GB/s": ("gb_s", 1),
+    "load s": ("load_s", 1),
+    "loaded MB": ("loaded_mb", 0),
+    "peak MB": ("peak_mb", 0),
+    "first call s": ("first_call_s", 1),
+    "prefill / llama": ("prefill_ratio", 2),
+    "decode / llama": ("decode_ratio", 2),
+}
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown, with the ratios to the better of llama.cpp's rows."""
-    titles = ["model", "engine", "prefill tok/s", "decode tok/s", "GFLOP/s", "GB/s", "load s", "loaded MB", "peak MB"]
-    titles += ["first call s", "prefill / llama", "decode / llama"]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    """Markdown; an engine that failed has its reason in place of the first number."""
+    lines = ["| " + " | ".join(["model", "engine", *COLUMNS]) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for row in rows:
-        llama = [r for r in rows if r["model"] == row["model"] and r["engine"].startswith("llama")]
-        best = {key: max((r[key] for r in llama), default=float("nan")) for key in ("prefill", "decode")}
-        cells = [row["model"], row["engine"], f"{row['prefill']:.0f}", f"{row['decode']:.1f}", f"{row['gflop_s']:.0f}"]
-        cells += [f"{row['gb_s']:.1f}", f"{row['load_s']:.1f}", f"{row['loaded_mb']:.0f}", f"{row['peak_mb']:.0f}"]
-        cells += [f"{row['first_call_s']:.1f}", *(f"{row[key] / best[key]:.2f}" for key in ("prefill", "decode"))]
-        lines.append("| " + " | ".join(cells) + " |")
+        ratios = {f"{what}_ratio": over_llama(row, rows, what) for what in ("prefill", "decode")}
+        found = [((row | ratios).get(key), digits) for key, digits in COLUMNS.values()]
+        cells = ["-" if value is None else f"{value:.{digits}f}" for value, digits in found]
+        if "failed" in row:
+            cells[0] = f"failed: {row['failed']}"
+        lines.append("| " + " | ".join([row["model"], row["engine"], *cells]) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", default=[], choices=["270m", "1b", "4b", "12b", "27b"])
-    parser.add_argument("--layers", type=int, help="only so many layers, for shapes that do not fit")
-    parser.add_argument("--repo", type=Path, help="a real text-only repo, with --gguf FILE exported from it")
-    parser.add_argument("--gguf", type=Path)
+    parser.add_argument("--models", nargs="+", default=["270m"], choices=["270m", "1b", "4b", "12b", "27b", REAL])
+    parser.add_argument("--layers", type=int, help="take only so many layers of every shape")
     parser.add_argument("--engines", nargs="+", default=["native", "llama"], choices=ENGINES)
-    parser.add_argument("--llama-python", default=sys.executable)
+    parser.add_argument("--llama-python", default=CACHE / "engines" / "llama-cpp" / "bin" / "python")
+    parser.add_argument("--gptqmodel-python", default=CACHE / "engines" / "gptqmodel" / "bin" / "python")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=128)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "gemma3-int4" / "benchmarks")
-    parser.add_argument("--json", type=Path, help="also write all the numbers to this file")
+    parser.add_argument("--cache", type=Path, default=CACHE / "benchmarks")
+    parser.add_argument("--prepare", action="store_true", help="only write the models, and measure nothing")
+    parser.add_argument("--out", type=Path, help="also append every row to this file, one JSON object a line")
     parser.add_argument("--work", nargs=2, metavar=("ENGINE", "PATH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
         work(*args.work, args.threads)
         return
-    from benchmarks.random_repo import random_repo
-
-    rows = []
+    if args.prepare:
+        for name in args.models:
+            print(*model_files(name, args))
+        return
     for name in args.models:
-        repo, gguf = random_repo(name, args.cache, args.layers)
-        rows += bench(name, repo, gguf, args)
-    if args.repo:
-        rows += bench(args.repo.name, args.repo, args.gguf, args)
-    print(f"{platform.processor() or platform.machine()}, {args.threads} threads")
-    print("read {read_gb_s:.1f} GB/s, bfloat16 GEMM {gemm_gflop_s:.0f} GFLOP/s\n".format(**rows[-1]))
-    print(table(rows))
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+        rows = bench(name, args)
+        print(machine_line(rows[0]), table(rows), sep="\n\n", end="\n\n", flush=True)
+        if args.out:
+            with args.out.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ To read from memory and not from a cache, each kernel walks through copies of it
 from __future__ import annotations
 
 import argparse
-import mmap
 import sys
 import time
 import types
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.bench_generate import fresh_memory
 from conversion.sizes import SIZES, VOCABULARY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,12 +36,10 @@ def best_seconds(function: Callable[[], object], repeats: int = 7) -> float:
 
 
 def read_bandwidth(megabytes: int = 1024) -> float:
-    """GB/s at which torch's threads sum up that many MB, on pages of 2 MB where the system gives them."""
-    memory = mmap.mmap(-1, megabytes << 20)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    numbers = torch.frombuffer(memory, dtype=torch.float32).fill_(1)
-    return numbers.nbytes / best_seconds(numbers.sum) / 1e9
+    """GB/s at which torch's threads multiply a float32 matrix of so many MB by a vector: no faster reader was found."""
+    matrix = torch.frombuffer(fresh_memory(megabytes << 20), dtype=torch.float32).fill_(1).view(-1, 4096)
+    vector = torch.ones(4096)
+    return matrix.nbytes / best_seconds(lambda: matrix @ vector) / 1e9
 
 
 def shapes(names: list[str]) -> dict[tuple[int, int], str]:

@@ -1,4 +1,10 @@
-"""Text-only repos of random int4 weights in the published shapes, and the GGUF file of the same codes."""
+"""Text-only repos of random int4 weights in the published shapes, and the same codes in the forms that peers read.
+
+What this file offers:
+    random_repo    the repo, its embedding stored as int4
+    gguf_of        the same as a GGUF file, all Q4_0, for llama.cpp
+    plain_twin     the same with a plain embedding, for engines that read AWQ and know no int4 embedding
+"""
 
 from __future__ import annotations
 
@@ -6,28 +12,31 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Gemma3TextConfig
 
 from conversion.awq_repo import AwqRepo
 from conversion.formats.gguf import write_language_model
 from conversion.repo_files import CODE_FILES
-from conversion.sizes import SIZES, published_config
+from conversion.sizes import SIZES, VOCABULARY, published_config
 from tests.real270m import published_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
+EMBEDDING_FILE = "model-embedding.safetensors"
 KEEP = ["model.vision_tower", "model.multi_modal_projector", "vision_tower", "multi_modal_projector"]
 QUANTIZATION = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
 
 
-def random_repo(name: str, cache: Path, layers: int | None = None) -> tuple[Path, Path]:
-    """The repo of a published size, and its GGUF file, made on the first call; the code files are always today's."""
+def random_repo(name: str, cache: Path, layers: int | None = None) -> Path:
+    """The repo of a published size ("4b"), or of its first layers; made on the first call, with today's code files."""
     size = next(size for size in SIZES if size.name.lower() == name)
     folder = cache / (name if layers is None else f"{name}-{layers}-layers")
     if not (folder / "config.json").exists():
         config = published_config(size, "it").get_text_config()
-        config.vocab_size = 262144
+        config.vocab_size = VOCABULARY
         config.num_hidden_layers = layers or config.num_hidden_layers
         config.layer_types = config.layer_types[: config.num_hidden_layers]
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,11 +44,33 @@ def random_repo(name: str, cache: Path, layers: int | None = None) -> tuple[Path
     for file in CODE_FILES:
         if (ROOT / file).exists():
             shutil.copy(ROOT / file, folder / file)
+    return folder
+
+
+def gguf_of(repo: Path, folder: Path) -> Path:
+    """The GGUF file of a repo's codes in `folder`, written on the first call."""
     gguf = folder / "model-Q4_0.gguf"
     if not gguf.exists():
-        write_language_model(AwqRepo(folder), gguf.with_suffix(".part"))
+        write_language_model(AwqRepo(repo), gguf.with_suffix(".part"))
         gguf.with_suffix(".part").rename(gguf)
-    return folder, gguf
+    return gguf
+
+
+def plain_twin(repo: Path) -> Path:
+    """A folder beside the shards of a random repo, made on the first call; shards without the embedding are links."""
+    folder = repo / "plain"
+    if not (folder / "config.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for file in repo.glob("model-*.safetensors"):
+            if file.name != EMBEDDING_FILE:
+                (folder / file.name).hardlink_to(file)
+        weight = np.concatenate(list(AwqRepo(repo).embedding_weights())).view(np.int16)
+        tensors = {"model.embed_tokens.weight": torch.from_numpy(weight).view(torch.bfloat16)}
+        save_file(tensors, folder / EMBEDDING_FILE, metadata={"format": "pt"})
+        _write_index(folder)
+        shutil.copy(repo / "config.json", folder)
+    return folder
 
 
 def _write(folder: Path, config: Gemma3TextConfig) -> None:
@@ -55,16 +86,14 @@ def _write(folder: Path, config: Gemma3TextConfig) -> None:
         "mlp.down_proj": (hidden, inner),
     }
     norms = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-    weight_map = {}
 
-    def save(number: int, tensors: dict[str, torch.Tensor]) -> None:
-        file = f"model-{number:05d}.safetensors"
+    def save(file: str, tensors: dict[str, torch.Tensor]) -> None:
         save_file(tensors, folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(tensors, file))
 
-    rows, columns = config.vocab_size, hidden
-    tensors = {"model.embed_tokens.qweight": _words(rows, columns // 8), "model.norm.weight": _zeros(hidden)}
-    save(0, tensors | {"model.embed_tokens.scales": _scales(rows, columns // 32, columns)})
+    rows = config.vocab_size
+    embedding = {"qweight": _words(rows, hidden // 8), "scales": _scales(rows, hidden // 32, hidden)}
+    save(EMBEDDING_FILE, {f"model.embed_tokens.{name}": tensor for name, tensor in embedding.items()})
+    save("model-norm.safetensors", {"model.norm.weight": _zeros(hidden)})
     for layer in range(config.num_hidden_layers):
         tensors = {f"{norm}.weight": _zeros(hidden) for norm in norms}
         tensors |= {f"self_attn.{name}_norm.weight": _zeros(config.head_dim) for name in "qk"}
@@ -72,20 +101,27 @@ def _write(folder: Path, config: Gemma3TextConfig) -> None:
             tensors[f"{name}.qweight"] = _words(inputs, outputs // 8)
             tensors[f"{name}.qzeros"] = torch.full((inputs // 32, outputs // 8), 0x88888888 - 2**32, dtype=torch.int32)
             tensors[f"{name}.scales"] = _scales(inputs // 32, outputs, inputs)
-        save(layer + 1, {f"model.layers.{layer}.{name}": tensor for name, tensor in tensors.items()})
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        tensors = {f"model.layers.{layer}.{name}": tensor for name, tensor in tensors.items()}
+        save(f"model-{layer:05d}.safetensors", tensors)
+    _write_index(folder)
     tokenizer = published_tokenizer()
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(next(tokenizer.rglob(file)), folder / file)
     values = config.to_dict() | {
         "architectures": ["Gemma3ForCausalLM"],
         "dtype": "bfloat16",
-        "int4_embedding": "int4",
         "quantization_config": QUANTIZATION | {"modules_to_not_convert": [*KEEP, "embed_tokens", "lm_head"]},
         "auto_map": {"AutoModelForCausalLM": "modeling_gemma3_int4.Gemma3ForCausalLM"},
     }
     (folder / "config.json").write_text(json.dumps(values))
+
+
+def _write_index(folder: Path) -> None:
+    weight_map = {}
+    for file in sorted(folder.glob("model-*.safetensors")):
+        with safe_open(file, framework="pt") as shard:
+            weight_map |= dict.fromkeys(shard.keys(), file.name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 def _words(rows: int, columns: int) -> torch.Tensor:

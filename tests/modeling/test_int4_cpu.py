@@ -167,6 +167,7 @@ def test_memory_is_codes_and_scales_alone(scale_dtype):
     assert linear.int4_bytes() == rows.nbytes + scales.nbytes
 
 
+@native
 def test_memory_of_weights_is_shared_out_once_and_given_back():
     shapes = [(2, 1, 16), (4, 3, 16), (1 << 24, 2, 1), (2, 5, 16), (1 << 20, 3, 4), (1 << 20, 3, 4)]
     tensors = [int4_cpu.weight_memory(shape, torch.int16) for shape in shapes]

@@ -1,0 +1,58 @@
+"""What the CPU benchmark says of its rows; it measures nothing here."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import bench_generate, plot
+from benchmarks.bench_generate import Failed, Peer
+
+ROWS = [
+    {"model": "1B shape", "engine": "native", "prefill": 300.0, "decode": 30.0, "load_s": None},
+    {"model": "1B shape", "engine": "llama", "prefill": 100.0, "decode": 15.0, "load_s": 1.0},
+    {"model": "1B shape", "engine": "llama-fa", "prefill": 120.0, "decode": 12.0, "load_s": 1.0},
+    {"model": "1B shape", "engine": "gptqmodel", "failed": "no g++"},
+    {"model": "4B shape", "engine": "native", "prefill": 80.0, "decode": 8.0},
+]
+
+
+def test_ratios_are_to_the_better_row_of_llama_cpp():
+    assert bench_generate.over_llama(ROWS[0], ROWS, "prefill") == 2.5
+    assert bench_generate.over_llama(ROWS[0], ROWS, "decode") == 2.0
+    assert bench_generate.over_llama(ROWS[3], ROWS, "decode") is None
+    assert bench_generate.over_llama(ROWS[4], ROWS, "decode") is None
+
+
+def test_table_has_a_cell_for_every_column_and_says_why_an_engine_failed():
+    titles, _, *lines = bench_generate.table(ROWS).splitlines()
+    assert {line.count("|") for line in lines} == {titles.count("|")}
+    assert lines[0].startswith("| 1B shape | native | 300 | 30.0 |")
+    assert lines[0].endswith("| 2.50 | 2.00 |")
+    assert lines[3].startswith("| 1B shape | gptqmodel | failed: no g++ | - |")
+
+
+def test_an_engine_that_cannot_start_says_why(tmp_path, capsys):
+    with pytest.raises(Failed, match=r"nowhere cannot be started \(No such file"):
+        Peer("llama", tmp_path, tmp_path / "nowhere", 1)
+    imports_nothing = tmp_path / "python"
+    imports_nothing.write_text(f"#!{sys.executable} -I\nraise ImportError('no llama_cpp here')\n")
+    imports_nothing.chmod(0o755)
+    with pytest.raises(Failed, match="ImportError: no llama_cpp here"):
+        Peer("llama", tmp_path, imports_nothing, 1)
+    assert "Traceback" in capsys.readouterr().err
+    crashes = tmp_path / "crashes"
+    crashes.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    crashes.chmod(0o755)
+    with pytest.raises(Failed, match="Segmentation fault"):
+        Peer("llama", tmp_path, crashes, 1)
+
+
+def test_the_picture_is_of_the_last_rows(tmp_path):
+    old = {**ROWS[0], "decode": 1.0}
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [old, *ROWS]))
+    rows = plot.read_rows(file)
+    assert sorted(map(json.dumps, rows)) == sorted(map(json.dumps, ROWS))
+    plot.draw(rows, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
