@@ -30,12 +30,16 @@ class Picture:
       skill: one of `SKILLS`.
       questions: (question, answer) pairs, each of which can be asked first; the most telling one first.
       text: what is written in it, in capitals; most often nothing.
+      shapes: colour, form and place of each shape, where places have names.
+      total: how many things or shapes it shows; 0 where that is not told.
     """
 
     image: Image.Image
     skill: str
     questions: list[tuple[str, str]]
     text: str = ""
+    shapes: tuple[tuple[str, str, str], ...] = ()
+    total: int = 0
 
 
 @dataclass
@@ -540,7 +544,7 @@ def count_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
     if rng.random() < 0.55:
         counts = _counts(rng, COUNTABLE)
         image, _ = render.draw_counted_things(rng, counts, styles)
-        return Picture(image, "counting", about_counts(rng, counts))
+        return Picture(image, "counting", about_counts(rng, counts), total=sum(counts.values()))
     background = None if rng.random() < 0.4 else pick(rng, list(render.COLORS))
     if rng.random() < 0.5:  # told apart by form
         counts = _counts(rng, list(render.SHAPES))
@@ -552,7 +556,7 @@ def count_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
         counts = _counts(rng, [f"{c} {shape}" for c in colors])
         wanted = [(noun.split()[0], shape) for noun, n in counts.items() for _ in range(n)]
     image, _ = render.draw_shapes(rng, wanted, background, grid=rng.random() < 0.2)
-    return Picture(image, "counting", about_counts(rng, counts))
+    return Picture(image, "counting", about_counts(rng, counts), total=len(wanted))
 
 
 def shapes_picture(rng: np.random.Generator) -> Picture:
@@ -561,7 +565,8 @@ def shapes_picture(rng: np.random.Generator) -> Picture:
     background = None if rng.random() < 0.4 else pick(rng, list(render.COLORS))
     wanted = _different_shapes(rng, int(rng.integers(1, 5)), background)
     image, facts = render.draw_shapes(rng, wanted, background, grid)
-    return Picture(image, "shapes", about_shapes(rng, facts["shapes"], grid))
+    placed = tuple(facts["shapes"]) if grid else ()
+    return Picture(image, "shapes", about_shapes(rng, facts["shapes"], grid), shapes=placed, total=len(wanted))
 
 
 def text_picture(rng: np.random.Generator, words: list[str] | None = None, made_up: float = 0.5) -> Picture:
@@ -583,7 +588,7 @@ def easy_picture(rng: np.random.Generator) -> Picture:
 
 
 # how often a training picture is of each kind
-MIXTURE = {"thing": 0.42, "pair": 0.07, "count": 0.17, "shapes": 0.11, "text": 0.13, "easy": 0.10}
+MIXTURE = {"thing": 0.34, "pair": 0.06, "count": 0.16, "shapes": 0.14, "text": 0.24, "easy": 0.06}
 
 
 def sample_picture(rng: np.random.Generator, styles: tuple[str, ...], mixture: dict[str, float] = MIXTURE) -> Picture:

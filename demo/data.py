@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import art, chats
-from .model import LETTERS, SLOTS
+from . import art, chats, render
+from .model import SLOTS
 from .tokenizer import IMAGE_SOFT_TOKEN, IMAGE_TOKENS, TEXT_VOCAB
 
 ROW = 96
@@ -120,15 +120,35 @@ class Words:
         return weights / max(weights.sum(), 1e-6)
 
 
-def letters_of(text: str) -> np.ndarray:
-    """Returns the letters in order as classes, int64 [SLOTS], the class after the last meaning none.
+LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_COLORS, _FORMS, _PLACES = list(render.COLORS), list(render.SHAPES), list(render.PLACES.values())
 
-    Where nothing is written it is -100 throughout: that is not to be learnt.
+
+def slots_of(picture: chats.Picture | None) -> dict[str, np.ndarray]:
+    """Returns what is in the slots of a picture as classes, int64 [n] by name; -100 where it is unknown.
+
+    The class after the last letter, colour or form means none.
     """
-    if not text:
-        return np.full(SLOTS, IGNORE)
-    classes = [LETTERS.index(letter) for letter in text]
-    return np.array(classes + [len(LETTERS)] * (SLOTS - len(classes)))
+    slots = {name: np.full(n, IGNORE) for name, (n, _) in SLOTS.items()}
+    if picture is None:
+        return slots
+    if picture.text:
+        slots["letters"][:] = len(LETTERS)
+        slots["letters"][: len(picture.text)] = [LETTERS.index(letter) for letter in picture.text]
+    if picture.shapes:
+        slots["colors"][:], slots["forms"][:] = len(_COLORS), len(_FORMS)
+        for color, form, place in picture.shapes:
+            slots["colors"][_PLACES.index(place)] = _COLORS.index(color)
+            slots["forms"][_PLACES.index(place)] = _FORMS.index(form)
+    if picture.total:
+        slots["total"][:] = picture.total
+    return slots
+
+
+def _stacked(pictures: list[chats.Picture | None]) -> dict[str, torch.Tensor]:
+    """The slots of several pictures: int64 [N, n] by name."""
+    each = [slots_of(picture) for picture in pictures]
+    return {name: torch.from_numpy(np.stack([slots[name] for slots in each])) for name in SLOTS}
 
 
 class PictureBatches(torch.utils.data.IterableDataset):
@@ -146,7 +166,7 @@ class PictureBatches(torch.utils.data.IterableDataset):
         self.pictures, self.seed, self.mixture = pictures, seed, mixture
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yields pixels: bfloat16 [N, 3, 64, 64], words: float32 [N, TEXT_VOCAB], letters: int64 [N, SLOTS]."""
+        """Yields pixels: bfloat16 [N, 3, 64, 64], words: float32 [N, TEXT_VOCAB], and slots: int64 [N, n] by name."""
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, 1000 + (worker.id if worker else 0)])
         words = Words(Encoder(self.tokenizer))
@@ -156,8 +176,7 @@ class PictureBatches(torch.utils.data.IterableDataset):
             yield {
                 "pixels": torch.from_numpy(pixels([picture.image for picture in drawn])).bfloat16(),
                 "words": torch.from_numpy(np.stack([words(picture) for picture in drawn])),
-                "letters": torch.from_numpy(np.stack([letters_of(picture.text) for picture in drawn])),
-            }
+            } | _stacked(drawn)
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -224,7 +243,7 @@ class Batches(torch.utils.data.IterableDataset):
         Yields:
           ids, segment, parent, position, picture: int64 [B, ROW]; picture is 0 for text and 1 + n * 16 + k for soft
           token k of picture n. pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB], zero where unknown.
-          letters: int64 [N, SLOTS], -100 where nothing is written or unknown.
+          The kinds of slots, see `slots_of`: int64 [N, n].
           where: int64 [A], answer tokens in the flattened rows. target: int64 [A], the token to predict there, -100 in
           places left over.
         """
@@ -257,8 +276,7 @@ class Batches(torch.utils.data.IterableDataset):
             batch["pixels"] = torch.from_numpy(pixels(images)).bfloat16()
             words = [self.words(picture) if picture else self.words.none for picture in shown]
             batch["words"] = torch.from_numpy(np.stack(words))
-            letters = [letters_of(picture.text if picture else "") for picture in shown]
-            batch["letters"] = torch.from_numpy(np.stack(letters))
+            batch |= _stacked(shown)
             batch["where"] = torch.from_numpy(np.pad(where, (0, spare)))
             batch["target"] = torch.from_numpy(np.pad(target[where], (0, spare), constant_values=IGNORE))
             yield batch

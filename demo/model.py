@@ -14,10 +14,14 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from .tokenizer import IMAGE_SIZE, IMAGE_TOKENS, PADDED_VOCAB, TEXT_VOCAB
 
 GROUP = 32
-SLOTS = 5  # letters of the longest word
-LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # and, as the last class, none
-LETTER_SHARE = 0.5  # weight of the letters' loss beside that of the words
-WORD_SHARE = 0.2  # weight of both while the whole model learns
+SLOTS = {  # what else the tower learns to tell: how many places there are, and how many classes each has
+    "letters": (5, 37),  # what is written: 36 digits and letters, or none
+    "colors": (9, 13),  # of the shape in each cell of the 3x3 grid: 12 colours, or none
+    "forms": (9, 6),  # ... its form: 5, or none
+    "total": (1, 7),  # how many things there are
+}
+SLOT_SHARE = 0.5  # weight of the loss of each kind of slots beside that of the words
+WORD_SHARE = 0.2  # weight of all these while the whole model learns
 
 
 def build_config() -> Gemma3Config:
@@ -112,26 +116,28 @@ class WordHead(torch.nn.Module):
         super().__init__()
         self.norm = torch.nn.LayerNorm(width)
         self.words = torch.nn.Linear(width, TEXT_VOCAB)
-        self.letters = torch.nn.Linear(width, SLOTS * (len(LETTERS) + 1))
+        self.slots = torch.nn.ModuleDict({name: torch.nn.Linear(width, n * c) for name, (n, c) in SLOTS.items()})
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes [N, patches, width]; returns logits of words [N, TEXT_VOCAB] and letters [N, SLOTS, 37]."""
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Takes [N, patches, width]; returns logits of words [N, TEXT_VOCAB] and, by name, of slots [N, n, classes]."""
         mean = self.norm(features.mean(1))
-        return self.words(mean), self.letters(mean).unflatten(1, (SLOTS, -1))
+        return self.words(mean), {name: slot(mean).unflatten(1, SLOTS[name]) for name, slot in self.slots.items()}
 
 
 def word_loss(model: Gemma3ForConditionalGeneration, head: WordHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of the guessed words of the answers and letters of what is written: only the tower learns."""
+    """Cross-entropy of the guessed words of the answers, and of the slots: only the tower learns."""
     tower = model.model.vision_tower
     weights = {name: parameter.bfloat16() for name, parameter in tower.named_parameters()}
     return _missed(head, functional_call(tower, weights, (batch["pixels"],)).last_hidden_state, batch)
 
 
 def _missed(head: WordHead, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    words, letters = head(features.float())
-    missed = -(batch["words"] * words.log_softmax(-1)).sum(-1).mean()
-    wrong = F.cross_entropy(letters.flatten(0, 1), batch["letters"].flatten(), ignore_index=-100, reduction="sum")
-    return missed + LETTER_SHARE * wrong / (batch["letters"] >= 0).sum().clamp(min=1)
+    words, slots = head(features.float())
+    loss = -(batch["words"] * words.log_softmax(-1)).sum(-1).mean()
+    for name, logits in slots.items():
+        wrong = F.cross_entropy(logits.flatten(0, 1), batch[name].flatten(), ignore_index=-100, reduction="sum")
+        loss = loss + SLOT_SHARE * wrong / (batch[name] >= 0).sum().clamp(min=1)
+    return loss
 
 
 class _Training(torch.nn.Module):

@@ -1,8 +1,8 @@
 """Trains the demo model from scratch: `python -m demo.train`.
 
-Two stages: first the vision tower alone learns which words the answers about a picture contain, and what is written
-in it letter by letter, which costs a third as much a picture; then the whole model learns to answer, under the int4
-grid from the first step.
+Two stages: first the vision tower alone learns which words the answers about a picture contain, what is written in it
+letter by letter, and which shape is where, which costs a third as much a picture; then the whole model learns to
+answer, under the int4 grid from the first step.
 
 The length of a run is given in minutes, not steps, because the machine decides how many steps fit; the rates follow
 the share of the minutes that is used up: warm-up, constant, then a straight line to zero over the last `--decay`.
@@ -230,8 +230,8 @@ def train(tower: float, minutes: float, rows: int, rate: float, decay: float, fo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tower", type=float, default=48, help="minutes for the tower alone")
-    parser.add_argument("--minutes", type=float, default=82, help="minutes for the whole model")
+    parser.add_argument("--tower", type=float, default=70, help="minutes for the tower alone")
+    parser.add_argument("--minutes", type=float, default=62, help="minutes for the whole model")
     parser.add_argument("--rows", type=int, default=32, help="rows of 96 tokens per batch")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--decay", type=float, default=0.8, help="share of the run over which the rate falls to zero")

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from demo import art, chats, data, evaluate, render
-from demo.model import LETTERS
+from demo.model import SLOTS
 from demo.tokenizer import IMAGE_TOKENS, PADDED_VOCAB, ROOT, TEXT_VOCAB, build_tokenizer, write_processor_files
 
 pytestmark = pytest.mark.skipif(
@@ -85,19 +85,26 @@ def test_a_batch_has_the_promised_shape(processor):
     assert TEXT_VOCAB < PADDED_VOCAB
 
 
-def test_letters_of_a_picture_are_those_that_it_is_said_to_show(processor):
-    batch = next(iter(data.Batches(processor.tokenizer, rows=64, seed=1)))
-    read = [
-        "".join((LETTERS + " ")[n] for n in letters).rstrip()
-        for letters in batch["letters"].tolist()
-        if letters[0] >= 0
-    ]
-    texts = processor.tokenizer.batch_decode(batch["ids"])
-    assert len(read) > 3
-    for text in read:
-        assert any(text in row for row in texts)
-    assert data.letters_of("").tolist() == [-100] * 5
-    assert data.letters_of("B2").tolist() == [11, 2, 36, 36, 36]
+def test_slots_hold_what_the_answers_say():
+    rng = np.random.default_rng(1)
+    seen = {"reading": 0, "shapes": 0, "counting": 0}
+    for _ in range(200):
+        picture = chats.sample_picture(rng, STYLES)
+        slots, answers = data.slots_of(picture), " ".join(answer for _, answer in picture.questions)
+        assert {name: len(slot) for name, slot in slots.items()} == {name: n for name, (n, _) in SLOTS.items()}
+        assert (slots["letters"][0] >= 0) == (picture.skill == "reading")
+        assert (slots["total"][0] > 0) == (picture.skill in ("counting", "shapes"))
+        if picture.skill == "reading":
+            read = "".join((data.LETTERS + " ")[n] for n in slots["letters"]).strip()
+            assert f"It says {read}." in answers
+        if picture.skill == "shapes" and slots["colors"][0] >= 0:
+            found = [(c, f) for c, f in zip(slots["colors"], slots["forms"], strict=True) if c < 12]
+            assert len(found) == slots["total"][0] == np.sum(slots["forms"] < 5)
+            assert all(f"{list(render.COLORS)[c]} {render.SHAPES[f]}" in answers for c, f in found)
+        if picture.skill in seen:
+            seen[picture.skill] += 1
+    assert min(seen.values()) > 10
+    assert all((slot == -100).all() for slot in data.slots_of(None).values())
 
 
 def test_capitals_and_digits_stay_apart(processor):
