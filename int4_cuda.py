@@ -2,7 +2,8 @@
 """The fast path for NVIDIA GPUs from Ampere on, in bfloat16: int4 weights straight from memory, float32 sums.
 
 What this file offers:
-    Triton    the backend with the kernels of `int4_cuda_kernels.py`, in the layout that is described there
+    Triton                    the backend with the kernels of `int4_cuda_kernels.py`, in the layout described there
+    rms_norm, heads, gated    what stands between the products, as single kernels, for `int4_cuda_fused.py`
 
 | rows of activations | way (`int4_cuda_tuning.py` has the block sizes and the borders)                      |
 |---------------------|--------------------------------------------------------------------------------------|
@@ -17,13 +18,23 @@ called directly, which is some microseconds shorter.
 
 import functools
 import hashlib
+import os
+import shutil
 
 import torch
 
 from .int4_cuda_tuning import ManyRows, OneRow, Plan, choose
 
 try:
-    from .int4_cuda_kernels import dequantize_kernel, many_rows_kernel, one_row_kernel, sum_parts_kernel
+    from .int4_cuda_kernels import (
+        dequantize_kernel,
+        gated_kernel,
+        heads_kernel,
+        many_rows_kernel,
+        norm_kernel,
+        one_row_kernel,
+        sum_parts_kernel,
+    )
 
     HAS_TRITON = True
 except ImportError:  # as on a computer without a GPU
@@ -51,6 +62,7 @@ class Triton:
             device.type == "cuda"
             and torch.version.cuda is not None
             and HAS_TRITON
+            and _has_compiler()
             and dtype == torch.bfloat16
             and torch.cuda.get_device_capability(device) >= (8, 0)  # bfloat16 on the tensor cores
         )
@@ -79,15 +91,23 @@ class Triton:
     @staticmethod
     def linear(x: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         """x [M, K] bfloat16 -> x @ W.T [M, N]."""
-        run = _linear_op if torch.compiler.is_compiling() else _linear
-        return run(x, tensors["qweight"], tensors["scales"])
+        return Triton.linears(x, [tensors])
+
+    @staticmethod
+    def linears(x: torch.Tensor, matrices: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """x [M, K] -> [M, all N]: its products with one to three matrices beside each other, in one launch.
+
+        The matrices have the same K, and scales of the same dtype.
+        """
+        run = _linears_op if torch.compiler.is_compiling() else _linears
+        return run(x, [tensors["qweight"] for tensors in matrices], [tensors["scales"] for tensors in matrices])
 
     @staticmethod
     def grad_input(grad: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         """grad [M, N] of the output -> grad @ W [M, K] of the input, blocks of W summed in float32."""
         qweight, scales = tensors["qweight"], tensors["scales"]
         run = _dequantize_op if torch.compiler.is_compiling() else _dequantize
-        total = torch.zeros(grad.shape[0], qweight.shape[1] * 8, device=grad.device)
+        total = torch.zeros(grad.shape[0], qweight.shape[1] * 8, dtype=torch.float32, device=grad.device)
         for block in _blocks(qweight.shape[0], qweight.shape[1] * 8, BLOCK_WEIGHTS):
             total += grad[:, block] @ run(qweight, scales, block.start, block.stop, grad.dtype)
         return total.to(grad.dtype)
@@ -99,57 +119,62 @@ class Triton:
         return run(ids, tensors["qweight"], tensors["scales"], dtype)
 
 
-def _linear(x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """x [M, K] -> [M, N], both bfloat16."""
-    plan = _plan(max(x.shape[0], 1), qweight.shape[0], x.shape[1], x.device)
-    return run_plan(plan, x, qweight, scales)
+def _has_compiler() -> bool:
+    """Whether there is the C compiler with which Triton builds what launches its kernels; it looks for these."""
+    return bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 
 
-def run_plan(plan: Plan, x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """x [M, K] -> x @ W.T [M, N], both bfloat16, in the way that `plan` says. (OneRow is for M = 1 only.)"""
+def _linears(x: torch.Tensor, qweights: list[torch.Tensor], scales: list[torch.Tensor]) -> torch.Tensor:
+    """x [M, K] -> [M, all N], both bfloat16."""
+    outputs = sum(qweight.shape[0] for qweight in qweights)
+    plan = _plan(max(x.shape[0], 1), outputs, x.shape[1], x.device)
+    return run_plan(plan, x, qweights, scales)
+
+
+def run_plan(plan: Plan, x: torch.Tensor, qweights: list[torch.Tensor], scales: list[torch.Tensor]) -> torch.Tensor:
+    """x [M, K] -> x @ W.T [M, N] for one to three W, beside each other, in the way of `plan`. (OneRow: M = 1 only.)"""
     x = x.contiguous()
-    (rows, inputs), outputs = x.shape, qweight.shape[0]
-    y = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
-    if rows == 0:
+    outputs = [qweight.shape[0] for qweight in qweights]
+    y = torch.empty(x.shape[0], sum(outputs), dtype=x.dtype, device=x.device)
+    if x.shape[0] == 0:
         return y
     with torch.cuda.device_of(x):
         if isinstance(plan, OneRow):
-            _one_row(plan, x, qweight, scales, y, outputs, inputs)
+            _one_row(plan, x, qweights, scales, y, outputs)
         elif isinstance(plan, ManyRows):
-            _many_rows(plan, x, qweight, scales, y, rows, outputs, inputs)
+            _many_rows(plan, x, qweights, scales, y, outputs)
         else:
-            for block in _blocks(outputs, inputs, plan.weights):
-                weight = _dequantize(qweight, scales, block.start, block.stop, x.dtype)
-                torch.mm(x, weight.T, out=y[:, block])
+            columns = y.split(outputs, dim=1)
+            for qweight, scale, part in zip(qweights, scales, columns, strict=True):
+                for block in _blocks(qweight.shape[0], x.shape[1], plan.weights):
+                    weight = _dequantize(qweight, scale, block.start, block.stop, x.dtype)
+                    torch.mm(x, weight.T, out=part[:, block])
     return y
 
 
-def _one_row(plan: OneRow, x, qweight, scales, y, outputs: int, inputs: int) -> None:
-    one_row_kernel[(_ceil(outputs, plan.block_n),)](
+def _one_row(plan: OneRow, x, qweights, scales, y, outputs: list[int]) -> None:
+    one_row_kernel[(_programs(outputs, plan.block_n),)](
         x,
-        qweight,
-        scales,
         y,
-        outputs,
+        *_three(qweights, scales, outputs),
         TWO_TO_7,
         TWO_TO_11,
-        INPUTS=inputs,
+        INPUTS=x.shape[1],
         BLOCK_N=plan.block_n,
         BLOCK_G=plan.block_g,
         num_warps=plan.num_warps,
     )
 
 
-def _many_rows(plan: ManyRows, x, qweight, scales, y, rows: int, outputs: int, inputs: int) -> None:
+def _many_rows(plan: ManyRows, x, qweights, scales, y, outputs: list[int]) -> None:
+    rows, inputs = x.shape
     split_k = min(plan.split_k, _ceil(inputs, 256))
-    parts = y if split_k == 1 else torch.empty(split_k, rows, outputs, device=x.device)
-    many_rows_kernel[(_ceil(outputs, plan.block_n), _ceil(rows, plan.block_m), split_k)](
+    parts = y if split_k == 1 else torch.empty(split_k, *y.shape, dtype=torch.float32, device=x.device)
+    many_rows_kernel[(_programs(outputs, plan.block_n), _ceil(rows, plan.block_m), split_k)](
         permuted(x) if plan.permuted else x,
-        qweight,
-        scales,
         parts,
         rows,
-        outputs,
+        *_three(qweights, scales, outputs),
         TWO_TO_7,
         TWO_TO_11,
         INPUTS=inputs,
@@ -162,6 +187,17 @@ def _many_rows(plan: ManyRows, x, qweight, scales, y, rows: int, outputs: int, i
     )
     if split_k > 1:
         sum_parts_kernel[(_ceil(y.numel(), 1024),)](parts, y, y.numel(), SPLIT_K=split_k, BLOCK=1024)
+
+
+def _three(qweights: list, scales: list, outputs: list[int]) -> list:
+    """The arguments of the kernels for three matrices: an absent one is the first without outputs."""
+    present = [argument for matrix in zip(qweights, scales, outputs, strict=True) for argument in matrix]
+    return present + [qweights[0], scales[0], 0] * (3 - len(outputs))
+
+
+def _programs(outputs: list[int], block: int) -> int:
+    """How many blocks of outputs there are, none of two matrices."""
+    return sum(_ceil(count, block) for count in outputs)
 
 
 def permuted(x: torch.Tensor) -> torch.Tensor:
@@ -194,6 +230,78 @@ def _rows(ids, qweight, scales, weight, first: int, by_id: bool) -> None:
         )
 
 
+def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
+    """x [..., K] -> x / sqrt(mean(x^2) + eps) * (1 + gain), computed in float32, in x's dtype."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    size = x.shape[-1]
+    block = _power_of_two(size)
+    with torch.cuda.device_of(x):
+        norm_kernel[(x.numel() // size,)](x, gain, y, eps, SIZE=size, BLOCK=block, num_warps=_warps(block))
+    return y
+
+
+def heads(
+    projected: torch.Tensor,
+    queries: int,
+    keys: int,
+    gain_q: torch.Tensor,
+    gain_k: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Norm and rotary position of the first `queries + keys` heads of `projected`.
+
+    Args:
+        projected: [batch, length, heads, head_dim], contiguous.
+        queries: how many heads have the gain `gain_q` [head_dim].
+        keys: how many heads, after those, have the gain `gain_k` [head_dim].
+        cos: [batch or 1, length, head_dim], as `sin`.
+        eps: of both norms.
+
+    Returns:
+        [batch, length, queries, head_dim] and [batch, length, keys, head_dim], in the dtype of `projected`.
+    """
+    batch, length, _, size = projected.shape
+    y = projected.new_empty(batch, length, queries + keys, size)
+    cos, sin = (table.expand(batch, length, size).reshape(-1, size) for table in (cos, sin))
+    block = _power_of_two(size)
+    with torch.cuda.device_of(projected):
+        heads_kernel[(batch * length, queries + keys)](
+            projected,
+            gain_q,
+            gain_k,
+            cos,
+            sin,
+            y,
+            projected.stride(1),
+            queries,
+            eps,
+            SIZE=size,
+            BLOCK=block,
+            num_warps=_warps(block),
+        )
+    return y.split([queries, keys], dim=2)
+
+
+def gated(both: torch.Tensor) -> torch.Tensor:
+    """[M, gate and up beside each other, 2 * F] -> gelu(gate) * up [M, F]; gelu in its tanh form."""
+    rows, size = both.shape[0], both.shape[1] // 2
+    y = both.new_empty(rows, size)
+    with torch.cuda.device_of(both):
+        gated_kernel[(rows, _ceil(size, 1024))](both, y, size, BLOCK=1024)
+    return y
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def _warps(block: int) -> int:
+    return min(max(block // 512, 1), 8)
+
+
 @functools.cache
 def _plan(rows: int, outputs: int, inputs: int, device: torch.device) -> Plan:
     properties = torch.cuda.get_device_properties(device)
@@ -218,14 +326,14 @@ def _operator(name: str, function):
     return torch.library.custom_op(f"{namespace}::{name}", function, mutates_args=())
 
 
-_linear_op = _operator("linear", _linear)
+_linears_op = _operator("linears", _linears)
 _dequantize_op = _operator("dequantize", _dequantize)
 _embedding_op = _operator("embedding", _embedding)
 
 
-@_linear_op.register_fake
-def _(x, qweight, scales):
-    return x.new_empty(x.shape[0], qweight.shape[0])
+@_linears_op.register_fake
+def _(x, qweights, scales):
+    return x.new_empty(x.shape[0], sum(qweight.shape[0] for qweight in qweights))
 
 
 @_dequantize_op.register_fake

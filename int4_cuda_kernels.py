@@ -6,6 +6,12 @@ What this file offers:
     many_rows_kernel     the product on the tensor cores, in parts of the inputs (split-K) where outputs are few
     sum_parts_kernel     adds such parts
     dequantize_kernel    rows of the matrix as floats: those of a range (for cuBLAS) or those of ids (the embedding)
+    norm_kernel          Gemma's RMS norm
+    heads_kernel         norm and rotary position of queries and keys, where the projections left them
+    gated_kernel         gelu(gate) * up, where the projections left them
+
+The products take up to three matrices with the same inputs, a, b and c (q, k and v, say), and write y as if these were
+one matrix, one below the other; of an absent one the number of outputs is 0. Their scales have one dtype.
 
 A matrix W [N, K] is `W[n, k] = (code[n, k] - 8) * scale[n, k // 32]`. Its layout here, rows one after the other:
 
@@ -47,12 +53,49 @@ def _as_float(words, i: tl.constexpr, two_to_7, two_to_11):
 
 
 @triton.jit
+def _matrix_of(
+    block,
+    qweight_a,
+    scales_a,
+    outputs_a,
+    qweight_b,
+    scales_b,
+    outputs_b,
+    qweight_c,
+    scales_c,
+    outputs_c,
+    BLOCK_N: tl.constexpr,
+):
+    """The matrix that a block of outputs is of (no block is of two), and where in it and in y the block lies.
+
+    Returns:
+        qweight, scales and outputs of that matrix, the number of the block in it, and the first of its outputs in y.
+    """
+    end_a = tl.cdiv(outputs_a, BLOCK_N)
+    end_b = end_a + tl.cdiv(outputs_b, BLOCK_N)
+    of_a = block < end_a
+    of_b = block < end_b
+    qweight = tl.where(of_a, qweight_a, tl.where(of_b, qweight_b, qweight_c))
+    scales = tl.where(of_a, scales_a, tl.where(of_b, scales_b, scales_c))
+    outputs = tl.where(of_a, outputs_a, tl.where(of_b, outputs_b, outputs_c))
+    block -= tl.where(of_a, 0, tl.where(of_b, end_a, end_b))
+    first = tl.where(of_a, 0, tl.where(of_b, outputs_a, outputs_a + outputs_b))
+    return qweight, scales, outputs, block, first
+
+
+@triton.jit
 def one_row_kernel(
     x,  # bfloat16 [INPUTS]
-    qweight,  # int32 [outputs, INPUTS / 8]
-    scales,  # [outputs, INPUTS / 32]
-    y,  # bfloat16 [outputs]
-    outputs,
+    y,  # bfloat16 [all outputs]
+    qweight_a,  # int32 [outputs_a, INPUTS / 8]
+    scales_a,  # [outputs_a, INPUTS / 32]
+    outputs_a,
+    qweight_b,
+    scales_b,
+    outputs_b,
+    qweight_c,
+    scales_c,
+    outputs_c,
     two_to_7,  # the bits of 2.0**7 and 2.0**11 as float32
     two_to_11,
     INPUTS: tl.constexpr,
@@ -65,7 +108,20 @@ def one_row_kernel(
     that group in registers for all of them.
     """
     GROUPS: tl.constexpr = INPUTS // 32
-    n = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
+    qweight, scales, outputs, block, first = _matrix_of(
+        tl.program_id(0),
+        qweight_a,
+        scales_a,
+        outputs_a,
+        qweight_b,
+        scales_b,
+        outputs_b,
+        qweight_c,
+        scales_c,
+        outputs_c,
+        BLOCK_N,
+    )
+    n = (block * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     row = n.to(tl.int64)
     total = tl.zeros([BLOCK_N, BLOCK_G], tl.float32)
     for start in range(0, GROUPS, BLOCK_G):
@@ -82,18 +138,24 @@ def one_row_kernel(
         product = tl.sum(tl.reshape(product, [BLOCK_N, BLOCK_G, 4]), axis=2)
         excess = tl.sum(tl.reshape(excess, [1, BLOCK_G, 4]), axis=2)
         total += (product - excess) * scale
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    tl.store(y + n, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=n < outputs)
+    n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    tl.store(y + first + n, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=n < outputs)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one compilation for all batch sizes
 def many_rows_kernel(
     x,  # bfloat16 [rows, INPUTS]; PERMUTED: [rows, PADDED], see below
-    qweight,  # int32 [outputs, INPUTS / 8]
-    scales,  # [outputs, INPUTS / 32]
-    y,  # bfloat16 [rows, outputs], or float32 [SPLIT_K, rows, outputs]
+    y,  # bfloat16 [rows, all outputs], or float32 [SPLIT_K, rows, all outputs]
     rows,
-    outputs,
+    qweight_a,  # int32 [outputs_a, INPUTS / 8]
+    scales_a,  # [outputs_a, INPUTS / 32]
+    outputs_a,
+    qweight_b,
+    scales_b,
+    outputs_b,
+    qweight_c,
+    scales_c,
+    outputs_c,
     two_to_7,
     two_to_11,
     INPUTS: tl.constexpr,
@@ -111,7 +173,20 @@ def many_rows_kernel(
     GROUPS: tl.constexpr = INPUTS // 32
     CHUNKS: tl.constexpr = (GROUPS + 7) // 8
     PER_PART: tl.constexpr = (CHUNKS + SPLIT_K - 1) // SPLIT_K
-    n = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None]
+    qweight, scales, outputs, block, first = _matrix_of(
+        tl.program_id(0),
+        qweight_a,
+        scales_a,
+        outputs_a,
+        qweight_b,
+        scales_b,
+        outputs_b,
+        qweight_c,
+        scales_c,
+        outputs_c,
+        BLOCK_N,
+    )
+    n = (block * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None]
     m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)[None, :]
     part = tl.program_id(2)
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
@@ -136,11 +211,11 @@ def many_rows_kernel(
                 activation = tl.load(x + m * INPUTS + k[:, None], mask=here, other=0)
             weight = _as_float(words, i, two_to_7, two_to_11) * scale - (excess_7 if i % 2 == 0 else excess_11)
             total = tl.dot(weight.to(tl.bfloat16), activation, total)
-    at = y + (part * rows + m) * outputs + n
+    at = y + (part * rows + m) * (outputs_a + outputs_b + outputs_c) + first + n
     tl.store(at, total.to(y.dtype.element_ty), mask=(m < rows) & (n < outputs))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def sum_parts_kernel(parts, y, count, SPLIT_K: tl.constexpr, BLOCK: tl.constexpr):
     """float32 parts [SPLIT_K, count] -> their sum, y [count], always added in the same order."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -150,7 +225,7 @@ def sum_parts_kernel(parts, y, count, SPLIT_K: tl.constexpr, BLOCK: tl.constexpr
     tl.store(y + at, total.to(y.dtype.element_ty), mask=at < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def dequantize_kernel(
     ids,  # int64 [rows], the rows wanted; BY_ID false: not read
     qweight,  # int32 [outputs, INPUTS / 8]
@@ -174,3 +249,64 @@ def dequantize_kernel(
     scale = tl.load(scales + n * (INPUTS // 32) + k // 32, mask=here, other=float("nan")).to(tl.float32)
     code = (word >> (k % 32 // 4 * 4)) & 15
     tl.store(y + row * INPUTS + k, ((code - 8).to(tl.float32) * scale).to(y.dtype.element_ty), mask=k < INPUTS)
+
+
+@triton.jit
+def norm_kernel(x, gain, y, eps, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    """Rows x [rows, SIZE] -> y: x / sqrt(mean(x^2) + eps) * (1 + gain), rounded once. BLOCK: SIZE or more."""
+    row = tl.program_id(0).to(tl.int64) * SIZE
+    k = tl.arange(0, BLOCK)
+    value = tl.load(x + row + k, mask=k < SIZE, other=0).to(tl.float32)
+    weight = 1 + tl.load(gain + k, mask=k < SIZE, other=0).to(tl.float32)
+    value *= tl.rsqrt(tl.sum(value * value, axis=0) / SIZE + eps)
+    tl.store(y + row + k, (value * weight).to(y.dtype.element_ty), mask=k < SIZE)
+
+
+@triton.jit
+def heads_kernel(
+    x,  # [rows, stride], of which the first (queries + keys) * SIZE are heads
+    gain_q,  # [SIZE]
+    gain_k,
+    cos,  # [rows, SIZE]
+    sin,
+    y,  # [rows, queries + keys, SIZE]
+    stride,
+    queries,
+    eps,
+    SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """RMS norm of each head, rounded, then its rotary position, rounded again."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    k = tl.arange(0, BLOCK)
+    here, left = k < SIZE, k < SIZE // 2
+    partner = tl.where(left, k + SIZE // 2, k - SIZE // 2)
+    x += row * stride + head * SIZE
+    gain = tl.where(head < queries, gain_q, gain_k)
+    value = tl.load(x + k, mask=here, other=0).to(tl.float32)
+    other = tl.load(x + partner, mask=here, other=0).to(tl.float32)
+    factor = tl.rsqrt(tl.sum(value * value, axis=0) / SIZE + eps)
+    value *= factor * (1 + tl.load(gain + k, mask=here, other=0).to(tl.float32))
+    other *= factor * (1 + tl.load(gain + partner, mask=here, other=0).to(tl.float32))
+    value = value.to(y.dtype.element_ty).to(tl.float32)
+    other = other.to(y.dtype.element_ty).to(tl.float32)
+    value *= tl.load(cos + row * SIZE + k, mask=here, other=0).to(tl.float32)
+    other *= tl.load(sin + row * SIZE + k, mask=here, other=0).to(tl.float32)
+    value += tl.where(left, -other, other)
+    at = y + (row * tl.num_programs(1) + head) * SIZE + k
+    tl.store(at, value.to(y.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def gated_kernel(x, y, size, BLOCK: tl.constexpr):
+    """x [rows, 2 * size], gate and up beside each other -> y [rows, size]: gelu(gate), rounded, times up.
+
+    gelu in its tanh form: 0.5 * (1 + tanh(z)) is sigmoid(2 * z).
+    """
+    row = tl.program_id(0).to(tl.int64)
+    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(x + row * 2 * size + k, mask=k < size, other=0).to(tl.float32)
+    up = tl.load(x + (row * 2 + 1) * size + k, mask=k < size, other=0).to(tl.float32)
+    gate *= tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate))  # 2 * sqrt(2 / pi)
+    gate = gate.to(y.dtype.element_ty).to(tl.float32)
+    tl.store(y + row * size + k, (gate * up).to(y.dtype.element_ty), mask=k < size)

@@ -25,7 +25,7 @@ from transformers import Gemma3ForConditionalGeneration as StockForConditionalGe
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
-from .int4_cpu_fused import use_fused_modules
+from .int4_cuda_fused import use_fused_modules
 from .int4_layers import GROUP_SIZE, Int4Embedding, Int4Linear, Int4LMHead
 
 logger = logging.get_logger(__name__)
@@ -186,6 +186,12 @@ class _Int4Gemma3:
     def int4_bytes(self) -> int:
         """Bytes of int4 codes and scales in memory."""
         return sum(module.int4_bytes() for module in _int4_modules(self))
+
+    def _apply(self, *args, **kwargs):
+        """`.to` and the like: the int4 modules repack themselves, and another device has other short ways."""
+        super()._apply(*args, **kwargs)
+        use_fused_modules(self)
+        return self
 
     def resize_token_embeddings(self, new_num_tokens=None, *args, **kwargs):
         if isinstance(self.get_input_embeddings(), Int4Embedding) and new_num_tokens is not None:

@@ -17,6 +17,7 @@ is compared with float64 before, computed into memory filled with NaN.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import math
@@ -27,6 +28,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
@@ -41,6 +43,7 @@ package.__path__ = [str(ROOT)]
 sys.modules.setdefault("gemma3_int4", package)
 
 from gemma3_int4 import modeling_gemma3_int4  # noqa: E402
+from gemma3_int4.int4_cuda_fused import FEW_ROWS  # noqa: E402
 from gemma3_int4.int4_layers import Int4Embedding, Int4Linear, choose_backend, dequantize, row_blocks  # noqa: E402
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -66,17 +69,24 @@ def text_config(name: str) -> Gemma3TextConfig:
     return published_config(size, "it").get_text_config()
 
 
-def shapes(config: Gemma3TextConfig) -> dict[str, tuple[tuple[int, int], int]]:
-    """Projection -> ((outputs, inputs), how often a token passes one of that shape)."""
+class Product(NamedTuple):
+    """Matrices [outputs, inputs] that share an input, and how often a token passes such."""
+
+    outputs: tuple[int, ...]
+    inputs: int
+    times: int
+
+
+def products(config: Gemma3TextConfig) -> dict[str, Product]:
+    """The products of a model: what is one launch for few rows."""
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     return {
-        "q": ((q, hidden), layers),
-        "k, v": ((kv, hidden), 2 * layers),
-        "o": ((hidden, q), layers),
-        "gate, up": ((inner, hidden), 2 * layers),
-        "down": ((hidden, inner), layers),
-        "head": ((config.vocab_size, hidden), 1),
+        "q, k, v": Product((q, kv, kv), hidden, layers),
+        "o": Product((hidden,), q, layers),
+        "gate, up": Product((inner, inner), hidden, layers),
+        "down": Product((hidden,), inner, layers),
+        "head": Product((config.vocab_size,), hidden, 1),
     }
 
 
@@ -165,28 +175,39 @@ def worst_errors(y: torch.Tensor, x: torch.Tensor, codes: torch.Tensor, scales: 
     return math.sqrt(squared_error / squared), (row_error / ulp).max().item()
 
 
-def checked(backend: type, packed: dict, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> float:
+def checked(call: Callable, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, name: str) -> float:
     """The relative error of a product.
 
     Raises:
         RuntimeError: it, or a single element, is too far from float64 (or NaN).
     """
-    y = poisoned(lambda: backend.linear(x, packed))
+    y = torch.cat(poisoned(lambda: call(x)), dim=1)
     relative, ulp = worst_errors(y, x, codes, scales)
     if not (relative < 1e-2 and ulp <= 2):
         raise RuntimeError(
-            f"{backend.name} is wrong at {tuple(codes.shape)} codes, {x.shape[0]} rows: relative error {relative:.2e} "
+            f"{name} is wrong at {tuple(codes.shape)} codes, {x.shape[0]} rows: relative error {relative:.2e} "
             f"(allowed 1e-2), worst element {ulp:.1f} ulp of its row's largest (allowed 2)."
         )
     return relative
 
 
-# Who takes part: from codes and scales to a function of x, or None where that cannot be.
+# Who takes part: from codes and scales to a function of x, or None where that cannot be. The peers get matrices that
+# share an input as one matrix.
 
 
-def ours(backend: type, codes: torch.Tensor, scales: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    packed = {name: tensor.clone() for name, tensor in backend.pack(codes, scales).items()}
-    return lambda x: backend.linear(x, packed)
+def ours(
+    backend: type, outputs: tuple[int, ...], codes: torch.Tensor, scales: torch.Tensor
+) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """As the model computes: few rows in one launch, where the backend has that, more one by one."""
+    parts = zip(codes.split(outputs), scales.split(outputs), strict=True)
+    packed = [{name: tensor.clone() for name, tensor in backend.pack(*part).items()} for part in parts]
+
+    def call(x: torch.Tensor) -> list[torch.Tensor]:
+        if hasattr(backend, "linears") and x.shape[0] <= FEW_ROWS:
+            return [backend.linears(x, packed)]
+        return [backend.linear(x, tensors) for tensors in packed]
+
+    return call
 
 
 def cublas(codes: torch.Tensor, scales: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -253,17 +274,18 @@ def bench_kernels(args: argparse.Namespace, clock: Clock, report: Report) -> Non
     report.add("copy", GBps=copy)
     for name in args.sizes:
         token = dict.fromkeys(("ours", *args.peers), 0.0)
-        for label, (shape, times) in shapes(text_config(name)).items():
-            codes, scales = random_matrix(*shape, device)
-            backend = choose_backend(device, torch.bfloat16, *shape)
+        for label, product in products(text_config(name)).items():
+            outputs = sum(product.outputs)
+            codes, scales = random_matrix(outputs, product.inputs, device)
+            nbytes = codes.nbytes + scales.nbytes
+            backend = choose_backend(device, torch.bfloat16, outputs, product.inputs)
+            make = functools.partial(ours, backend, product.outputs)
             rows = [m for m in args.rows if label != "head" or m <= 64]  # generate asks for the last token's logits
-            inputs = {m: torch.randn(m, shape[1], device=device).bfloat16() for m in rows}
-            packed = backend.pack(codes, scales)
-            nbytes = sum(tensor.nbytes for tensor in packed.values())
-            errors = {m: checked(backend, packed, x, codes, scales) for m, x in inputs.items()}
-            seconds = {
-                "ours": timed(clock, lambda codes, scales, b=backend: ours(b, codes, scales), codes, scales, inputs)
-            }
+            inputs = {m: torch.randn(m, product.inputs, device=device).bfloat16() for m in rows}
+            call = make(codes, scales)
+            errors = {m: checked(call, x, codes, scales, backend.name) for m, x in inputs.items()}
+            del call
+            seconds = {"ours": timed(clock, make, codes, scales, inputs)}
             for peer in args.peers:
                 seconds[peer] = timed(clock, PEERS[peer], codes, scales, inputs)
             for m in rows:
@@ -272,19 +294,19 @@ def bench_kernels(args: argparse.Namespace, clock: Clock, report: Report) -> Non
                     "kernels",
                     size=name,
                     projection=label,
-                    shape=f"{shape[0]}x{shape[1]}",
+                    shape=f"{outputs}x{product.inputs}",
                     MB=nbytes / 1e6,
                     rows=m,
                     us=best * 1e6,
                     GBps=nbytes / best / 1e9,
                     of_copy=nbytes / best / 1e9 / copy,
-                    TFLOPs=2 * m * math.prod(shape) / best / 1e12,
+                    TFLOPs=2 * m * outputs * product.inputs / best / 1e12,
                     **{f"x {peer}": seconds[peer].get(m, math.nan) / best for peer in args.peers},
                     error=errors[m],
                     backend=backend.name,
                 )
             for who in token:
-                token[who] += times * seconds[who].get(1, math.nan)
+                token[who] += product.times * seconds[who].get(1, math.nan)
         ratios = {f"x {peer}": token[peer] / token["ours"] for peer in args.peers}
         report.add("sum over one token's products, one row", size=name, ms=token["ours"] * 1e3, **ratios)
 
@@ -314,6 +336,7 @@ def int4_model(config: Gemma3TextConfig, device: torch.device) -> torch.nn.Modul
     for matrix in model.modules():
         if isinstance(matrix, Int4Linear | Int4Embedding):
             matrix.set_codes_and_scales(*random_matrix(matrix.rows, matrix.columns, device), torch.bfloat16)
+    modeling_gemma3_int4.use_fused_modules(model)
     return _filled(model, device)
 
 
@@ -409,7 +432,7 @@ def bench_prefill(args: argparse.Namespace, clock: Clock, report: Report) -> Non
 
 @torch.no_grad()
 def bench_decode(args: argparse.Namespace, clock: Clock, report: Report) -> None:
-    """`generate`, greedy: time to the first token and tokens/s of the rest."""
+    """`generate`, greedy: time to the first token, and the median step of the rest."""
     copy = clock.copy_bandwidth()
     for name in args.sizes:
         for kind, model in models(args, name, clock.device):
@@ -420,25 +443,47 @@ def bench_decode(args: argparse.Namespace, clock: Clock, report: Report) -> None
             del model
 
 
+class StepTimes:
+    """A streamer for `generate` that keeps the seconds of every step: of the prompt first, then of one token each.
+
+    `generate` gives every token as it is, on the CPU, so that the GPU has then done its work.
+    """
+
+    def __init__(self):
+        self.steps, self.last = [], None
+
+    def put(self, tokens: torch.Tensor) -> None:
+        now = time.perf_counter()
+        if self.last is not None:  # what comes first is the prompt
+            self.steps.append(now - self.last)
+        self.last = now
+
+    def end(self) -> None:
+        pass
+
+
 def _decode(args, clock, report, name, kind, model, batch, context, mode, copy) -> None:
     ids = torch.randint(3, model.config.vocab_size, (batch, context), device=clock.device)
     reset_peak(clock.device)
 
-    def generate(tokens: int) -> torch.Tensor:
-        return model.generate(
+    def generate(times: StepTimes) -> None:
+        model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
+            max_new_tokens=args.tokens,
             max_length=None,
             do_sample=False,
             cache_implementation="static" if mode == "compiled" else None,
+            streamer=times,
         )
 
-    many = args.tokens
-    generate(many)  # warm-up: kernels, compilation, CUDA graphs
-    generate(many)
-    first = statistics.median(wall_seconds(lambda: generate(1)) for _ in range(3))
-    seconds = (statistics.median(wall_seconds(lambda: generate(many)) for _ in range(3)) - first) / (many - 1)
+    for _ in range(2):  # warm-up: kernels, compilation, CUDA graphs
+        generate(StepTimes())
+    runs = [StepTimes() for _ in range(3)]
+    for times in runs:
+        generate(times)
+    first = statistics.median(times.steps[0] for times in runs)
+    seconds = statistics.median(step for times in runs for step in times.steps[1:])
     weights = token_bytes(model)
     report.add(
         "decode",

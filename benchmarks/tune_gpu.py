@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from triton.runtime.errors import OutOfResources
 
-from benchmarks.bench_gpu import ROOT, ROWS, Clock, poisoned, random_matrix, shapes, text_config, worst_errors
+from benchmarks.bench_gpu import ROOT, ROWS, Clock, poisoned, products, random_matrix, text_config, worst_errors
 
 # isort: split
 # (a package that bench_gpu makes)
@@ -70,7 +70,7 @@ def tune_shape(shape: tuple[int, int], clock: Clock) -> Steps:
         seconds = {}
         for plan in candidates(rows, shape[1]):
             if runs(plan, x, tensors, codes, scales):
-                seconds[plan] = clock.seconds([lambda t=t, p=plan, x=x: int4_cuda.run_plan(p, x, **t) for t in copies])
+                seconds[plan] = clock.seconds([lambda t=t, p=plan, x=x: multiply(p, x, t) for t in copies])
         best = min(seconds, key=seconds.get)
         took = seconds[best]
         print(f"{shape} rows {rows}: {took * 1e6:.1f} us, {nbytes / took / 1e9:.0f} GB/s, {best}", flush=True)
@@ -82,6 +82,10 @@ def tune_shape(shape: tuple[int, int], clock: Clock) -> Steps:
     return [*steps[:-1], (math.inf, steps[-1][1])]
 
 
+def multiply(plan: Plan, x: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    return int4_cuda.run_plan(plan, x, [tensors["qweight"]], [tensors["scales"]])
+
+
 def runs(plan: Plan, x: torch.Tensor, tensors: dict, codes: torch.Tensor, scales: torch.Tensor) -> bool:
     """Whether this GPU has the shared memory for a way.
 
@@ -89,7 +93,7 @@ def runs(plan: Plan, x: torch.Tensor, tensors: dict, codes: torch.Tensor, scales
         RuntimeError: the way runs, and its result is wrong.
     """
     try:
-        y = poisoned(lambda: int4_cuda.run_plan(plan, x, **tensors))
+        y = poisoned(lambda: multiply(plan, x, tensors))
     except OutOfResources:
         return False
     relative, ulp = worst_errors(y, x, codes, scales)
@@ -98,9 +102,15 @@ def runs(plan: Plan, x: torch.Tensor, tensors: dict, codes: torch.Tensor, scales
     return True
 
 
+def shapes(sizes: list[str]) -> list[tuple[int, int]]:
+    """(N, K) of every product; matrices that share an input count as one, which makes no difference to the kernels."""
+    found = [product for name in sizes for product in products(text_config(name)).values()]
+    return list(dict.fromkeys((sum(product.outputs), product.inputs) for product in found))
+
+
 def compile_all(sizes: list[str], workers: int) -> None:
     """Run every candidate once on a small matrix, in processes of their own: the kernels stay in Triton's cache."""
-    inputs = {shape[1] for name in sizes for shape, _ in shapes(text_config(name)).values()}
+    inputs = {shape[1] for shape in shapes(sizes)}
     jobs = sorted({(plan, k) for k in inputs for m in ROWS for plan in candidates(m, k)}, key=str)
     with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(compile_one, *zip(*jobs, strict=True)))
@@ -112,7 +122,7 @@ def compile_one(plan: Plan, inputs: int) -> None:
     # 16 rows and 256 outputs: Triton compiles anew for numbers that 16 does not divide, and real shapes are such
     x = torch.zeros(1 if isinstance(plan, OneRow) else 16, inputs, dtype=torch.bfloat16, device=device)
     with contextlib.suppress(OutOfResources):
-        int4_cuda.run_plan(plan, x, **tensors)
+        multiply(plan, x, tensors)
 
 
 def write_table(path: Path, capability: tuple[int, int], table: Table, name: str) -> None:
@@ -146,7 +156,7 @@ def main() -> None:
     clock = Clock(torch.device("cuda"), args.repeats)
     table: Table = {}
     slowest = 0.0
-    for shape in dict.fromkeys(shape for name in args.sizes for shape, _ in shapes(text_config(name)).values()):
+    for shape in shapes(args.sizes):
         start = time.monotonic()
         if start + slowest > end:
             print(f"out of time: {shape} and what follows are not measured")

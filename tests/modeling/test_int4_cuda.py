@@ -7,8 +7,10 @@ process of its own, where TRITON_INTERPRET=1 is set before anything imports trit
 """
 
 import importlib.util
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +19,14 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from gemma3_int4 import int4_cuda, int4_cuda_tuning, int4_layers
+from gemma3_int4 import int4_cuda, int4_cuda_fused, int4_cuda_tuning, int4_layers
 from gemma3_int4.int4_cuda import Triton
 from gemma3_int4.int4_cuda_tuning import Dequantize, ManyRows, OneRow
 from gemma3_int4.int4_layers import Int4Embedding, Int4LMHead, Reference, choose_backend, dequantize
+from peft import LoraConfig, get_peft_model
+from transformers import DynamicCache, StaticCache
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
+from transformers.models.gemma3 import modeling_gemma3 as stock
 
 from tests.conftest import ROOT
 from tests.modeling.test_int4_layers import DTYPES, linear_from, random_matrix
@@ -43,6 +48,7 @@ PLANS = [
     Dequantize(2000),
 ]
 SHAPES = [(40, 96), (24, 288), (20, 160)]
+BACKENDS = {torch.bfloat16: Triton, torch.float32: Reference}
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +93,7 @@ def poisoned(monkeypatch):
 @pytest.fixture
 def triton_everywhere(monkeypatch):
     """The backend for bfloat16 on this device, with blocks that suit tiny matrices."""
-    monkeypatch.setattr(int4_layers, "choose_backend", lambda device, dtype, n, k: Triton)
+    monkeypatch.setattr(int4_layers, "choose_backend", lambda _, dtype, *shape: BACKENDS[dtype])
     monkeypatch.setattr(int4_cuda, "_plan", lambda m, n, k, device: PLANS[0] if m == 1 else PLANS[3])
 
 
@@ -147,8 +153,22 @@ def test_memory_is_codes_and_scales_alone(scale_dtype):
 def test_every_way_against_float64(plan, shape, scale_dtype, poisoned):
     packed, weight = matrix(*shape, scale_dtype, seed=shape[0])
     x = random_rows(1 if isinstance(plan, OneRow) else 19, shape[1], seed=shape[1])
-    y = int4_cuda.run_plan(plan, x.to(DEVICE), packed["qweight"], packed["scales"])
+    y = int4_cuda.run_plan(plan, x.to(DEVICE), [packed["qweight"]], [packed["scales"]])
     assert_close(y, x.double() @ weight.T)
+
+
+@on_kernels
+@pytest.mark.parametrize("outputs", [(24, 40), (40, 8, 24), (8, 64, 16)], ids=str)
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_matrices_that_share_an_input_in_one_launch(plan, outputs, poisoned):
+    packed, weights = zip(*(matrix(n, 160, torch.float16, seed=n) for n in outputs), strict=True)
+    qweights, scales = ([tensors[name] for tensors in packed] for name in ("qweight", "scales"))
+    x = random_rows(1 if isinstance(plan, OneRow) else 19, 160)
+    y = int4_cuda.run_plan(plan, x.to(DEVICE), qweights, scales)
+    for part, weight, *tensors in zip(y.split(outputs, dim=1), weights, qweights, scales, strict=True):
+        assert_close(part, x.double() @ weight.T)
+        alone = int4_cuda.run_plan(plan, x.to(DEVICE), *([tensor] for tensor in tensors))
+        assert torch.equal(part, alone)  # the sums are in the same order
 
 
 @on_kernels
@@ -157,7 +177,7 @@ def test_every_number_of_rows(m, poisoned):
     packed, weight = matrix(24, 96, DTYPES[m % 3], seed=m)
     x = random_rows(m, 96, seed=m)
     for plan in [OneRow(16, 32, 1)] if m == 1 else [ManyRows(32, 32, 1, 4, 2, m % 2 == 0)]:
-        y = int4_cuda.run_plan(plan, x.to(DEVICE), packed["qweight"], packed["scales"])
+        y = int4_cuda.run_plan(plan, x.to(DEVICE), [packed["qweight"]], [packed["scales"]])
         assert_close(y, x.double() @ weight.T)
 
 
@@ -256,6 +276,163 @@ def test_spikes_of_the_residual_that_overflow_float16(triton_everywhere):
     assert not mlp(residual.half(), norm.half(), *dense).isfinite().all()
 
 
+# Between the products
+
+
+@on_kernels
+@pytest.mark.parametrize("shape", [(1, 96), (3, 5, 640)], ids=str)
+def test_norm_rounds_once(shape, poisoned):
+    x, gain = 30 * random_rows(math.prod(shape[:-1]), shape[-1]).view(shape), random_rows(1, shape[-1], seed=1)[0]
+    y = int4_cuda.rms_norm(x.to(DEVICE), gain.to(DEVICE), 1e-6).cpu()
+    exact = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + gain.double())
+    assert ((y.double() - exact).abs() <= exact.abs() * (2**-8 + 1e-5)).all()
+
+
+@on_kernels
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("head_dim", [32, 48])
+def test_norm_and_position_of_the_heads(batch, head_dim, poisoned):
+    queries, keys, length = 4, 2, 3
+    projected = random_rows(batch * length, (queries + 2 * keys) * head_dim).view(batch, length, -1, head_dim)
+    gains = random_rows(2, head_dim, seed=1)
+    angle = torch.rand(1, length, head_dim // 2).repeat(1, 1, 2) * 6
+    cos, sin = angle.cos().bfloat16(), angle.sin().bfloat16()
+    arguments = (projected, queries, keys, *gains, cos, sin)
+    found = int4_cuda.heads(*(a.to(DEVICE) if isinstance(a, torch.Tensor) else a for a in arguments), 1e-6)
+    norms = [stock.Gemma3RMSNorm(head_dim) for _ in range(2)]
+    for norm, gain in zip(norms, gains, strict=True):
+        norm.weight.data = gain.float()
+    parts = projected.float().transpose(1, 2).split([queries, keys, keys], dim=1)
+    with torch.no_grad():
+        normed = [norm(part) for norm, part in zip(norms, parts, strict=False)]
+    for y, exact in zip(found, stock.apply_rotary_pos_emb(*normed, cos.float(), sin.float()), strict=True):
+        assert_close(y.transpose(1, 2).reshape(-1, head_dim), exact.reshape(-1, head_dim).double())
+
+
+@on_kernels
+def test_gated_is_gelu_times_up(poisoned):
+    both = 4 * random_rows(3, 2 * 1100)
+    both[0, :4] = torch.tensor([-300.0, 300.0, -0.0, 1e-30])
+    gate, up = both.double().chunk(2, dim=1)
+    exact = torch.nn.functional.gelu(gate, approximate="tanh").bfloat16().double() * up
+    y = int4_cuda.gated(both.to(DEVICE)).cpu()
+    assert ((y.double() - exact).abs() <= exact.abs() * 2**-7 + 1e-4).all()
+
+
+# Whole models, whose projections of one input are one launch
+
+
+@pytest.fixture
+def whole_models(triton_everywhere, monkeypatch):
+    """All kernels on this device, with large blocks: the interpreter's time is by block."""
+    few, many = OneRow(128, 4, 4), ManyRows(128, 16, 1, 4, 2, False)
+    monkeypatch.setattr(int4_cuda, "_plan", lambda m, n, k, device: few if m == 1 else many)
+    monkeypatch.setattr(int4_cuda_fused, "DEVICE_TYPE", DEVICE.type)
+
+
+@pytest.fixture
+def model(whole_models):
+    from benchmarks import bench_gpu
+
+    return bench_gpu.int4_model(bench_gpu.TINY, DEVICE)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """A list that grows with every product: of how many matrices it is."""
+    counts, linears = [], int4_cuda._linears
+    monkeypatch.setattr(int4_cuda, "_linears", lambda x, q, s: counts.append(len(q)) or linears(x, q, s))
+    return counts
+
+
+@torch.no_grad()
+def step_by_step(model, cache=None) -> torch.Tensor:
+    """Logits of a prompt of five tokens and after each of two more, [7, V]."""
+    cache = cache or DynamicCache(config=model.config)
+    ids = torch.tensor([[7, 300, 12, 99, 250, 41, 5]], device=DEVICE)
+    parts = [model(part, past_key_values=cache).logits[0] for part in ids.split([5, 1, 1], dim=1)]
+    return torch.cat(parts).float().cpu()
+
+
+def in_stock_ways(model):
+    for module in model.modules():
+        module.__class__ = int4_cuda_fused._STOCK.get(type(module), type(module))
+    return model
+
+
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for bfloat16 rounding."""
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+@on_kernels
+def test_a_model_in_short_ways_computes_as_the_stock_modules(model, launches):
+    names = list(model.state_dict())
+    nbytes = model.int4_bytes
+    found = step_by_step(model)
+    assert launches == 3 * ([3, 1, 2, 1] * 2 + [1])  # q k v, o, gate up, down; the head
+    assert (list(model.state_dict()), model.int4_bytes) == (names, nbytes)
+    assert_same(step_by_step(model, StaticCache(config=model.config, max_cache_len=16)), found)
+    launches.clear()
+    assert_same(step_by_step(in_stock_ways(model)), found)
+    assert set(launches) == {1}
+    assert list(model.state_dict()) == names
+
+
+@on_kernels
+def test_a_compiled_model_is_one_graph_with_joint_products(model, monkeypatch):
+    expected = step_by_step(model)
+    counts, op = [], int4_cuda._linears_op
+    monkeypatch.setattr(int4_cuda, "_linears_op", lambda x, q, s: counts.append(len(q)) or op(x, q, s))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+    compiled.config = model.config
+    assert_same(step_by_step(compiled, StaticCache(config=model.config, max_cache_len=16)), expected)
+    assert {2, 3} <= set(counts)
+
+
+@on_kernels
+def test_adapters_are_computed(model, launches):
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], layers_to_transform=[0], r=4)).eval()
+    plain = step_by_step(adapted)
+    launches.clear()
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    found = step_by_step(adapted)
+    assert launches == 3 * ([1, 1, 1, 1, 2, 1] + [3, 1, 2, 1] + [1])
+    assert (found - plain).norm() > 0.05 * plain.norm()
+    assert_same(step_by_step(in_stock_ways(adapted)), found)
+
+
+@on_kernels
+def test_hooks_are_called_and_gradients_go_the_stock_ways(model, launches):
+    layer, seen = model.model.layers[0], []
+    watched = [layer.self_attn.k_proj, layer.self_attn.q_norm, layer.mlp.up_proj, layer.mlp.act_fn, layer.self_attn]
+    handles = [module.register_forward_hook(lambda module, *_: seen.append(module)) for module in watched]
+    found = step_by_step(model)
+    assert all(seen.count(module) == 3 for module in watched)
+    for handle in handles:
+        handle.remove()
+    assert_same(step_by_step(model), found)
+    launches.clear()
+    model(torch.tensor([[7, 300]], device=DEVICE))  # gradients enabled
+    assert set(launches) == {1}
+
+
+@on_kernels
+def test_each_move_chooses_the_ways_anew(model):
+    fused, layer = type(model.model.norm), model.model.layers[0]
+    assert fused is int4_cuda_fused.Gemma3RMSNorm
+    expected = step_by_step(model)
+    assert_same(step_by_step(model.float()), expected)
+    assert (type(layer.mlp), type(model.model.norm)) == (stock.Gemma3MLP, stock.Gemma3RMSNorm)
+    assert_same(step_by_step(model.bfloat16()), expected)
+    assert (type(layer.self_attn), type(model.model.norm)) == (int4_cuda_fused.Gemma3Attention, fused)
+
+
+# Compiling
+
+
 @pytest.mark.skipif(INTERPRETED or not int4_cuda.HAS_TRITON, reason="needs triton's compiler")
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_kernels_compile_from_ampere_to_blackwell(capability):
@@ -264,8 +441,10 @@ def test_kernels_compile_from_ampere_to_blackwell(capability):
     from gemma3_int4.int4_cuda_kernels import many_rows_kernel, one_row_kernel
     from triton.backends.compiler import GPUTarget
 
-    pointers = {"x": "*bf16", "qweight": "*i32", "scales": "*fp16", "y": "*bf16"}
-    numbers = {"rows": "i32", "outputs": "i32", "two_to_7": "i32", "two_to_11": "i32"}
+    pointers = {"x": "*bf16", "y": "*bf16"}
+    for name in "abc":
+        pointers |= {f"qweight_{name}": "*i32", f"scales_{name}": "*fp16", f"outputs_{name}": "i32"}
+    numbers = {"rows": "i32", "two_to_7": "i32", "two_to_11": "i32"}
     for kernel, blocks in (
         (one_row_kernel, {"INPUTS": 96, "BLOCK_N": 4, "BLOCK_G": 32}),
         (many_rows_kernel, {"INPUTS": 512, "PERMUTED": True, "SPLIT_K": 1, "BLOCK_N": 64, "BLOCK_M": 16}),
@@ -289,7 +468,9 @@ def test_operators_keep_their_contracts(triton_everywhere):
     checks = ("test_schema", "test_faketensor")
     for m in (0, 3):
         x = random_rows(m, 64).to(DEVICE)
-        torch.library.opcheck(int4_cuda._linear_op, (x, qweight, scales), test_utils=checks)
+        for count in (1, 2, 3):
+            arguments = (x, [qweight] * count, [scales] * count)
+            torch.library.opcheck(int4_cuda._linears_op, arguments, test_utils=checks)
     torch.library.opcheck(int4_cuda._dequantize_op, (qweight, scales, 3, 9, torch.float32), test_utils=checks)
     ids = torch.tensor([1, 2], device=DEVICE)
     torch.library.opcheck(int4_cuda._embedding_op, (ids, qweight, scales, torch.bfloat16), test_utils=checks)
@@ -333,10 +514,10 @@ def imported_as(name: str) -> ModuleType:
 def test_a_second_import_registers_operators_of_its_own():
     """Two cached revisions of one repo: two modules, each with its names."""
     second = imported_as("second_revision")
-    assert second._linear_op._qualname != int4_cuda._linear_op._qualname
+    assert second._linears_op._qualname != int4_cuda._linears_op._qualname
     with torch.device("meta"):
         x, qweight, scales = torch.empty(3, 64).bfloat16(), torch.empty(24, 8).int(), torch.empty(24, 2)
-    assert second._linear_op(x, qweight, scales).shape == (3, 24)
+    assert second._linears_op(x, [qweight, qweight], [scales, scales]).shape == (3, 48)
 
 
 # Choosing
@@ -349,6 +530,7 @@ def a_gpu(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpu.capability)
     monkeypatch.setattr(int4_cuda, "HAS_TRITON", True)
+    monkeypatch.setenv("CC", "cc")
     return gpu
 
 
@@ -360,11 +542,15 @@ def test_from_ampere_on_in_bfloat16_only(a_gpu, capability, fits):
     assert not Triton.supports(torch.device("cpu"), torch.bfloat16, 64, 64)
 
 
-def test_without_triton_or_on_amd_another_backend(a_gpu, monkeypatch):
+def test_without_triton_or_a_compiler_or_on_amd_another_backend(a_gpu, monkeypatch):
     monkeypatch.setenv("GEMMA3_INT4_BACKEND", "triton")
     assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Triton
     with monkeypatch.context() as patch:
         patch.setattr(torch.version, "cuda", None)
+        assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
+    with monkeypatch.context() as patch:
+        patch.delenv("CC")
+        patch.setattr(shutil, "which", lambda name: None)
         assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
     monkeypatch.setattr(int4_cuda, "HAS_TRITON", False)
     assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
@@ -425,12 +611,7 @@ def test_measured_tables_are_complete():
 
 
 @on_kernels
-def test_a_whole_model_prefills_and_decodes_as_the_reference_does(triton_everywhere, poisoned, monkeypatch):
-    from benchmarks import bench_gpu
-
-    few, many = OneRow(128, 4, 4), ManyRows(128, 16, 1, 4, 2, False)  # large blocks: the interpreter's time is by block
-    monkeypatch.setattr(int4_cuda, "_plan", lambda m, n, k, device: few if m == 1 else many)
-    model = bench_gpu.int4_model(bench_gpu.TINY, DEVICE)
+def test_a_whole_model_prefills_and_decodes_as_the_reference_does(model):
     assert model.int4_backend == "triton"
     ids = torch.randint(3, 500, (1, 6), device=DEVICE)
     new = model.generate(ids, max_new_tokens=3, do_sample=False, cache_implementation="static")
@@ -444,6 +625,26 @@ def test_a_whole_model_prefills_and_decodes_as_the_reference_does(triton_everywh
     assert (logits - expected).norm() < 2e-2 * expected.norm()
     chosen = expected[0, 5:8].gather(1, new[0, 6:].unsqueeze(1)).squeeze(1)
     assert (expected[0, 5:8].amax(dim=1) - chosen < 0.1).all()  # greedy, but for near-ties
+
+
+@on_kernels
+@pytest.mark.skipif(DEVICE == CUDA, reason="run benchmarks.bench_gpu")
+def test_the_benchmark_runs_from_end_to_end(whole_models, monkeypatch, tmp_path):
+    from benchmarks import bench_gpu
+
+    out = tmp_path / "lines"
+    monkeypatch.setattr(bench_gpu, "choose_backend", int4_layers.choose_backend)
+    command = f"bench_gpu all --tiny --device {DEVICE} --models int4 --peers cublas --repeats 2 --out {out}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    bench_gpu.main()
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    kernels = [line for line in lines if line["part"] == "kernels"]
+    assert {(line["projection"], line["rows"]) for line in kernels} == {
+        (projection, rows) for projection in ("q, k, v", "o", "gate, up", "down", "head") for rows in (1, 5)
+    }
+    assert {line["mode"] for line in lines if line["part"] == "decode"} == {"compiled", "eager"}
+    assert {line.get("backend", "triton") for line in lines} == {"triton"}
+    assert all(line["tokens_per_s"] > 0 for line in lines if line["part"] in ("prefill", "decode"))
 
 
 @on_kernels
