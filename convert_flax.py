@@ -4,6 +4,7 @@
     python convert_flax.py --from-repo DIR --format gguf --output DIR      a converted repo, for another engine
     python convert_flax.py plan --checkpoint DIR                what a conversion would do, from metadata alone
     python convert_flax.py verify OUTPUT [--checkpoint DIR]     prove a finished repo against its source
+    python convert_flax.py quality OUTPUT --text FILE           perplexity on a text, and the lm-eval command
 
 Exit code 0, or 2 after a one-line error.
 """
@@ -14,6 +15,7 @@ import argparse
 import dataclasses
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -35,20 +37,22 @@ def main(arguments: list[str] | None = None) -> int:
         0, or 2 for an error that the user can do something about, or 130 if interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command = words.pop(0) if words and words[0] in ("plan", "verify", "convert") else "convert"
+    command = words.pop(0) if words and words[0] in ("plan", "verify", "quality", "convert") else "convert"
     try:
         if command == "plan":
             options = _options(words, "plan")
             print(describe(make_conversion_plan(options), options))
         elif command == "verify":
             _verify(words)
+        elif command == "quality":
+            _quality(words)
         else:
             _convert(words)
     except (BadInput, NoSpace) as error:
         print(f"convert_flax: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("convert_flax: interrupted; the work so far is kept, repeat the command to go on", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["convert_flax: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     return 0
 
@@ -69,6 +73,23 @@ def _verify(words: list[str]) -> None:
         if chosen.source_hashes:
             check_source_hashes(chosen.source_hashes, folder, checkpoint, chosen.workers, print)
         prove_repo(repo, checkpoint, chosen.workers, print)
+
+
+def _quality(words: list[str]) -> None:
+    """Measures a finished repo on a text."""
+    from conversion.quality import measure  # no other command runs a model
+
+    description = "Perplexity of a converted repo on a text, and the lm-eval command for it."
+    parser = argparse.ArgumentParser(prog="convert_flax.py quality", allow_abbrev=False, description=description)
+    add = parser.add_argument
+    add("output", type=Path, help="folder of a converted repo, tokenizer included")
+    add("--text", type=Path, required=True, help="a text file in UTF-8")
+    add("--window", type=int, default=2048, help="tokens that the model sees at a time (default: 2048)")
+    add("--stride", type=int, default=1024, help="how far the window moves (default: 1024); less takes longer")
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="to compute in (default: bfloat16)")
+    chosen = vars(parser.parse_args(words))
+    measure(chosen.pop("output"), chosen.pop("text"), **chosen, report=print)
 
 
 def _convert(words: list[str]) -> None:
@@ -152,4 +173,5 @@ def _size(text: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is kept where is told after a kill as after Ctrl-C
     sys.exit(main())

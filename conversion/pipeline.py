@@ -1,8 +1,9 @@
 """The conversion from end to end: checkpoint -> plan -> shards -> repo.
 
-1. Every leaf is read, recovered, packed and written, several at a time; the scales wait as float32.
+1. Every leaf is read, recovered, packed and written, several at a time; the scales wait as float32. The small files
+   are written beside that, so that a tokenizer that is none does not come to light after the weights.
 2. All scales known, their dtype is chosen and the shards are completed.
-3. Small files and the manifest are added, and everything gets its final name at once.
+3. Index and manifest are added, and everything gets its final name at once.
 
 Interrupted anywhere, the same command goes on from the last complete shard and ends with the same bytes.
 """
@@ -51,6 +52,7 @@ def convert(options: Options, report: Callable[[str], None] = print) -> None:
         BadInput: the input cannot be converted; the output folder is as it was.
         SourceLost: the source went away; the work so far is kept in `OUTPUT/.partial`.
         NoSpace: the disk is full; likewise.
+        KeyboardInterrupt: likewise.
     """
     started = time.monotonic()
     work = WorkFolder(options.output)
@@ -61,23 +63,26 @@ def convert(options: Options, report: Callable[[str], None] = print) -> None:
         check_source_hashes(options.source_hashes, options.checkpoint, plan.checkpoint, options.workers, report)
     state = _state(options, plan, tokenizer)
     work.check(state)
+    kept = f"the work so far is kept in {work.path}: repeat the command to go on"
     try:
         work.start(state)
         if not work.complete:
-            facts = _write_shards(options, plan, work)
-            _write_repo(options, plan, work, facts, tokenizer, report)
+            facts = _write_shards(options, plan, work, lambda: _write_small_files(options, plan, work.repo, tokenizer))
+            _write_repo(options, plan, work, facts, report)
             if options.verify:
                 prove_repo(check_repo(work.repo, options.workers, report), plan.checkpoint, options.workers, report)
         work.publish()
     except SourceLost as error:
-        raise SourceLost(f"{error} The work so far is kept in {work.path}: repeat the command to go on") from error
+        raise SourceLost(f"{error}; {kept}") from error
     except BadInput:
         work.discard()
         raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(kept) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
             raise
-        raise NoSpace(f"{error}; the work so far is kept in {work.path}: repeat the command to go on") from error
+        raise NoSpace(f"{error}; {kept}") from error
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     report(
@@ -140,8 +145,8 @@ def _check_space(plan: Plan, work: WorkFolder) -> None:
         )
 
 
-def _write_shards(options: Options, plan: Plan, work: WorkFolder) -> list[LeafFacts]:
-    """Step 1. Shards that are complete from an earlier run are not touched."""
+def _write_shards(options: Options, plan: Plan, work: WorkFolder, beside: Callable[[], None]) -> list[LeafFacts]:
+    """Step 1, and other work `beside` it. Shards that are complete from an earlier run are not touched."""
     done = {shard.filename: work.shard_facts(shard.filename) for shard in plan.shards}
     facts = {leaf.leaf: leaf for leaves in done.values() for leaf in map(LeafFacts.from_dict, leaves or [])}
     todo = [entry for entry in plan.entries if entry.leaf not in facts]
@@ -191,7 +196,7 @@ def _write_shards(options: Options, plan: Plan, work: WorkFolder) -> list[LeafFa
 
     with bar, ThreadPoolExecutor(options.workers) as pool:
         try:
-            futures = [pool.submit(one, entry) for entry in todo]
+            futures = [pool.submit(beside), *(pool.submit(one, entry) for entry in todo)]
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             errors = [future.exception() for future in finished if future.exception()]
         finally:  # an error or Ctrl-C: leaves under way stop at their next block
@@ -209,13 +214,24 @@ def _open_shard(work: WorkFolder, plan: ShardPlan) -> Shard:
     return Shard(plan, work.repo / plan.filename, work.path / "scales" / plan.filename)
 
 
+def _write_small_files(options: Options, plan: Plan, repo: Path, tokenizer: Path | None) -> None:
+    """All that does not depend on the weights.
+
+    Raises:
+        BadInput: the tokenizer is none, or not one of this model.
+    """
+    if tokenizer:
+        repo_files.write_tokenizer(tokenizer, repo, plan.config, options.variant)
+    repo_files.write_json(repo / "config.json", repo_files.model_config(plan.config, options.dtype))
+    generation = repo_files.generation_config(plan.config, options.variant, published=plan.size is not None)
+    repo_files.write_json(repo / "generation_config.json", generation)
+    repo_files.copy_code(repo)
+    (repo / "NOTICE").write_text(repo_files.NOTICE)
+    (repo / "README.md").write_text(model_card(plan.config, plan.size and plan.size.name, options.variant))
+
+
 def _write_repo(
-    options: Options,
-    plan: Plan,
-    work: WorkFolder,
-    facts: list[LeafFacts],
-    tokenizer: Path | None,
-    report: Callable[[str], None],
+    options: Options, plan: Plan, work: WorkFolder, facts: list[LeafFacts], report: Callable[[str], None]
 ) -> None:
     """Steps 2 and 3, up to publishing."""
     repo = work.repo
@@ -241,15 +257,6 @@ def _write_repo(
             "weight_map": {spec.name: shard.filename for shard in plan.shards for spec in shard.tensors},
         },
     )
-    repo_files.write_json(repo / "config.json", repo_files.model_config(plan.config, options.dtype))
-    generation = repo_files.generation_config(plan.config, options.variant, published=plan.size is not None)
-    repo_files.write_json(repo / "generation_config.json", generation)
-    repo_files.copy_code(repo)
-    if tokenizer:
-        repo_files.write_tokenizer(tokenizer, repo, plan.config, options.variant)
-    (repo / "NOTICE").write_text(repo_files.NOTICE)
-    (repo / "README.md").write_text(model_card(plan.config, plan.size and plan.size.name, options.variant))
-
     manifest = {
         "source": {
             "fingerprint": plan.checkpoint.fingerprint(),

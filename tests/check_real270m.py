@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
 
 import convert_flax
+from conversion.quality import perplexity
 from conversion.sizes import SIZES, published_config
 from demo.flax_export import export_flax
 from tests.real270m import CACHE, gguf_path, tokenizer_model_path
@@ -89,16 +90,6 @@ def greedy(model, tokenizer) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def perplexity(model, tokens: torch.Tensor) -> float:
-    """exp of the mean negative log-likelihood over windows of WINDOW tokens, <bos> before each."""
-    losses = []
-    for window in tokens.split(WINDOW):
-        ids = torch.cat([torch.tensor([2]), window]).unsqueeze(0)
-        losses.append(torch.nn.functional.cross_entropy(model(ids).logits[0, :-1].float(), window, reduction="none"))
-    return torch.cat(losses).mean().exp().item()
-
-
-@torch.inference_mode()
 def main() -> int:
     stock = snapped_model()
     kaggle_checkpoint(stock)
@@ -120,16 +111,16 @@ def main() -> int:
     )
     print(f"greedy: {int(same.sum())} of {len(PROMPTS)} prompts with the same 32 tokens")
     print(f"perplexity on {PERPLEXITY_TOKENS} tokens of Python's documentation, in windows of {WINDOW}:")
-    print(f"  {'stock transformers, float32, dequantised':46}{perplexity(stock, tokens):10.4f}")
+    print(f"  {'stock transformers, float32, dequantised':46}{perplexity(stock, tokens, WINDOW, WINDOW):10.4f}")
     del stock
-    print(f"  {'ours, float32, float32 scales':46}{perplexity(ours, tokens):10.4f}")
+    print(f"  {'ours, float32, float32 scales':46}{perplexity(ours, tokens, WINDOW, WINDOW):10.4f}")
     del ours
     for scale_dtype in ("float16", "bfloat16"):
         repo = converted(scale_dtype)
         for dtype in (torch.float32, torch.bfloat16):
             model = AutoModelForCausalLM.from_pretrained(repo, trust_remote_code=True, dtype=dtype)
             row = f"ours, {str(dtype).removeprefix('torch.')}, {scale_dtype} scales, {model.int4_backend}"
-            print(f"  {row:46}{perplexity(model, tokens):10.4f}", flush=True)
+            print(f"  {row:46}{perplexity(model, tokens, WINDOW, WINDOW):10.4f}", flush=True)
     good = bool(same.all()) and difference < 1e-3
     print("real 270M: all equal" if good else "real 270M: NOT equal")
     return 0 if good else 1

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, GenerationConfig
 
 import convert_flax
+from conversion import pipeline
 from conversion.flax_checkpoint import FlaxCheckpoint
 from conversion.int4_grid import dequantise
 from demo.flax_export import save_tree
@@ -447,6 +448,20 @@ def test_a_tokenizer_that_is_none(capsys, checkpoint, config_file, tmp_path):
     )
 
 
+def test_a_tokenizer_that_is_damaged_is_found_beside_the_weights_not_after_them(
+    capsys, checkpoint, config_file, tmp_path, monkeypatch
+):
+    (tmp_path / "tokenizer.model").write_bytes(b"no protocol buffer")
+
+    def write_leaf(*args, cancelled, **kwargs):
+        assert cancelled.wait(60), "the weights were not given up"
+        raise pipeline.Cancelled
+
+    monkeypatch.setattr(pipeline, "write_leaf", write_leaf)
+    options = ("--tokenizer", str(tmp_path / "tokenizer.model"))
+    _refused(capsys, checkpoint, tmp_path / "repo", config_file, *options, match="tokenizer.model")
+
+
 def test_scales_that_float16_cannot_hold(capsys, config, config_file, tmp_path):
     tree = tiny.make_tree(config)
     tree["transformer/layer_0/mlp/linear"]["w"] = tree["transformer/layer_0/mlp/linear"]["w"] * np.float32(2**20)
@@ -485,6 +500,29 @@ def test_the_real_command_line(words, tmp_path):
     assert result.stderr.count("\n") == 1
     assert "no such folder" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+STOPPED = """
+import os, runpy, signal, sys
+from conversion import shards
+shards.Shard.write = lambda *args: os.kill(os.getpid(), signal.SIGTERM)
+sys.argv = ["convert_flax.py", *{words}]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def test_a_kill_keeps_the_work_and_names_it(checkpoint, config_file, tmp_path):
+    words = ["--checkpoint", str(checkpoint), "--config", str(config_file), "--output", str(tmp_path / "repo")]
+    code = STOPPED.format(words=words, script=str(ROOT / "convert_flax.py"))
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 130, result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        f"convert_flax: interrupted; the work so far is kept in {tmp_path / 'repo' / '.partial'}: "
+        "repeat the command to go on"
+    )
+    assert {path.name for path in (tmp_path / "repo").iterdir()} == {".partial"}
+    assert convert_flax.main(words) == 0
+    assert not (tmp_path / "repo" / ".partial").exists()
 
 
 def _header(path, suffix):

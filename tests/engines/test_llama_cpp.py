@@ -11,7 +11,8 @@ import torch
 from agreement import agreement, run
 from transformers import AutoTokenizer
 
-from tests.check_real270m import WINDOW, perplexity
+from conversion.quality import perplexity
+from tests.check_real270m import WINDOW
 
 EXCUSED = 0.5
 
@@ -28,8 +29,7 @@ def test_llama_cpp_perplexity(real_270m, reference_of, report, tmp_path):
     text = "\n".join(pydoc_data.topics.topics[key] for key in sorted(pydoc_data.topics.topics))
     tokenizer = AutoTokenizer.from_pretrained(real_270m.repo)
     tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0, : 4 * WINDOW]
-    with torch.inference_mode():
-        expected = perplexity(real_270m.ours(torch.float32), tokens)
+    expected = perplexity(real_270m.ours(torch.float32), tokens, WINDOW, WINDOW)
     windows = np.stack([np.concatenate([[2], window]) for window in tokens.view(4, WINDOW).numpy()])
     folder = real_270m.exported("gguf", tmp_path)
     ours = reference_of(real_270m)

@@ -1,0 +1,110 @@
+"""`convert_flax.py quality`: every token counted once, with the context it is due, and errors of one line.
+
+Run: pytest tests/conversion/test_quality.py
+"""
+
+import math
+import re
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, PreTrainedTokenizerFast
+
+import convert_flax
+from conversion.quality import BOS, perplexity
+from demo.flax_export import save_tree
+from tests.conversion import tiny
+
+TEXT = "the cat sat on a mat\nand it was good"
+WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *TEXT.split()]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Gemma3ForCausalLM(tiny.text_config()).eval()
+
+
+def _loss(model, tokens, begin, place):
+    """Negative log-likelihood of one token after those from `begin` on, by the definition."""
+    ids = torch.cat([torch.tensor([BOS]), tokens[begin:place]]).unsqueeze(0)
+    with torch.no_grad():
+        return -model(ids).logits[0, -1].log_softmax(dim=-1)[tokens[place]].item()
+
+
+@pytest.mark.parametrize(("window", "stride"), [(16, 5), (16, 16), (7, 1), (37, 9), (100, 50)])
+def test_every_token_counts_once_with_its_context(model, window, stride):
+    tokens = torch.randint(4, tiny.ROWS, (37,), generator=torch.Generator().manual_seed(1))
+    losses = []
+    for place in range(len(tokens)):
+        begin = 0
+        while begin + window <= place:
+            begin += stride
+        losses.append(_loss(model, tokens, begin, place))
+    expected = math.exp(sum(losses) / len(losses))
+    assert perplexity(model, tokens, window, stride) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory):
+    """A converted text model with a tokenizer of a dozen words."""
+    folder = tmp_path_factory.mktemp("quality")
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<bos>").save_pretrained(folder / "tokenizer")
+    config = tiny.text_config()
+    save_tree(tiny.make_tree(config), folder / "checkpoint")
+    config_file = tiny.write_config(config, folder / "config.json")
+    options = ("--tokenizer", str(folder / "tokenizer"), "--dtype", "float32", "--scale-dtype", "float32")
+    assert tiny.run(folder / "checkpoint", folder / "repo", config_file, *options) == 0
+    return folder / "repo"
+
+
+def test_the_command_line(repo, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text(TEXT)
+    words = ["quality", str(repo), "--text", str(tmp_path / "text.txt"), "--dtype", "float32", "--device", "cpu"]
+    assert convert_flax.main(words) == 0
+    printed = capsys.readouterr().out
+    tokens = torch.tensor([WORDS.index(word) for word in TEXT.split()])
+    model = AutoModelForCausalLM.from_pretrained(repo, trust_remote_code=True, dtype=torch.float32)
+    losses = [_loss(model, tokens, 0, place) for place in range(len(tokens))]
+    found = {unit: float(number) for number, unit in re.findall(r"([\d.]+) (per token|bits per byte)", printed)}
+    assert found["per token"] == pytest.approx(math.exp(sum(losses) / 10), rel=1e-4)
+    assert found["bits per byte"] == pytest.approx(sum(losses) / math.log(2) / 36, rel=1e-3)
+    assert "36 bytes, 10 tokens" in printed
+    assert f"lm_eval --model hf --model_args pretrained={repo},trust_remote_code=True,dtype=float32" in printed
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "match"),
+    [
+        (b" \n\t\n", [], "text.txt: is empty"),
+        (None, [], "text.txt: cannot be read"),
+        (b"caf\xe9", [], "cannot be read as UTF-8"),
+        (b"the cat", ["--window", "8"], "--window 8 --stride 1024"),
+        (b"the cat", ["--stride", "0"], "the stride is at least 1"),
+    ],
+)
+def test_what_is_no_text(repo, tmp_path, capsys, content, options, match):
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    assert convert_flax.main(["quality", str(repo), "--text", str(tmp_path / "text.txt"), *options]) == 2
+    _one_line(capsys, match)
+
+
+def test_what_is_no_repo(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("the cat")
+    words = ["quality", str(tmp_path / "nowhere"), "--text", str(tmp_path / "text.txt")]
+    assert convert_flax.main(words) == 2
+    _one_line(capsys, "nowhere: no config.json there")
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "config.json").write_text("{}")
+    assert convert_flax.main(words) == 2
+    assert f"error: {tmp_path / 'nowhere'}: cannot be loaded" in capsys.readouterr().err
+
+
+def _one_line(capsys, match):
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1, error
+    assert match in error[0]
