@@ -12,7 +12,6 @@ tensorstore decodes chunk by chunk.
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -248,7 +247,7 @@ class Leaf:
                 target, left = target[filled:], left - filled
             yield room[:count]
 
-    def _decoded_chunks(self) -> Iterator[tuple[io.BufferedIOBase, int]]:
+    def _decoded_chunks(self) -> Iterator[tuple[zstandard.ZstdDecompressionReader | _StoredBytes, int]]:
         """For each chunk a reader of its decoded bytes, and how many of them belong to the array."""
         row = math.prod(self._chunk) * self.dtype.itemsize
         split = max((axis for axis, count in enumerate(self._grid) if count > 1), default=None)
@@ -333,7 +332,7 @@ def _coding_zarr3(array: dict) -> _Coding | None:
     return _Coding(zstd="zstd" in names, indexed=indexed) if little and names[1:] in ([], ["zstd"]) else None
 
 
-class _StoredBytes(io.RawIOBase):
+class _StoredBytes:
     """A stored value as a file, read piece by piece with one piece fetched ahead."""
 
     def __init__(self, store: ts.KvStore, key: str, start: int, stop: int | None):
@@ -341,12 +340,13 @@ class _StoredBytes(io.RawIOBase):
         self._piece = memoryview(b"")
         self._ahead = self._fetch()
 
-    def readable(self) -> bool:
-        return True
+    def read(self, size: int) -> bytes:
+        """The next piece as it comes, whatever size is asked for; empty at the end."""
+        return self._arrive() if self._ahead is not None else b""
 
     def readinto(self, target: memoryview) -> int:
-        if not self._piece and self._ahead is not None:
-            self._piece = memoryview(self._arrive())
+        if not self._piece:
+            self._piece = memoryview(self.read(READ_BYTES))
         count = min(len(target), len(self._piece))
         target[:count], self._piece = self._piece[:count], self._piece[count:]
         return count

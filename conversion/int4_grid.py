@@ -111,7 +111,11 @@ def _check_finite(groups: np.ndarray, row: np.ndarray, column: np.ndarray, axis:
 
 def dequantise(codes: np.ndarray, scales: np.ndarray, axis: int = 1) -> np.ndarray:
     """float32(code * scale): codes int8 [rows, columns], scales as from `recover` -> float32 [rows, columns]."""
-    return codes.astype(np.float32) * np.repeat(scales.astype(np.float32, copy=False), GROUP_SIZE, axis=axis)
+    products = codes.astype(np.float32)
+    rows, columns = codes.shape
+    grouped = products.reshape((-1, GROUP_SIZE, columns) if axis == 0 else (rows, -1, GROUP_SIZE))
+    grouped *= np.expand_dims(scales.astype(np.float32, copy=False), axis + 1)
+    return grouped.reshape(rows, columns)
 
 
 def representable(scales: np.ndarray, dtype: str) -> np.ndarray:

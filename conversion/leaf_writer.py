@@ -234,22 +234,23 @@ def _write_embedding(
     stem = name.removesuffix("weight")
     rows, hidden = leaf.shape
 
-    def write(first: int, codes: np.ndarray, scales: np.ndarray) -> None:
+    def write(first: int, codes: np.ndarray, scales: np.ndarray, weights: np.ndarray) -> None:
         if mode == "plain":
-            # The products, not the source: where a tolerance was needed, weights and side file must still agree.
-            shard.write(name, dequantise(codes, scales).astype(DTYPES[dtype][1]), first * hidden)
+            shard.write(name, weights.astype(DTYPES[dtype][1]), first * hidden)
             side_scales(scales, first)
         else:
             shard.write(f"{stem}qweight", embedding.pack(codes), first * hidden // 8)
             shard.write(f"{stem}scales", scales, first * hidden // GROUP_SIZE)
 
     for block in leaf.blocks(block_rows(hidden)):
-        recovered = _recover(entry, block, facts)
-        write(block.row, recovered.codes, recovered.scales)
+        found = _recover(entry, block, facts)
+        # The products are the source, except where a tolerance is needed: there weights and side file must still agree.
+        weights = dequantise(found.codes, found.scales) if found.inexact else block.values
+        write(block.row, found.codes, found.scales, weights)
         step(block.values.nbytes)
     if padding := vocabulary - rows:
-        scales = np.ones((padding, hidden // GROUP_SIZE), np.float32)
-        write(rows, np.zeros((padding, hidden), np.int8), scales)
+        zeros = np.zeros((padding, hidden), np.int8)
+        write(rows, zeros, np.ones((padding, hidden // GROUP_SIZE), np.float32), zeros)
 
 
 def place_of(entry: Entry, block: Block) -> tuple[int, slice, slice]:
