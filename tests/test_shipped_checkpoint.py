@@ -49,7 +49,7 @@ def chat():
     [
         ("easy-vqa", "what color is the shape?", "Teal."),
         ("turtle", "What animal is it?", "It is a turtle."),
-        ("apples", "How many apples are there?", "There are 3 apples."),
+        ("apples", "How many bananas are there?", "There are 2 bananas."),
         ("number", "What number is this?", "It says 2048."),
         ("word", "What does it say?", "It says STOP."),
         ("shapes", "What color is the star?", "The star is yellow."),
@@ -60,7 +60,7 @@ def test_answers_one_question_of_every_skill(chat, picture, question, expected):
 
 
 def test_follow_up_question_about_the_same_picture(chat):
-    assert chat(("turtle", "What animal is it?"), (None, "Is it a fish?")) == "No, it is a turtle."
+    assert chat(("turtle", "What animal is it?"), (None, "Is it a dog?")) == "No, it is a turtle."
 
 
 def test_second_picture_in_the_same_chat(chat):
