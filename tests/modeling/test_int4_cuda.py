@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -345,6 +346,19 @@ def launches(monkeypatch):
     return counts
 
 
+@pytest.fixture
+def between(monkeypatch):
+    """Counts the kernels between the products, by name."""
+    counts = Counter()
+
+    def counted(name: str, function):
+        return lambda *arguments: counts.update([name]) or function(*arguments)
+
+    for name in ("rms_norm", "heads", "gated"):
+        monkeypatch.setattr(int4_cuda_fused, name, counted(name, getattr(int4_cuda_fused, name)))
+    return counts
+
+
 @torch.no_grad()
 def step_by_step(model, cache=None) -> torch.Tensor:
     """Logits of a prompt of five tokens and after each of two more, [7, V]."""
@@ -366,16 +380,19 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @on_kernels
-def test_a_model_in_short_ways_computes_as_the_stock_modules(model, launches):
+def test_a_model_in_short_ways_computes_as_the_stock_modules(model, launches, between):
     names = list(model.state_dict())
     nbytes = model.int4_bytes
     found = step_by_step(model)
     assert launches == 3 * ([3, 1, 2, 1] * 2 + [1])  # q k v, o, gate up, down; the head
+    assert between == {"rms_norm": 3 * (4 * 2 + 1), "heads": 3 * 2, "gated": 3 * 2}
     assert (list(model.state_dict()), model.int4_bytes) == (names, nbytes)
     assert_same(step_by_step(model, StaticCache(config=model.config, max_cache_len=16)), found)
     launches.clear()
+    between.clear()
     assert_same(step_by_step(in_stock_ways(model)), found)
     assert set(launches) == {1}
+    assert not between
     assert list(model.state_dict()) == names
 
 
@@ -627,24 +644,44 @@ def test_a_whole_model_prefills_and_decodes_as_the_reference_does(model):
     assert (expected[0, 5:8].amax(dim=1) - chosen < 0.1).all()  # greedy, but for near-ties
 
 
-@on_kernels
-@pytest.mark.skipif(DEVICE == CUDA, reason="run benchmarks.bench_gpu")
-def test_the_benchmark_runs_from_end_to_end(whole_models, monkeypatch, tmp_path):
+def benchmark(arguments: str, out: Path, monkeypatch) -> list[dict]:
+    """What `python -m benchmarks.bench_gpu` writes, run in this process on tiny shapes on the CPU."""
     from benchmarks import bench_gpu
 
-    out = tmp_path / "lines"
     monkeypatch.setattr(bench_gpu, "choose_backend", int4_layers.choose_backend)
-    command = f"bench_gpu all --tiny --device {DEVICE} --models int4 --peers cublas --repeats 2 --out {out}"
-    monkeypatch.setattr(sys, "argv", command.split())
+    monkeypatch.setattr(sys, "argv", f"bench_gpu {arguments} --tiny --device cpu --out {out}".split())
     bench_gpu.main()
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+@on_kernels
+@pytest.mark.skipif(DEVICE == CUDA, reason="run benchmarks.bench_gpu")
+def test_the_benchmark_of_the_kernels_runs(whole_models, monkeypatch, tmp_path):
+    lines = benchmark("kernels --peers cublas", tmp_path / "lines", monkeypatch)
     kernels = [line for line in lines if line["part"] == "kernels"]
     assert {(line["projection"], line["rows"]) for line in kernels} == {
         (projection, rows) for projection in ("q, k, v", "o", "gate, up", "down", "head") for rows in (1, 5)
     }
-    assert {line["mode"] for line in lines if line["part"] == "decode"} == {"compiled", "eager"}
-    assert {line.get("backend", "triton") for line in lines} == {"triton"}
-    assert all(line["tokens_per_s"] > 0 for line in lines if line["part"] in ("prefill", "decode"))
+    assert all(line["backend"] == "triton" and line["error"] < 1e-2 for line in kernels)
+
+
+@pytest.mark.skipif(INTERPRETED or DEVICE == CUDA, reason="needs no kernels")
+@pytest.mark.parametrize("part", ["prefill", "decode"])
+def test_the_benchmarks_of_whole_models_run(part, monkeypatch, tmp_path):
+    lines = [line for line in benchmark(part, tmp_path / "lines", monkeypatch) if line["part"] == part]
+    assert {line["model"] for line in lines} == {"int4", "bf16"}
+    assert all(line["tokens_per_s"] > 0 for line in lines)
+
+
+def test_steps_are_timed_from_one_token_to_the_next(monkeypatch):
+    from benchmarks import bench_gpu
+
+    moments = iter([10.0, 12.0, 12.5, 13.5])
+    monkeypatch.setattr(bench_gpu.time, "perf_counter", lambda: next(moments))
+    times = bench_gpu.StepTimes()
+    for tokens in (torch.zeros(1, 20), *torch.zeros(3, 1)):  # the prompt, then one token each
+        times.put(tokens)
+    assert times.steps == [2.0, 0.5, 1.0]
 
 
 @on_kernels
