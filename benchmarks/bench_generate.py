@@ -118,8 +118,8 @@ class Transformers:
             rotary.__init__(self.model.config)
             self.load_s = None  # nothing was read
         else:
-            options = {"dtype": torch.bfloat16, "device_map": "cpu", "trust_remote_code": engine != "gptqmodel"}
-            self.model = AutoModelForCausalLM.from_pretrained(repo, **options)
+            options = {"device_map": "cpu"} if engine == "gptqmodel" else {"trust_remote_code": True}
+            self.model = AutoModelForCausalLM.from_pretrained(repo, dtype=torch.bfloat16, **options)
             self.load_s = time.perf_counter() - start
         self.options = {"do_sample": False, "eos_token_id": None}
         if engine == "compiled":
@@ -204,8 +204,10 @@ def work(engine: str, path: str, threads: int) -> None:
     worker = (LlamaCpp if engine.startswith("llama") else Transformers)(engine, path, threads)
     print(json.dumps(worker.facts()), file=answers, flush=True)
     for line in sys.stdin:
-        prompt, new = json.loads(line)
-        print(json.dumps([*worker.run(prompt, new), memory()["peak_rss"]]), file=answers, flush=True)
+        prefill, decode = worker.run(*json.loads(line))
+        after = worker.facts()
+        changed = {key: after[key] for key in ("peak_mb", "weights_mb")}  # gptqmodel repacks in the first call
+        print(json.dumps([prefill, decode, changed]), file=answers, flush=True)
 
 
 # ---- The run ----
@@ -250,7 +252,8 @@ class Peer:
     def run(self, prompt: list[int], new: int, keep: bool) -> None:
         self.process.stdin.write(json.dumps([prompt, new]) + "\n")
         self.process.stdin.flush()
-        prefill, decode, self.facts["peak_mb"] = self._answer()
+        prefill, decode, changed = self._answer()
+        self.facts |= changed
         if keep:
             self.prefill.append(len(prompt) / prefill)
             self.decode.append(1 / decode)
