@@ -306,7 +306,7 @@ def bench(name: str, args) -> list[dict]:
     import torch
 
     label, repo, gguf, plain = model_files(name, args)
-    load_average = os.getloadavg()[0]
+    load_average, started = os.getloadavg()[0], time.time()
     paths = {"llama": gguf, "llama-fa": gguf, "gptqmodel": plain}
     pythons = {"llama": args.llama_python, "llama-fa": args.llama_python, "gptqmodel": args.gptqmodel_python}
     peers, failed = [], {}
@@ -323,7 +323,7 @@ def bench(name: str, args) -> list[dict]:
                 peer.run(prompt, args.new, keep=number >= 0)
             except Failed as error:
                 failed[peer.engine] = str(error)
-    conditions = machine() | {"load_average": load_average, "threads": args.threads}
+    conditions = machine() | {"run": started, "load_average": load_average, "threads": args.threads}
     linear = linear_weights(repo)
     rows = [{"model": label, "engine": engine, "failed": why, **conditions} for engine, why in failed.items()]
     for peer in [peer for peer in peers if peer.engine not in failed]:
@@ -348,8 +348,8 @@ def machine_line(row: dict) -> str:
 
 
 def over_llama(row: dict, rows: list[dict], what: str) -> float | None:
-    """How many times the speed of the better of llama.cpp's rows this row has; None where there is none."""
-    speeds = [r[what] for r in rows if r["model"] == row["model"] and r["engine"].startswith("llama") and what in r]
+    """How many times the speed of the better of llama.cpp's rows in the same run; None where there is none."""
+    speeds = [r[what] for r in rows if r["run"] == row["run"] and r["engine"].startswith("llama") and what in r]
     return row[what] / max(speeds) if speeds and what in row else None
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.plot FILE.jsonl PICTURE.png
 
-Of several rows of the same model and engine the last one counts. Models without a row of llama.cpp are left out.
+Of several runs of the same model the last one counts. Models without a row of llama.cpp are left out.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ COLOURS = dict(zip(ENGINES, ("#1b6ca8", "#76b5d9", "#3f9e8f", "#8a8a8a", "#bdbdb
 
 
 def read_rows(file: Path) -> list[dict]:
-    """The last row of each model and engine, in the order of the file."""
+    """The rows of each model's last run, in the order of the file."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return list({(row["model"], row["engine"]): row for row in rows}.values())
+    last = {row["model"]: row["run"] for row in rows}
+    return [row for row in rows if row["run"] == last[row["model"]]]
 
 
 def draw(rows: list[dict], picture: Path) -> None:
     """Two panels of bars, a group for each model, a colour for each engine."""
     engines = [engine for engine in ENGINES if any(row["engine"] == engine for row in rows)]
     models = list(dict.fromkeys(row["model"] for row in rows if over_llama(row, rows, "decode") is not None))
-    figure, panels = plt.subplots(2, 1, figsize=(2 + 1.8 * len(models), 7), layout="constrained")
+    figure, panels = plt.subplots(2, 1, figsize=(max(2 + 2 * len(models), 8), 7), layout="constrained")
     for panel, what in zip(panels, ("decode", "prefill"), strict=True):
         for row in rows:
             ratio = over_llama(row, rows, what)
