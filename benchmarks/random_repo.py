@@ -49,6 +49,7 @@ def random_repo(name: str, cache: Path, layers: int | None = None) -> Path:
 
 def gguf_of(repo: Path, folder: Path) -> Path:
     """The GGUF file of a repo's codes in `folder`, written on the first call."""
+    folder.mkdir(parents=True, exist_ok=True)
     gguf = folder / "model-Q4_0.gguf"
     if not gguf.exists():
         write_language_model(AwqRepo(repo), gguf.with_suffix(".part"))
