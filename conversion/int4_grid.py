@@ -222,7 +222,7 @@ def _settle_by_search(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     absmax = np.abs(groups).max(axis=0)
     best = np.where(absmax == 0, 0, UNRANKED)
     remaining = np.flatnonzero(absmax)
-    for multiple in (7, 8, 6, 5, 4, 3, 2, 1):
+    for multiple in (7, 6, 8, 5, 4, 3, 2, 1):
         code, near = _on_grid_of(multiple, groups[:, remaining], absmax[remaining])
         near = np.flatnonzero(near)
         if not near.size:
@@ -230,10 +230,8 @@ def _settle_by_search(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
         candidates, code = remaining[near], code[:, near]
         _try_steps(multiple, candidates, code, groups, absmax, best, codes, scales)
         # Codes with no common factor fit no other m, but for the multiples of this one, which came before.
-        if multiple in (7, 8):
-            whole = code.astype(np.int8)
-            alone = (whole & 1).any(axis=0) if multiple == 8 else ~_only_sevens(whole[None])[0]
-            remaining = np.delete(remaining, near[alone])
+        alone = np.gcd.reduce(code.astype(np.int8), axis=0) == 1
+        remaining = np.delete(remaining, near[alone])
     lost = np.flatnonzero(best == UNRANKED)
     if lost.size:
         codes[:, lost], scales[lost], deviation[lost] = _nearest(groups[:, lost], absmax[lost])
