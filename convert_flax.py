@@ -147,7 +147,7 @@ def _options(words: list[str], command: str) -> Options:
     add("--donor", help="folder or Hub repo (transformers) for tensors that the checkpoint lacks")
     add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files: proves every byte")
     add("--verify", action="store_true", help="read everything back and compare it with the source before it is done")
-    add("--shard-size", type=_size, default=SHARD_BYTES, help="of a shard at most: 5GB (default), 500MB, ...")
+    add("--shard-size", type=_size, default=SHARD_BYTES, help="of a shard at most: 2GB (default), 500MB, ...")
     add("--workers", type=int, default=os.cpu_count(), help="leaves converted at a time (default: all cores)")
     _add_format(parser)
     chosen = vars(parser.parse_args(words))

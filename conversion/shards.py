@@ -1,7 +1,7 @@
 """Safetensors shards that are written in any order, in bounded memory, before all their dtypes are known.
 
 * `TensorSpec`: name, dtype and shape of one output tensor.
-* `plan_shards`: tensors -> files of at most 5 GB, named as transformers names them.
+* `plan_shards`: tensors -> files of at most 2 GB, named as transformers names them.
 * `Shard`: one such file while it is written.
 
 The dtype of the quantisation scales depends on every scale of the model, so it is known last. A shard therefore keeps
@@ -24,7 +24,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-SHARD_BYTES = 5_000_000_000
+SHARD_BYTES = 2_000_000_000  # small enough that a kill costs little work, and that hashes are taken side by side
 HEADER_ENTRY = 256  # more than the header says about one tensor
 COPY_BYTES = 1 << 24
 
