@@ -244,8 +244,9 @@ def _write_embedding(
 
     for block in leaf.blocks(block_rows(hidden)):
         found = _recover(entry, block, facts)
-        # The products are the source, except where a tolerance is needed: there weights and side file must still agree.
-        weights = dequantise(found.codes, found.scales) if found.inexact else block.values
+        # The products are the source, but for -0.0, which is no product, and where a tolerance is needed: there weights
+        # and side file must still agree.
+        weights = dequantise(found.codes, found.scales) if found.inexact else block.values + np.float32(0)
         write(block.row, found.codes, found.scales, weights)
         step(block.values.nbytes)
     if padding := vocabulary - rows:

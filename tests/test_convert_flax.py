@@ -136,6 +136,20 @@ def test_the_plain_embedding_gives_its_codes_back(tree, checkpoint, config_file,
     assert (scales[tiny.ROWS :] == 1).all()
 
 
+def test_a_negative_zero_changes_nothing(tree, checkpoint, config_file, tmp_path):
+    negative = {module: dict(leaves) for module, leaves in tree.items()}
+    values = negative["transformer/embedder"]["input_embedding"].copy()
+    assert (values == 0).any()
+    values[values == 0] = -0.0
+    negative["transformer/embedder"]["input_embedding"] = values
+    save_tree(negative, tmp_path / "checkpoint")
+    for source, output in (checkpoint, "one"), (tmp_path / "checkpoint", "other"):
+        assert tiny.run(source, tmp_path / output, config_file) == 0
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
+        tmp_path / "other" / "model.safetensors"
+    ).read_bytes()
+
+
 @pytest.fixture(scope="module")
 def repo(checkpoint, config_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("converted") / "repo"
