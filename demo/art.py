@@ -8,10 +8,12 @@ Each package `@iconify-json/<style>` is one JSON of SVG bodies, keyed by the Uni
 """
 
 import functools
+import hashlib
 import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -30,22 +32,25 @@ TRAIN_STYLES = {
     "fluent-emoji-flat": "1.2.6",  # the same drawings without shading
     "fluent-emoji-high-contrast": "1.2.6",  # ... and as silhouettes
     "emojione": "1.2.3",  # EmojiOne 2, CC BY 4.0
+    "emojione-monotone": "1.2.1",  # ... and in one colour
     "fxemoji": "1.2.2",  # Firefox OS Emoji, Mozilla, Apache-2.0
+    "streamline-emojis": "1.2.4",  # Streamline Emojis, CC BY 4.0: flat colours between dark lines
 }
 HELD_OUT_STYLE = {"openmoji": "1.2.29"}  # OpenMoji, CC BY-SA 4.0: looked at for evaluation only
-MONOCHROME_STYLES = {"fluent-emoji-high-contrast"}
+MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone"}
 
 # kind: things. "name" alone means the icon of that name; "name=icon+icon" names the icons that show it.
 _THINGS = {
     "animal": """
-        cat=cat+cat-face; dog=dog+dog-face; mouse=mouse+mouse-face; rabbit=rabbit+rabbit-face; fox; bear; panda;
-        koala; tiger=tiger+tiger-face; lion; cow=cow+cow-face; pig=pig+pig-face; frog;
+        cat=cat+cat-face; dog=dog+dog-face; mouse=mouse+mouse-face; rabbit=rabbit+rabbit-face;
+        fox=fox+fox-face; bear=bear+bear-face; panda=panda+panda-face; koala; tiger=tiger+tiger-face;
+        lion=lion+lion-face; cow=cow+cow-face; pig=pig+pig-face; frog=frog+frog-face;
         monkey=monkey+monkey-face; chicken; rooster; penguin; bird;
-        chick=baby-chick+front-facing-baby-chick+hatching-chick; duck; eagle; owl; bat; horse=horse+horse-face;
-        unicorn; bee=honeybee; caterpillar=bug; butterfly; snail; ladybug=lady-beetle; spider; turtle; snake;
-        lizard; octopus; crab; fish=fish+tropical-fish; dolphin; whale=whale+spouting-whale; shark; crocodile;
-        leopard; zebra; elephant; rhino=rhinoceros; camel=camel+two-hump-camel; giraffe; goat; sheep=ewe; deer;
-        parrot; dragon; squirrel=chipmunk""",
+        chick=baby-chick+front-facing-baby-chick+hatching-chick; duck; eagle; owl; bat;
+        horse=horse+horse-face; unicorn=unicorn+unicorn-face; bee=honeybee; caterpillar=bug; butterfly; snail;
+        ladybug=lady-beetle; spider; turtle; snake; lizard; octopus; crab; fish=fish+tropical-fish; dolphin;
+        whale=whale+spouting-whale; shark; crocodile; leopard; zebra; elephant; rhino=rhinoceros;
+        camel=camel+two-hump-camel; giraffe; goat; sheep=ewe; deer; parrot; dragon; squirrel=chipmunk""",
     "fruit": """
         apple=red-apple+green-apple; pear; orange=tangerine; lemon; banana; watermelon; grapes; strawberry;
         melon; cherry=cherries; peach; pineapple; avocado""",
@@ -71,7 +76,7 @@ _THINGS = {
     "instrument": """
         guitar; piano=musical-keyboard; trumpet; violin; drum; saxophone""",
     "toy": """
-        balloon; dice=game-die; robot""",
+        balloon; dice=game-die+game-dice; robot=robot+robot-face""",
     "ball": """
         soccer ball=soccer-ball; basketball; football=american-football; baseball""",
     "piece of clothing": """
@@ -80,11 +85,11 @@ _THINGS = {
         sun; moon=crescent-moon; star=star+glowing-star; cloud; rainbow; snowflake; fire; water drop=droplet;
         volcano; lightning=high-voltage; snowman=snowman+snowman-without-snow;
         umbrella=umbrella+umbrella-with-rain-drops; gift=wrapped-gift; christmas tree=christmas-tree;
-        pumpkin=jack-o-lantern; glasses; sunglasses; backpack; ring; watch; phone=mobile-phone; laptop;
-        camera=camera+camera-with-flash; television; light bulb=light-bulb; candle;
-        book=closed-book+green-book+blue-book+orange-book; envelope; lock=locked; bomb; toilet; shopping
-        cart=shopping-cart; hourglass=hourglass-done+hourglass-not-done; alarm clock=alarm-clock; bell;
-        microphone=studio-microphone; headphones=headphone; ghost; alien; skull; heart=red-heart;
+        pumpkin=jack-o-lantern; glasses; sunglasses; backpack=backpack+school-backpack; ring; watch;
+        phone=mobile-phone; laptop; camera=camera+camera-with-flash; television; light bulb=light-bulb;
+        candle; book=closed-book+green-book+blue-book+orange-book; envelope; lock=locked; bomb; toilet;
+        shopping cart=shopping-cart; hourglass=hourglass-done+hourglass-not-done; alarm clock=alarm-clock;
+        bell; microphone=studio-microphone; headphones=headphone; ghost; alien; skull; heart=red-heart;
         diamond=gem-stone; trophy; anchor;
         globe=globe-showing-americas+globe-showing-europe-africa+globe-showing-asia-australia; traffic
         light=vertical-traffic-light+horizontal-traffic-light; battery; eye""",
@@ -124,12 +129,16 @@ def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
     for alias, target in pack.get("aliases", {}).items():
         if set(target) == {"parent"} and target["parent"] in pack["icons"]:
             by_name.setdefault(alias.replace("-", ""), pack["icons"][target["parent"]])
+    for key, icon in pack["icons"].items():  # some packs number the drawings of one name: "cactus-1", "cactus-2"
+        by_name.setdefault(re.sub("-[12]$", "", key).replace("-", ""), icon)
     sprites = {}
     for thing, keys in _ICONS_OF.items():
+        drawn = []  # a pack may know one drawing by two of the names
         for key in keys:
             icon = by_name.get(key.replace("-", ""))
-            if icon is None:
+            if icon is None or icon["body"] in drawn:
                 continue
+            drawn.append(icon["body"])
             width, height = icon.get("width", pack["width"]), icon.get("height", pack["height"])
             box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
             svg = (
@@ -147,6 +156,12 @@ def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
     return sprites
 
 
+def sprites_path() -> Path:
+    """Returns where the drawn sprites are cached; other styles or things have another name."""
+    recipe = repr((TRAIN_STYLES, HELD_OUT_STYLE, _ICONS_OF)).encode()
+    return CACHE / f"sprites-{hashlib.sha256(recipe).hexdigest()[:12]}.pkl"
+
+
 @functools.cache
 def load_sprites() -> dict[str, dict[str, list[np.ndarray]]]:
     """Returns all sprites of all styles, drawn on the first call and cached on disk.
@@ -154,7 +169,7 @@ def load_sprites() -> dict[str, dict[str, list[np.ndarray]]]:
     Raises:
       subprocess.CalledProcessError: npm could not deliver a package; its message says why.
     """
-    cached = CACHE / "sprites.pkl"
+    cached = sprites_path()
     if not cached.exists():
         drawn = {style: _draw_style(style, version) for style, version in (TRAIN_STYLES | HELD_OUT_STYLE).items()}
         partial = cached.with_suffix(".partial")

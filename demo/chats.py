@@ -29,17 +29,13 @@ class Picture:
       image: 64x64 RGB.
       skill: one of `SKILLS`.
       questions: (question, answer) pairs, each of which can be asked first; the most telling one first.
-      text: what is written in it, in capitals; most often nothing.
-      shapes: colour, form and place of each shape, where places have names.
-      total: how many things or shapes it shows; 0 where that is not told.
+      boxes: what is where; empty where that is not known.
     """
 
     image: Image.Image
     skill: str
     questions: list[tuple[str, str]]
-    text: str = ""
-    shapes: tuple[tuple[str, str, str], ...] = ()
-    total: int = 0
+    boxes: list[render.Box] = field(default_factory=list)
 
 
 @dataclass
@@ -248,8 +244,12 @@ def about_pair(rng: np.random.Generator, facts: dict) -> list[tuple[str, str]]:
 
 
 def about_counts(rng: np.random.Generator, counts: dict[str, int]) -> list[tuple[str, str]]:
-    """Questions about how many there are of one or two things."""
-    total = sum(counts.values())
+    """Questions about how many there are of one or two things.
+
+    "What do you see?" is asked only where something is there more than once: one thing, or one of each of two, would
+    look like a picture of another skill, and be described otherwise there.
+    """
+    total, several = sum(counts.values()), max(counts.values()) > 1
     questions = []
     for thing, count in counts.items():
         questions.append(
@@ -268,9 +268,9 @@ def about_counts(rng: np.random.Generator, counts: dict[str, int]) -> list[tuple
         )
     if len(counts) == 1:
         (thing,) = counts
-        questions.append(
-            (pick(rng, ("What do you see?", "What is in the picture?", *DESCRIBE)), f"I see {counted(total, thing)}.")
-        )
+        describe = pick(rng, ("What do you see?", "What is in the picture?", *DESCRIBE))
+        if several:
+            questions.append((describe, f"I see {counted(total, thing)}."))
     else:
         (x, n), (y, m) = counts.items()
         if rng.random() < 0.5:
@@ -291,12 +291,10 @@ def about_counts(rng: np.random.Generator, counts: dict[str, int]) -> list[tuple
             )
         )
         questions.append((f"Are there more {plural(x)} than {plural(y)}?", "Yes." if n > m else "No."))
-        questions.append(
-            (
-                pick(rng, ("What do you see?", "What is in the picture?", *DESCRIBE)),
-                "I see " + " and ".join(counted(counts[noun], noun) for noun in sorted(counts)) + ".",
-            )
-        )
+        describe = pick(rng, ("What do you see?", "What is in the picture?", *DESCRIBE))
+        if several:
+            told = " and ".join(counted(counts[noun], noun) for noun in sorted(counts))
+            questions.append((describe, f"I see {told}."))
     questions.append(
         (
             pick(rng, ("How many things are there?", "How many things do you see in all?", "Count all the things.")),
@@ -529,22 +527,22 @@ def _counts(rng: np.random.Generator, nouns: list[str]) -> dict[str, int]:
 def thing_picture(rng: np.random.Generator, thing: str, styles: tuple[str, ...], distort: bool = True) -> Picture:
     """A picture of one thing."""
     image, facts = render.draw_thing(rng, thing, styles, distort)
-    return Picture(image, "naming", about_thing(rng, facts))
+    return Picture(image, "naming", about_thing(rng, facts), facts["boxes"])
 
 
 def pair_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
     """A picture of two things."""
     pair = tuple(art.THINGS[i] for i in rng.permutation(len(art.THINGS))[:2])
     image, facts = render.draw_pair(rng, pair, styles)
-    return Picture(image, "naming", about_pair(rng, facts))
+    return Picture(image, "naming", about_pair(rng, facts), facts["boxes"])
 
 
 def count_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
     """A picture to count: things or shapes."""
     if rng.random() < 0.55:
         counts = _counts(rng, COUNTABLE)
-        image, _ = render.draw_counted_things(rng, counts, styles)
-        return Picture(image, "counting", about_counts(rng, counts), total=sum(counts.values()))
+        image, facts = render.draw_counted_things(rng, counts, styles)
+        return Picture(image, "counting", about_counts(rng, counts), facts["boxes"])
     background = None if rng.random() < 0.4 else pick(rng, list(render.COLORS))
     if rng.random() < 0.5:  # told apart by form
         counts = _counts(rng, list(render.SHAPES))
@@ -555,8 +553,8 @@ def count_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
         colors = [c for c in render.COLORS if c != background and not (background is None and c == "white")]
         counts = _counts(rng, [f"{c} {shape}" for c in colors])
         wanted = [(noun.split()[0], shape) for noun, n in counts.items() for _ in range(n)]
-    image, _ = render.draw_shapes(rng, wanted, background, grid=rng.random() < 0.2)
-    return Picture(image, "counting", about_counts(rng, counts), total=len(wanted))
+    image, facts = render.draw_shapes(rng, wanted, background, grid=rng.random() < 0.2)
+    return Picture(image, "counting", about_counts(rng, counts), facts["boxes"])
 
 
 def shapes_picture(rng: np.random.Generator) -> Picture:
@@ -565,15 +563,14 @@ def shapes_picture(rng: np.random.Generator) -> Picture:
     background = None if rng.random() < 0.4 else pick(rng, list(render.COLORS))
     wanted = _different_shapes(rng, int(rng.integers(1, 5)), background)
     image, facts = render.draw_shapes(rng, wanted, background, grid)
-    placed = tuple(facts["shapes"]) if grid else ()
-    return Picture(image, "shapes", about_shapes(rng, facts["shapes"], grid), shapes=placed, total=len(wanted))
+    return Picture(image, "shapes", about_shapes(rng, facts["shapes"], grid), facts["boxes"])
 
 
 def text_picture(rng: np.random.Generator, words: list[str] | None = None, made_up: float = 0.5) -> Picture:
     """A picture of a number or a word; `words` None means the training words."""
     text = _random_text(rng, words or _TRAIN_WORDS, made_up)
     image, facts = render.draw_text(rng, text.lower() if rng.random() < 0.15 else text)
-    return Picture(image, "reading", about_text(rng, facts), facts["text"].upper())
+    return Picture(image, "reading", about_text(rng, facts), facts["boxes"])
 
 
 def easy_picture(rng: np.random.Generator) -> Picture:
@@ -583,12 +580,12 @@ def easy_picture(rng: np.random.Generator) -> Picture:
         pairs = [(q, easy_answer(w)) for q, w in pairs]
         return Picture(image, "easy_vqa", [pairs[i] for i in rng.permutation(len(pairs))])
     color, shape = pick(rng, list(render.EASY_COLORS)), pick(rng, ("circle", "rectangle", "triangle"))
-    image, _ = render.draw_lone_shape(rng, color, shape)
-    return Picture(image, "easy_vqa", easy_questions(rng, color, shape))
+    image, facts = render.draw_lone_shape(rng, color, shape)
+    return Picture(image, "easy_vqa", easy_questions(rng, color, shape), facts["boxes"])
 
 
 # how often a training picture is of each kind
-MIXTURE = {"thing": 0.34, "pair": 0.06, "count": 0.16, "shapes": 0.14, "text": 0.24, "easy": 0.06}
+MIXTURE = {"thing": 0.28, "pair": 0.12, "count": 0.18, "shapes": 0.14, "text": 0.22, "easy": 0.06}
 
 
 def sample_picture(rng: np.random.Generator, styles: tuple[str, ...], mixture: dict[str, float] = MIXTURE) -> Picture:

@@ -10,6 +10,7 @@ shipped files need no other source than themselves: codes times scales give the 
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, Gemma3Config
+from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration
 
 import convert_flax
 from conversion.awq_repo import AwqRepo
@@ -63,6 +64,27 @@ def weights_of_repo(folder: Path) -> tuple[dict[str, np.ndarray], Gemma3Config]:
     weights[f"{repo.embedding}.weight"] = np.concatenate(blocks)
     values = {k: v for k, v in repo.config.to_dict().items() if k not in ("quantization_config", "auto_map")}
     return weights, Gemma3Config(**values)
+
+
+def model_of_repo(folder: Path) -> Gemma3ForConditionalGeneration:
+    """Returns the float32 model, of transformers' own classes, that a converted repository stands for.
+
+    Raises:
+      ValueError: the repository holds other tensors than the demo's model.
+    """
+    renamed = {
+        re.sub(
+            r"^(language_model)\.model|^(vision_tower)\.vision_model|^(multi_modal_projector)", r"model.\1\2\3", name
+        ): (torch.from_numpy(weight))
+        for name, weight in weights_of_repo(folder)[0].items()
+    }
+    model = build_model()
+    if odd := renamed.keys() ^ dict(model.named_parameters()).keys():
+        raise ValueError(f"{folder}: tensors that are missing or have no place: {', '.join(sorted(odd))}")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(renamed[name])
+    return model
 
 
 def convert(weights: dict, config: Gemma3Config, files: Path, output: Path) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import art, chats, render
-from .model import SLOTS
+from . import art, chats
+from .targets import targets_of
 from .tokenizer import IMAGE_SOFT_TOKEN, IMAGE_TOKENS, TEXT_VOCAB
 
 ROW = 96
@@ -120,35 +120,10 @@ class Words:
         return weights / max(weights.sum(), 1e-6)
 
 
-LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_COLORS, _FORMS, _PLACES = list(render.COLORS), list(render.SHAPES), list(render.PLACES.values())
-
-
-def slots_of(picture: chats.Picture | None) -> dict[str, np.ndarray]:
-    """Returns what is in the slots of a picture as classes, int64 [n] by name; -100 where it is unknown.
-
-    The class after the last letter, colour or form means none.
-    """
-    slots = {name: np.full(n, IGNORE) for name, (n, _) in SLOTS.items()}
-    if picture is None:
-        return slots
-    if picture.text:
-        slots["letters"][:] = len(LETTERS)
-        slots["letters"][: len(picture.text)] = [LETTERS.index(letter) for letter in picture.text]
-    if picture.shapes:
-        slots["colors"][:], slots["forms"][:] = len(_COLORS), len(_FORMS)
-        for color, form, place in picture.shapes:
-            slots["colors"][_PLACES.index(place)] = _COLORS.index(color)
-            slots["forms"][_PLACES.index(place)] = _FORMS.index(form)
-    if picture.total:
-        slots["total"][:] = picture.total
-    return slots
-
-
 def _stacked(pictures: list[chats.Picture | None]) -> dict[str, torch.Tensor]:
-    """The slots of several pictures: int64 [N, n] by name."""
-    each = [slots_of(picture) for picture in pictures]
-    return {name: torch.from_numpy(np.stack([slots[name] for slots in each])) for name in SLOTS}
+    """The targets of several pictures: int64 [N, n] by name."""
+    each = [targets_of(picture.boxes if picture else []) for picture in pictures]
+    return {name: torch.from_numpy(np.stack([targets[name] for targets in each])) for name in each[0]}
 
 
 class PictureBatches(torch.utils.data.IterableDataset):
@@ -166,7 +141,12 @@ class PictureBatches(torch.utils.data.IterableDataset):
         self.pictures, self.seed, self.mixture = pictures, seed, mixture
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yields pixels: bfloat16 [N, 3, 64, 64], words: float32 [N, TEXT_VOCAB], and slots: int64 [N, n] by name."""
+        """Yields batches.
+
+        Yields:
+          pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB]. The targets of each picture, see
+          `targets_of`: int64 [N, n].
+        """
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, 1000 + (worker.id if worker else 0)])
         words = Words(Encoder(self.tokenizer))
@@ -243,7 +223,7 @@ class Batches(torch.utils.data.IterableDataset):
         Yields:
           ids, segment, parent, position, picture: int64 [B, ROW]; picture is 0 for text and 1 + n * 16 + k for soft
           token k of picture n. pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB], zero where unknown.
-          The kinds of slots, see `slots_of`: int64 [N, n].
+          The targets of each picture, see `targets_of`: int64 [N, n].
           where: int64 [A], answer tokens in the flattened rows. target: int64 [A], the token to predict there, -100 in
           places left over.
         """

@@ -9,7 +9,6 @@ eighth of the words are in no training picture; the easy-VQA questions are the p
 import argparse
 import json
 import os
-import re
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from . import art, chats
-from .convert import weights_of_repo
+from .convert import model_of_repo
 from .model import build_model, quantized_weights
 from .tokenizer import ROOT, write_processor_files
 
@@ -189,19 +188,7 @@ def load_dequantised(path: Path):
     Its weights are, bit for bit, those of the Kaggle-layout checkpoint that the repository was made from: the
     conversion proves it for every element, and `demo.convert` repeats it.
     """
-    weights, _ = weights_of_repo(path)
-    model = build_model()
-    renamed = {
-        re.sub(
-            "^(language_model)[.]model|^(vision_tower)[.]vision_model|^(multi_modal_projector)", r"model.\1\2\3", name
-        ): (torch.from_numpy(weight))
-        for name, weight in weights.items()
-    }
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(renamed.pop(name))
-    if renamed:
-        raise ValueError(f"{path}: tensors that the model has no place for: {', '.join(renamed)}")
+    model = model_of_repo(path)
     model.generation_config.eos_token_id = [1, 5]
     model.generation_config.pad_token_id = 0
     return model.bfloat16().eval()

@@ -3,7 +3,7 @@
 * `build_config()`: the sizes of the shipped Gemma 3.
 * `fake_quantize()`: a matrix to the int4 grid, straight-through.
 * `quantized_weights()`: all parameters as the finished model will have them, in the compute dtype.
-* `word_loss()`, `answer_loss()`: the losses of the two stages of training.
+* `tower_loss()`, `answer_loss()`: the losses of the two stages of training.
 """
 
 import torch
@@ -11,17 +11,13 @@ import torch.nn.functional as F
 from torch.func import functional_call
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
+from .targets import PATCHES, SLOTS, UNKNOWN
 from .tokenizer import IMAGE_SIZE, IMAGE_TOKENS, PADDED_VOCAB, TEXT_VOCAB
 
 GROUP = 32
-SLOTS = {  # what else the tower learns to tell: how many places there are, and how many classes each has
-    "letters": (5, 37),  # what is written: 36 digits and letters, or none
-    "colors": (9, 13),  # of the shape in each cell of the 3x3 grid: 12 colours, or none
-    "forms": (9, 6),  # ... its form: 5, or none
-    "total": (1, 7),  # how many things there are
-}
+NONE_WEIGHT = 0.25  # of a patch that shows nothing, beside one that shows something
 SLOT_SHARE = 0.5  # weight of the loss of each kind of slots beside that of the words
-WORD_SHARE = 0.2  # weight of all these while the whole model learns
+WHOLE_SHARE = 0.3  # weight of what the tower tells by itself while the whole model learns
 
 
 def build_config() -> Gemma3Config:
@@ -109,34 +105,53 @@ def quantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.bfloat1
     return weights
 
 
-class WordHead(torch.nn.Module):
-    """Guesses from the tower's mean feature what the answers will say; thrown away after training."""
+class TowerHead(torch.nn.Module):
+    """Tells from the tower's features what the answers will say and what is where; thrown away after training."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm = torch.nn.LayerNorm(width)
+        self.norm, self.token_norm = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
         self.words = torch.nn.Linear(width, TEXT_VOCAB)
         self.slots = torch.nn.ModuleDict({name: torch.nn.Linear(width, n * c) for name, (n, c) in SLOTS.items()})
+        self.patches = torch.nn.ModuleDict({name: torch.nn.Linear(width, 4 * c) for name, c in PATCHES.items()})
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Takes [N, patches, width]; returns logits of words [N, TEXT_VOCAB] and, by name, of slots [N, n, classes]."""
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Takes [N, 64, width] of an 8x8 grid of patches.
+
+        Returns:
+          Logits of words [N, TEXT_VOCAB]; by name, of slots [N, n, classes] and of patches [N, 64, classes], these
+          from the features as they are pooled into soft tokens.
+        """
         mean = self.norm(features.mean(1))
-        return self.words(mean), {name: slot(mean).unflatten(1, SLOTS[name]) for name, slot in self.slots.items()}
+        side = int(features.shape[1] ** 0.5)
+        pooled = features.unflatten(1, (side // 2, 2, side // 2, 2)).mean((2, 4)).flatten(1, 2)  # [N, 16, width]
+        pooled = self.token_norm(pooled)
+        slots = {name: slot(mean).unflatten(1, SLOTS[name]) for name, slot in self.slots.items()}
+        patches = {
+            name: patch(pooled).unflatten(2, (4, PATCHES[name])).flatten(1, 2) for name, patch in self.patches.items()
+        }
+        return self.words(mean), slots, patches
 
 
-def word_loss(model: Gemma3ForConditionalGeneration, head: WordHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of the guessed words of the answers, and of the slots: only the tower learns."""
+def tower_loss(model: Gemma3ForConditionalGeneration, head: TowerHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy of the guessed words of the answers, of slots and of patches: only the tower learns."""
     tower = model.model.vision_tower
     weights = {name: parameter.bfloat16() for name, parameter in tower.named_parameters()}
     return _missed(head, functional_call(tower, weights, (batch["pixels"],)).last_hidden_state, batch)
 
 
-def _missed(head: WordHead, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    words, slots = head(features.float())
+def _missed(head: TowerHead, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    words, slots, patches = head(features.float())
     loss = -(batch["words"] * words.log_softmax(-1)).sum(-1).mean()
     for name, logits in slots.items():
-        wrong = F.cross_entropy(logits.flatten(0, 1), batch[name].flatten(), ignore_index=-100, reduction="sum")
-        loss = loss + SLOT_SHARE * wrong / (batch[name] >= 0).sum().clamp(min=1)
+        target = batch[name].flatten()
+        wrong = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=UNKNOWN, reduction="sum")
+        loss = loss + SLOT_SHARE * wrong / (target >= 0).sum().clamp(min=1)
+    for name, logits in patches.items():
+        target, none = batch[name].flatten(), 0 if name == "centre" else PATCHES[name] - 1
+        wrong = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=UNKNOWN, reduction="none")
+        weight = torch.where(target == none, NONE_WEIGHT, 1.0) * (target >= 0)
+        loss = loss + (wrong * weight).sum() / weight.sum().clamp(min=1)
     return loss
 
 
@@ -172,12 +187,12 @@ class _Training(torch.nn.Module):
         return features, F.linear(hidden.flatten(0, 1)[batch["where"]], inner.language_model.embed_tokens.weight)
 
 
-def answer_loss(model: Gemma3ForConditionalGeneration, head: WordHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross-entropy of the answer tokens under the int4 weights, and a share of the head's loss.
+def answer_loss(model: Gemma3ForConditionalGeneration, head: TowerHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy of the answer tokens under the int4 weights, and a share of the tower's loss.
 
     One mask serves sliding and global layers: a training row is shorter than the window.
     """
     weights = {f"model.{name}": weight for name, weight in quantized_weights(model).items()}
     features, logits = functional_call(_Training(model), weights, (batch,), tie_weights=True)
     answers = F.cross_entropy(logits.float(), batch["target"], ignore_index=-100)
-    return answers + WORD_SHARE * _missed(head, features, batch)
+    return answers + WHOLE_SHARE * _missed(head, features, batch)

@@ -1,11 +1,13 @@
 """Draws the pictures: emoji, shapes, numbers and words on varied backgrounds, 64 pixels square.
 
 Every `draw_*` function takes a `numpy.random.Generator` and returns `(picture, facts)`: a PIL RGB image of 64x64 and
-what it shows. All colours, sizes, places and distortions come from the generator, so a seed names a picture.
+what it shows; `facts["boxes"]` says where. All colours, sizes, places and distortions come from the generator, so a
+seed names a picture.
 """
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -39,6 +41,17 @@ PLACES = {(0, 0): "top left", (1, 0): "top", (2, 0): "top right", (0, 1): "left"
 _FONT_FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Bold",
          "DejaVuSans-Oblique", "STIXGeneral", "STIXGeneralBol")  # fmt: skip
+
+
+class Box(NamedTuple):
+    """Where something is in a picture, in pixels."""
+
+    what: str  # a name of `art.THINGS` or `SHAPES`, or one character
+    color: str | None  # a name of `COLORS`, None when it has no single colour
+    left: float
+    top: float
+    right: float
+    bottom: float
 
 
 def pick(rng: np.random.Generator, options):
@@ -109,8 +122,16 @@ def _pyramid() -> dict[str, dict[str, list[list[Image.Image]]]]:
     }
 
 
+def _ink_edges(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
+    """Draws dark lines where colours meet, as line art has them; now and then fills the rest with one colour."""
+    edges = np.asarray(Image.fromarray(rgb).convert("L").filter(ImageFilter.FIND_EDGES), dtype=np.float32)
+    line = np.clip(edges * (rng.uniform(2, 6) / 255), 0, 1)[..., None]
+    fill = rng.integers(150, 256, 3) if rng.random() < 0.2 else rgb
+    return fill * (1 - line)
+
+
 def _recolor(rng: np.random.Generator, sprite: Image.Image, style: str) -> Image.Image:
-    """Changes a sprite's colours: hue, saturation, contrast; sometimes grey, posterised or outlined."""
+    """Changes a sprite's colours: hue, saturation, contrast; sometimes grey, posterised, inked or outlined."""
     pixels = np.asarray(sprite, dtype=np.float32)
     rgb, alpha = pixels[..., :3], pixels[..., 3]
     if style in art.MONOCHROME_STYLES:
@@ -124,7 +145,10 @@ def _recolor(rng: np.random.Generator, sprite: Image.Image, style: str) -> Image
         if rng.random() < 0.15:
             levels = int(rng.integers(2, 5))
             rgb = np.round(rgb / 255 * levels) * (255 / levels)
-    out = Image.fromarray(np.dstack([np.clip(rgb, 0, 255), alpha]).astype(np.uint8))
+    rgb = np.clip(rgb, 0, 255)
+    if style not in art.MONOCHROME_STYLES and rng.random() < 0.25:
+        rgb = _ink_edges(rng, rgb.astype(np.uint8))
+    out = Image.fromarray(np.dstack([rgb, alpha]).astype(np.uint8))
     if rng.random() < 0.3 and out.width >= 20:  # an outline drawn around it, as many art styles have
         wide = out.getchannel("A").filter(ImageFilter.MaxFilter(3))
         line = Image.new("RGBA", out.size, ((0, 0, 0) if rng.random() < 0.75 else (255, 255, 255)) + (0,))
@@ -179,8 +203,9 @@ def _ground_for(
     return picture, color
 
 
-def _paste(picture: Image.Image, sprite: Image.Image, x: int, y: int) -> None:
+def _paste(picture: Image.Image, thing: str, sprite: Image.Image, x: int, y: int) -> Box:
     picture.paste(sprite, (x, y), sprite)
+    return Box(thing, None, x, y, x + sprite.width, y + sprite.height)
 
 
 def place_of(x: float, y: float) -> str:
@@ -189,26 +214,27 @@ def place_of(x: float, y: float) -> str:
 
 
 def draw_thing(rng: np.random.Generator, thing: str, styles: tuple[str, ...], train: bool = True):
-    """One thing, large. Facts: thing, background (a colour's name or None)."""
+    """One thing, large. Facts: thing, background (a colour's name or None), boxes."""
     size = int(rng.integers(26, 63))
     sprite = sprite_of(rng, thing, size, styles, distort=train)
     picture, background = _ground_for(rng, [sprite])
     slack = (SIZE - sprite.width, SIZE - sprite.height)
-    _paste(picture, sprite, int(rng.integers(-2, slack[0] + 3)), int(rng.integers(-2, slack[1] + 3)))
-    return disturb(rng, picture), {"thing": thing, "background": background}
+    box = _paste(picture, thing, sprite, int(rng.integers(-2, slack[0] + 3)), int(rng.integers(-2, slack[1] + 3)))
+    return disturb(rng, picture), {"thing": thing, "background": background, "boxes": [box]}
 
 
 def draw_pair(rng: np.random.Generator, things: tuple[str, str], styles: tuple[str, ...]):
-    """Two different things, side by side or one above the other. Facts: things, sides."""
+    """Two different things, side by side or one above the other. Facts: things, sides, background, boxes."""
     sprites = [sprite_of(rng, thing, int(rng.integers(24, 31)), styles) for thing in things]
     picture, background = _ground_for(rng, sprites, plain=0.8)
-    beside = rng.random() < 0.6
-    for n, sprite in enumerate(sprites):
+    beside, boxes = rng.random() < 0.6, []
+    for n, (thing, sprite) in enumerate(zip(things, sprites, strict=True)):
         size = max(sprite.size)
         along, across = n * 32 + int(rng.integers(0, max(1, 33 - size))), int(rng.integers(0, SIZE - size + 1))
-        _paste(picture, sprite, *((along, across) if beside else (across, along)))
+        boxes.append(_paste(picture, thing, sprite, *((along, across) if beside else (across, along))))
     sides = ("left", "right") if beside else ("top", "bottom")
-    return disturb(rng, picture, 0.25), {"things": things, "sides": sides, "background": background}
+    facts = {"things": things, "sides": sides, "background": background, "boxes": boxes}
+    return disturb(rng, picture, 0.25), facts
 
 
 def _spots(rng: np.random.Generator, count: int, size: int) -> list[tuple[int, int]]:
@@ -226,16 +252,15 @@ def _spots(rng: np.random.Generator, count: int, size: int) -> list[tuple[int, i
 
 
 def draw_counted_things(rng: np.random.Generator, counts: dict[str, int], styles: tuple[str, ...]):
-    """Several of one or two things, at most six in all. Facts: counts."""
+    """Several of one or two things, at most six in all. Facts: counts, boxes."""
     total = sum(counts.values())
     size = int(rng.integers(18, 22)) if total > 4 else int(rng.integers(21, 29))
     models = {thing: sprite_of(rng, thing, size, styles) for thing in counts}
     picture, _ = _ground_for(rng, list(models.values()), plain=0.85)
     spots = _spots(rng, total, size)
-    for thing, count in counts.items():
-        for _ in range(count):
-            _paste(picture, models[thing], *spots.pop())
-    return disturb(rng, picture, 0.2), {"counts": counts}
+    each = [thing for thing, count in counts.items() for _ in range(count)]
+    boxes = [_paste(picture, thing, models[thing], *spots.pop()) for thing in each]
+    return disturb(rng, picture, 0.2), {"counts": counts, "boxes": boxes}
 
 
 # ---------------------------------------------------------------------------------------------- shapes
@@ -279,13 +304,13 @@ def draw_shapes(rng: np.random.Generator, wanted: list[tuple[str, str]], backgro
       grid: whether each sits in a cell of the 3x3 grid, so that its place has a name.
 
     Returns:
-      The picture and facts: shapes, a list of (colour, shape, place).
+      The picture and facts: shapes, a list of (colour, shape, place), and boxes.
     """
     k = OVERSAMPLE if rng.random() < 0.7 else 1  # some with hard edges
     ground = tuple(int(v) for v in rng.integers(225, 256, 3)) if background is None else shade(rng, background)
     picture = Image.new("RGB", (SIZE * k, SIZE * k), ground)
     draw = ImageDraw.Draw(picture)
-    shapes = []
+    shapes, found = [], []
     if grid:
         cells = [(int(c % 3), int(c // 3)) for c in rng.permutation(9)[: len(wanted)]]
         boxes = []
@@ -311,23 +336,26 @@ def draw_shapes(rng: np.random.Generator, wanted: list[tuple[str, str]], backgro
             turn = rng.uniform(-0.12, 0.12) if rng.random() < 0.3 else 0.0
             draw.polygon([(px * k, py * k) for px, py in _shape_points(shape, x, y, w, h, turn)], fill=fill)
         shapes.append((color, shape, place_of(x / SIZE, y / SIZE)))
+        found.append(Box(shape, color, *(v / k for v in box)))
     if k > 1:
         picture = picture.resize((SIZE, SIZE), Image.Resampling.BOX)
-    return disturb(rng, picture, 0.2), {"shapes": shapes}
+    return disturb(rng, picture, 0.2), {"shapes": shapes, "boxes": found}
 
 
 def draw_lone_shape(rng: np.random.Generator, color: str, shape: str):
-    """One shape of any size and place on a pale ground, in the manner of easy-VQA. Facts: shapes."""
+    """One shape of any size and place on a pale ground, in the manner of easy-VQA. Facts: shapes, boxes."""
     picture = Image.new("RGB", (SIZE, SIZE), tuple(int(v) for v in rng.integers(220, 256, 3)))
     w, h = rng.uniform(5, 22, 2) if shape == "rectangle" else (rng.uniform(5, 22),) * 2
     x, y = rng.uniform(w / 2, SIZE - w / 2), rng.uniform(h / 2, SIZE - h / 2)
     fill = EASY_COLORS[color] if rng.random() < 0.8 else shade(rng, color)
     draw = ImageDraw.Draw(picture)
+    box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
     if shape == "circle":
-        draw.ellipse((x - w / 2, y - h / 2, x + w / 2, y + h / 2), fill=fill)
+        draw.ellipse(box, fill=fill)
     else:
         draw.polygon(_shape_points(shape, x, y, w, h, 0.0), fill=fill)
-    return picture, {"shapes": [(color, shape, place_of(x / SIZE, y / SIZE))]}
+    facts = {"shapes": [(color, shape, place_of(x / SIZE, y / SIZE))], "boxes": [Box(shape, color, *box)]}
+    return picture, facts
 
 
 # ---------------------------------------------------------------------------------------------- text
@@ -339,7 +367,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def draw_text(rng: np.random.Generator, text: str):
-    """A number or a word in large letters. Facts: text, ink (colour's name), background."""
+    """A number or a word in large letters. Facts: text, ink (colour's name), background, boxes."""
     while True:
         ink, ground = pick(rng, list(COLORS)), pick(rng, list(COLORS))
         if rng.random() < 0.4:
@@ -355,6 +383,11 @@ def draw_text(rng: np.random.Generator, text: str):
     x = rng.integers(1, max(2, SIZE - (right - left))) - left
     y = rng.integers(1, max(2, SIZE - (bottom - top))) - top
     ImageDraw.Draw(picture).text((int(x), int(y)), text, font=font, fill=shade(rng, ink))
+    ends = [float(x) + font.getlength(text[:n]) for n in range(len(text) + 1)]
+    boxes = [
+        Box(letter.upper(), ink, start, float(y) + top, end, float(y) + bottom)
+        for letter, start, end in zip(text, ends, ends[1:], strict=False)
+    ]
     if rng.random() < 0.25:
         picture = picture.rotate(rng.uniform(-6, 6), Image.Resampling.BILINEAR, fillcolor=picture.getpixel((0, 0)))
-    return disturb(rng, picture, 0.25), {"text": text, "ink": ink, "background": ground}
+    return disturb(rng, picture, 0.25), {"text": text, "ink": ink, "background": ground, "boxes": boxes}

@@ -1,8 +1,8 @@
-"""Trains the demo model from scratch: `python -m demo.train`.
+"""Trains the demo model: `python -m demo.train`, or, from a checkpoint on, `python -m demo.train --start REPO`.
 
-Two stages: first the vision tower alone learns which words the answers about a picture contain, what is written in it
-letter by letter, and which shape is where, which costs a third as much a picture; then the whole model learns to
-answer, under the int4 grid from the first step.
+Two stages: first the vision tower alone learns which words the answers about a picture contain and what is where in it
+(`targets.py`), which costs half as much a picture; then the whole model learns to answer, under the int4 grid from the
+first step.
 
 The length of a run is given in minutes, not steps, because the machine decides how many steps fit; the rates follow
 the share of the minutes that is used up: warm-up, constant, then a straight line to zero over the last `--decay`.
@@ -25,11 +25,13 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from . import art
+from .convert import model_of_repo
 from .data import Batches, PictureBatches
-from .model import WordHead, answer_loss, build_model, word_loss
+from .model import TowerHead, answer_loss, build_model, tower_loss
 from .tokenizer import build_tokenizer
 
 RUN = art.CACHE / "run"
+PAUSE = 10.0  # seconds; a step that takes longer was held up
 
 
 class Muon(torch.optim.Optimizer):
@@ -143,17 +145,18 @@ class Progress:
 class Run:
     """A training run: the model, its folder, and the loop that both stages share."""
 
-    def __init__(self, folder: Path, save_every: float):
+    def __init__(self, folder: Path, save_every: float, start: Path | None):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.save_every = folder, save_every
         torch.manual_seed(0)
         if not (folder / "tokenizer").exists():
-            build_tokenizer().save_pretrained(folder / "tokenizer")
+            tokenizer = AutoTokenizer.from_pretrained(start) if start else build_tokenizer()
+            tokenizer.save_pretrained(folder / "tokenizer")
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        self.model = build_model().train()
+        self.model = (model_of_repo(start) if start else build_model()).train()
         # rows are short: plain matrix products beat the fused attention kernel, and compile well
         self.model.set_attn_implementation("eager")
-        self.head = WordHead(self.model.config.vision_config.hidden_size)
+        self.head = TowerHead(self.model.config.vision_config.hidden_size)
         self.state = {"tower": None, "model": None}  # progress and optimizers of each stage
         if (folder / "state.pt").exists():
             saved = torch.load(folder / "state.pt", weights_only=True)
@@ -196,8 +199,8 @@ class Run:
             losses.append(value.item())
             progress.step, progress.pictures = progress.step + 1, progress.pictures + per_batch
             now = time.monotonic()
-            if began is not None:  # the first step compiles; that time is not training
-                progress.minutes += (now - began) / 60
+            if began is not None:  # the first step compiles, and a gap is a pause: that time is not training
+                progress.minutes += min(now - began, PAUSE) / 60
             began = now
             over = progress.minutes >= minutes
             if progress.step % 20 == 0 or over:
@@ -216,12 +219,21 @@ class Run:
                 break
 
 
-def train(tower: float, minutes: float, rows: int, rate: float, decay: float, folder: Path, save_every: float) -> None:
+def train(
+    tower: float,
+    minutes: float,
+    rows: int,
+    rate: float,
+    decay: float,
+    start: Path | None,
+    folder: Path,
+    save_every: float,
+) -> None:
     """Trains both stages, resuming from `folder` when it holds a state; draws the loss curves."""
     torch.set_num_threads(2)
-    run = Run(folder, save_every)
+    run = Run(folder, save_every, start)
     model, head, vision = run.model, run.head, run.model.model.vision_tower
-    run.stage("tower", tower, [vision, head], lambda batch: word_loss(model, head, batch),
+    run.stage("tower", tower, [vision, head], lambda batch: tower_loss(model, head, batch),
               lambda seed: PictureBatches(run.tokenizer, 64, seed), 64, rate, 0.2)  # fmt: skip
     run.stage("model", minutes, [model, head], lambda batch: answer_loss(model, head, batch),
               lambda seed: Batches(run.tokenizer, rows, seed), rows * 9 // 8, rate, decay)  # fmt: skip
@@ -235,6 +247,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="rows of 96 tokens per batch")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--decay", type=float, default=0.8, help="share of the run over which the rate falls to zero")
+    parser.add_argument("--start", type=Path, help="converted repository of the demo to go on from, instead of chance")
     parser.add_argument("--folder", type=Path, default=RUN, help="where state and log are kept")
     parser.add_argument("--save-every", type=float, default=4, help="minutes between saved states")
     options = parser.parse_args()

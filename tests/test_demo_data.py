@@ -1,5 +1,7 @@
 """The fast training pipeline feeds the model exactly what the processor and the chat template would."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,10 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from demo import art, chats, data, evaluate, render
-from demo.model import SLOTS
 from demo.tokenizer import IMAGE_TOKENS, PADDED_VOCAB, ROOT, TEXT_VOCAB, build_tokenizer, write_processor_files
 
 pytestmark = pytest.mark.skipif(
-    not (art.CACHE / "sprites.pkl").exists(), reason="no art in the cache: `python -m demo.art` fetches and draws it"
+    not art.sprites_path().exists(), reason="no art in the cache: `python -m demo.art` fetches and draws it"
 )
 STYLES = tuple(art.TRAIN_STYLES)
 
@@ -85,26 +86,39 @@ def test_a_batch_has_the_promised_shape(processor):
     assert TEXT_VOCAB < PADDED_VOCAB
 
 
-def test_slots_hold_what_the_answers_say():
+def test_boxes_hold_what_the_answers_say():
     rng = np.random.default_rng(1)
-    seen = {"reading": 0, "shapes": 0, "counting": 0}
-    for _ in range(200):
+    seen = dict.fromkeys(("reading", "shapes", "counting", "naming"), 0)
+    for _ in range(300):
         picture = chats.sample_picture(rng, STYLES)
-        slots, answers = data.slots_of(picture), " ".join(answer for _, answer in picture.questions)
-        assert {name: len(slot) for name, slot in slots.items()} == {name: n for name, (n, _) in SLOTS.items()}
-        assert (slots["letters"][0] >= 0) == (picture.skill == "reading")
-        assert (slots["total"][0] > 0) == (picture.skill in ("counting", "shapes"))
+        answers = " ".join(answer for _, answer in picture.questions)
+        whats = [box.what for box in picture.boxes]
         if picture.skill == "reading":
-            read = "".join((data.LETTERS + " ")[n] for n in slots["letters"]).strip()
-            assert f"It says {read}." in answers
-        if picture.skill == "shapes" and slots["colors"][0] >= 0:
-            found = [(c, f) for c, f in zip(slots["colors"], slots["forms"], strict=True) if c < 12]
-            assert len(found) == slots["total"][0] == np.sum(slots["forms"] < 5)
-            assert all(f"{list(render.COLORS)[c]} {render.SHAPES[f]}" in answers for c, f in found)
+            assert f"It says {''.join(whats)}." in answers
+        if picture.skill == "shapes":
+            assert all(f"{box.color} {box.what}" in answers for box in picture.boxes)
+        if picture.skill == "counting":
+            assert f"There {'is' if len(whats) == 1 else 'are'} {len(whats)}." in answers
+        if picture.skill == "naming":
+            assert all(what in answers.lower() for what in whats)
+        for box in picture.boxes:
+            middle = (box.left + box.right) / 2, (box.top + box.bottom) / 2
+            assert all(0 <= place < render.SIZE for place in middle)
         if picture.skill in seen:
             seen[picture.skill] += 1
-    assert min(seen.values()) > 10
-    assert all((slot == -100).all() for slot in data.slots_of(None).values())
+    assert min(seen.values()) > 20
+
+
+@pytest.mark.parametrize("kind", ["count", "shapes"])
+def test_a_description_is_asked_only_where_the_picture_decides_its_form(kind):
+    """One thing alone, or one of each of two, is described by number only if some skill draws just that."""
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        picture = chats.sample_picture(rng, STYLES, {kind: 1.0})
+        described = [a for q, a in picture.questions if q in chats.DESCRIBE or q == "What do you see?"]
+        assert len(described) <= 1
+        numbered = any(re.match("I see [2-6]|.* and [2-6]", answer) for answer in described)
+        assert not described or numbered == (kind == "count")
 
 
 def test_capitals_and_digits_stay_apart(processor):

@@ -1,0 +1,71 @@
+"""What the vision tower learns to tell about a picture beside words: a drawn picture knows what is where.
+
+* `SLOTS`: facts of the whole picture, `{name: (places, classes)}`.
+* `PATCHES`: facts of each of the 64 patches, `{name: classes}`.
+* `targets_of()`: the right classes of a picture.
+
+Patches come in the order of the soft tokens that they are pooled into: the four patches of the first 2x2 square of the
+picture, then those of the next. So a head can tell them from the pooled features, which are all that the text model
+gets to see.
+"""
+
+import numpy as np
+
+from . import art, render
+
+UNKNOWN = -100  # what `torch.nn.functional.cross_entropy` ignores
+PATCH, SIDE = 8, 8  # pixels of a patch, patches of a side
+LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+WHATS = [*art.THINGS, *render.SHAPES, *LETTERS]
+COLORS = list(render.COLORS)
+
+# the class after the last means none
+SLOTS = {"letters": (5, len(LETTERS) + 1), "total": (1, 7)}  # what is written, letter by letter; how many things
+PATCHES = {
+    "what": len(WHATS) + 1,  # which thing, shape or letter
+    "color": len(COLORS) + 1,  # its colour
+    "centre": 2,  # whether the middle of one lies here
+}
+_WHAT = {what: n for n, what in enumerate(WHATS)}
+
+
+def targets_of(boxes: list[render.Box]) -> dict[str, np.ndarray]:
+    """Returns the classes of every slot and patch of a picture.
+
+    Args:
+      boxes: what is where; empty when that is not known.
+
+    Returns:
+      int64 [places] for each of `SLOTS` and int64 [64] for each of `PATCHES`; -100 where unknown.
+    """
+    found = {name: np.full(places, UNKNOWN) for name, (places, _) in SLOTS.items()}
+    grids = {name: np.full((SIDE, SIDE), classes - 1 if boxes else UNKNOWN) for name, classes in PATCHES.items()}
+    if boxes:
+        grids["centre"][:] = 0
+        if len(boxes[0].what) == 1:
+            found["letters"][:] = len(LETTERS)
+            found["letters"][: len(boxes)] = [LETTERS.index(box.what) for box in boxes]
+        else:
+            found["total"][:] = len(boxes)
+    for box in boxes:
+        rows, columns = _patches(box.top, box.bottom), _patches(box.left, box.right)
+        grids["what"][rows, columns] = _WHAT[box.what]
+        grids["color"][rows, columns] = COLORS.index(box.color) if box.color else UNKNOWN
+        grids["centre"][_patch((box.top + box.bottom) / 2), _patch((box.left + box.right) / 2)] = 1
+    return found | {name: _in_order_of_soft_tokens(grid) for name, grid in grids.items()}
+
+
+def _patch(place: float) -> int:
+    """The patch that a place lies in, along one side."""
+    return min(max(int(place // PATCH), 0), SIDE - 1)
+
+
+def _patches(start: float, stop: float) -> slice:
+    """The patches whose middles lie between two places; the nearest one if none does."""
+    first, last = round(start / PATCH), round(stop / PATCH)
+    middle = _patch((start + stop) / 2)
+    return slice(max(first, 0), min(last, SIDE)) if last > first else slice(middle, middle + 1)
+
+
+def _in_order_of_soft_tokens(grid: np.ndarray) -> np.ndarray:
+    return grid.reshape(SIDE // 2, 2, SIDE // 2, 2).transpose(0, 2, 1, 3).reshape(-1)
