@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from .targets import PATCHES, SLOTS, UNKNOWN
+from .targets import NONE, PATCHES, SLOTS, UNKNOWN
 from .tokenizer import IMAGE_SIZE, IMAGE_TOKENS, PADDED_VOCAB, TEXT_VOCAB
 
 GROUP = 32
@@ -148,9 +148,9 @@ def _missed(head: TowerHead, features: torch.Tensor, batch: dict[str, torch.Tens
         wrong = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=UNKNOWN, reduction="sum")
         loss = loss + SLOT_SHARE * wrong / (target >= 0).sum().clamp(min=1)
     for name, logits in patches.items():
-        target, none = batch[name].flatten(), 0 if name == "centre" else PATCHES[name] - 1
+        target = batch[name].flatten()
         wrong = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=UNKNOWN, reduction="none")
-        weight = torch.where(target == none, NONE_WEIGHT, 1.0) * (target >= 0)
+        weight = torch.where(target == NONE[name], NONE_WEIGHT, 1.0) * (target >= 0)
         loss = loss + (wrong * weight).sum() / weight.sum().clamp(min=1)
     return loss
 

@@ -9,6 +9,8 @@ picture, then those of the next. So a head can tell them from the pooled feature
 gets to see.
 """
 
+from collections import Counter
+
 import numpy as np
 
 from . import art, render
@@ -19,13 +21,16 @@ LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 WHATS = [*art.THINGS, *render.SHAPES, *LETTERS]
 COLORS = list(render.COLORS)
 
-# the class after the last means none
+# none is the class after the last, and where there are classes for numbers, 0
 SLOTS = {"letters": (5, len(LETTERS) + 1), "total": (1, 7)}  # what is written, letter by letter; how many things
 PATCHES = {
     "what": len(WHATS) + 1,  # which thing, shape or letter
     "color": len(COLORS) + 1,  # its colour
     "centre": 2,  # whether the middle of one lies here
+    "alike": 7,  # how many of that name there are in the picture
+    "twins": 7,  # ... and of that colour
 }
+NONE = {"what": len(WHATS), "color": len(COLORS), "centre": 0, "alike": 0, "twins": 0}
 _WHAT = {what: n for n, what in enumerate(WHATS)}
 
 
@@ -39,18 +44,19 @@ def targets_of(boxes: list[render.Box]) -> dict[str, np.ndarray]:
       int64 [places] for each of `SLOTS` and int64 [64] for each of `PATCHES`; -100 where unknown.
     """
     found = {name: np.full(places, UNKNOWN) for name, (places, _) in SLOTS.items()}
-    grids = {name: np.full((SIDE, SIDE), classes - 1 if boxes else UNKNOWN) for name, classes in PATCHES.items()}
+    grids = {name: np.full((SIDE, SIDE), NONE[name] if boxes else UNKNOWN) for name in PATCHES}
     if boxes:
-        grids["centre"][:] = 0
         if len(boxes[0].what) == 1:
             found["letters"][:] = len(LETTERS)
             found["letters"][: len(boxes)] = [LETTERS.index(box.what) for box in boxes]
         else:
             found["total"][:] = len(boxes)
+    alike, twins = Counter(box.what for box in boxes), Counter(box[:2] for box in boxes)
     for box in boxes:
         rows, columns = _patches(box.top, box.bottom), _patches(box.left, box.right)
         grids["what"][rows, columns] = _WHAT[box.what]
         grids["color"][rows, columns] = COLORS.index(box.color) if box.color else UNKNOWN
+        grids["alike"][rows, columns], grids["twins"][rows, columns] = alike[box.what], twins[box[:2]]
         grids["centre"][_patch((box.top + box.bottom) / 2), _patch((box.left + box.right) / 2)] = 1
     return found | {name: _in_order_of_soft_tokens(grid) for name, grid in grids.items()}
 

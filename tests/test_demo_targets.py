@@ -31,6 +31,16 @@ def test_a_box_covers_its_patches_and_no_others():
     assert (found["letters"] == targets.UNKNOWN).all()
 
 
+def test_each_tells_how_many_there_are_of_its_kind():
+    places = [(0, 0), (24, 0), (48, 0), (0, 48)]
+    kinds = [("circle", "red"), ("circle", "red"), ("circle", "blue"), ("cross", "red")]
+    found = targets.targets_of([Box(*kind, x, y, x + 16, y + 16) for kind, (x, y) in zip(kinds, places, strict=True)])
+    alike, twins = as_grid(found["alike"]), as_grid(found["twins"])
+    assert [alike[0, 0], alike[0, 3], alike[0, 6], alike[6, 0]] == [3, 3, 3, 1]
+    assert [twins[0, 0], twins[0, 3], twins[0, 6], twins[6, 0]] == [2, 2, 1, 1]
+    assert (alike == 0).sum() == (twins == 0).sum() == 64 - 16
+
+
 def test_letters_are_told_in_their_order_and_each_in_its_place():
     boxes = [Box("O", "black", 4, 20, 24, 40), Box("K", "black", 24, 20, 44, 40)]
     found = targets.targets_of(boxes)
