@@ -1,8 +1,10 @@
 """The pictures' raw material: emoji art with names, fetched from npm and drawn once into arrays of sprites.
 
 * `THINGS`: what the model learns to name, in ordinary words; `KIND_OF`: "animal", "fruit", ... of each.
-* `TRAIN_STYLES`, `HELD_OUT_STYLE`: npm packages of one art style each. The held-out style is never seen in training.
-* `load_sprites()`: `{style: {thing: [sprite, ...]}}`; a sprite is uint8 [96, 96, 4], RGBA, straight alpha.
+* `TRAIN_STYLES`, `ICON_STYLES`, `HELD_OUT_STYLE`: npm packages of one art style each. The held-out style is never seen
+  in training.
+* `load_sprites()`: `{style: {thing: [sprite, ...]}}`; a sprite is uint8 [96, 96, 4], RGBA, straight alpha. One of a
+  single colour is black, and white where it encloses nothing.
 
 Each package `@iconify-json/<style>` is one JSON of SVG bodies, keyed by the Unicode names of the emoji.
 """
@@ -19,7 +21,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 CACHE = Path(os.environ.get("GEMMA3_INT4_DEMO_CACHE", "~/.cache/gemma3-int4-demo")).expanduser()
 SPRITE = 96  # pixels; three steps of halving down to the smallest size that scenes use
@@ -36,8 +38,19 @@ TRAIN_STYLES = {
     "fxemoji": "1.2.2",  # Firefox OS Emoji, Mozilla, Apache-2.0
     "streamline-emojis": "1.2.4",  # Streamline Emojis, CC BY 4.0: flat colours between dark lines
 }
+ICON_STYLES = {  # signs of one colour: more drawings to learn from; evaluation does not ask about them
+    "mdi": "1.2.3",  # Material Design Icons, Pictogrammers, Apache-2.0
+    "lucide": "1.2.137",  # Lucide, ISC
+    "game-icons": "1.2.4",  # Game-icons.net, CC BY 3.0
+}
 HELD_OUT_STYLE = {"openmoji": "1.2.29"}  # OpenMoji, CC BY-SA 4.0: looked at for evaluation only
-MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone"}
+MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES}
+LEARNT_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES)  # what training draws from, the emoji twice as often
+_OTHER_THINGS = {  # icons that show something else than an emoji of that name
+    "mdi": {"mouse", "bug", "phone"},
+    "lucide": {"mouse", "bug", "phone", "diamond"},
+    "game-icons": {"pig-face", "butterfly", "clover", "volcano"},
+}
 
 # kind: things. "name" alone means the icon of that name; "name=icon+icon" names the icons that show it.
 _THINGS = {
@@ -134,9 +147,9 @@ def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
     sprites = {}
     for thing, keys in _ICONS_OF.items():
         drawn = []  # a pack may know one drawing by two of the names
-        for key in keys:
-            icon = by_name.get(key.replace("-", ""))
-            if icon is None or icon["body"] in drawn:
+        for key in [*keys, thing] if style in ICON_STYLES else keys:
+            icon = by_name.get(key.replace("-", "").replace(" ", ""))
+            if icon is None or icon["body"] in drawn or key in _OTHER_THINGS.get(style, ()):
                 continue
             drawn.append(icon["body"])
             width, height = icon.get("width", pack["width"]), icon.get("height", pack["height"])
@@ -152,13 +165,25 @@ def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
             side = max(box[2] - box[0], box[3] - box[1])
             square = Image.new("RGBA", (side, side))
             square.paste(picture.crop(box), ((side - box[2] + box[0]) // 2, (side - box[3] + box[1]) // 2))
-            sprites.setdefault(thing, []).append(np.asarray(square.resize((SPRITE, SPRITE), Image.Resampling.BOX)))
+            sprite = square.resize((SPRITE, SPRITE), Image.Resampling.BOX)
+            sprites.setdefault(thing, []).append(_filled(sprite) if style in MONOCHROME_STYLES else np.asarray(sprite))
     return sprites
+
+
+def _filled(sprite: Image.Image) -> np.ndarray:
+    """Puts white behind a drawing of one colour, as far as its lines enclose it."""
+    around = Image.new("L", (SPRITE + 2, SPRITE + 2))
+    around.paste(sprite.getchannel("A").point(lambda a: 255 * (a > 96)), (1, 1))
+    ImageDraw.floodfill(around, (0, 0), 128)
+    outside = np.asarray(around)[1:-1, 1:-1] == 128
+    alpha = np.asarray(sprite)[..., 3]
+    paper = np.where(outside, 0, 255 - alpha)  # how much of it shows through the ink
+    return np.dstack([paper, paper, paper, np.where(outside, alpha, 255)]).astype(np.uint8)
 
 
 def sprites_path() -> Path:
     """Returns where the drawn sprites are cached; other styles or things have another name."""
-    recipe = repr((TRAIN_STYLES, HELD_OUT_STYLE, _ICONS_OF)).encode()
+    recipe = repr((TRAIN_STYLES, ICON_STYLES, HELD_OUT_STYLE, _ICONS_OF, _OTHER_THINGS)).encode()
     return CACHE / f"sprites-{hashlib.sha256(recipe).hexdigest()[:12]}.pkl"
 
 
@@ -171,7 +196,8 @@ def load_sprites() -> dict[str, dict[str, list[np.ndarray]]]:
     """
     cached = sprites_path()
     if not cached.exists():
-        drawn = {style: _draw_style(style, version) for style, version in (TRAIN_STYLES | HELD_OUT_STYLE).items()}
+        styles = TRAIN_STYLES | ICON_STYLES | HELD_OUT_STYLE
+        drawn = {style: _draw_style(style, version) for style, version in styles.items()}
         partial = cached.with_suffix(".partial")
         partial.write_bytes(pickle.dumps(drawn, protocol=pickle.HIGHEST_PROTOCOL))
         partial.rename(cached)

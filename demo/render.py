@@ -135,7 +135,12 @@ def _recolor(rng: np.random.Generator, sprite: Image.Image, style: str) -> Image
     pixels = np.asarray(sprite, dtype=np.float32)
     rgb, alpha = pixels[..., :3], pixels[..., 3]
     if style in art.MONOCHROME_STYLES:
-        rgb = np.broadcast_to(rng.integers(0, 256, 3).astype(np.float32), rgb.shape)
+        paper = rgb[..., :1] / 255
+        ink, fill = rng.integers(0, 256, (2, 3)).astype(np.float32)
+        if rng.random() < 0.4:  # filled with another colour; dark lines around light ones most often
+            rgb = (ink * 0.4) * (1 - paper) + (255 - fill * 0.6) * paper
+        else:
+            rgb, alpha = np.broadcast_to(ink, rgb.shape), alpha * (1 - paper[..., 0])
     elif rng.random() < 0.7:
         saturation = 0.0 if rng.random() < 0.1 else rng.uniform(0.5, 1.5)
         grey = rgb.mean(-1, keepdims=True)
