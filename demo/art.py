@@ -47,9 +47,9 @@ HELD_OUT_STYLE = {"openmoji": "1.2.29"}  # OpenMoji, CC BY-SA 4.0: looked at for
 MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES}
 LEARNT_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES)  # what training draws from, the emoji twice as often
 _OTHER_THINGS = {  # icons that show something else than an emoji of that name
-    "mdi": {"mouse", "bug", "phone"},
-    "lucide": {"mouse", "bug", "phone", "diamond"},
-    "game-icons": {"pig-face", "butterfly", "clover", "volcano"},
+    "mdi": ("mouse", "bug", "phone"),
+    "lucide": ("mouse", "bug", "phone", "diamond"),
+    "game-icons": ("pig-face", "butterfly", "clover", "volcano"),
 }
 
 # kind: things. "name" alone means the icon of that name; "name=icon+icon" names the icons that show it.

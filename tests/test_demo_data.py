@@ -131,6 +131,6 @@ def test_capitals_and_digits_stay_apart(processor):
 
 def test_held_out_material_is_never_sampled():
     assert not set(chats.HELD_OUT_WORDS) & set(chats._TRAIN_WORDS)
-    assert not set(art.HELD_OUT_STYLE) & set(art.TRAIN_STYLES)
+    assert not set(art.HELD_OUT_STYLE) & set(art.LEARNT_FROM)
     assert len(art.THINGS) >= 150
     assert art.KIND_OF["turtle"] == "animal"
