@@ -24,13 +24,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .int4_cpu_kernel import Matrix, library
+from .int4_cpu_kernel import PRODUCT_ROWS, Matrix, has_amx, library
 
 GROUP_SIZE = 32
-# Rows of activations up to which an int4 kernel beats dequantising plus a bfloat16 GEMM (see benchmarks/RESULTS.md).
-MAX_NATIVE_ROWS = 24
+# Rows of activations up to which an int4 kernel beats multiplying by bfloat16 weights (see benchmarks/RESULTS.md).
+MAX_NATIVE_ROWS = 24 if has_amx() else 16
 MAX_KERNEL_ROWS = 8
-# Weights that are dequantised at a time. AtenCpu: 2 MB of bfloat16, so that a block stays in the cache until it is
+# Weights that are dequantised, or activations that are rearranged, at a time. AtenCpu: 2 MB of bfloat16, so that a block stays in the cache until it is
 # multiplied. NativeCpu: 16 MB, because it dequantises faster than a GEMM of few columns runs.
 BLOCK_WEIGHTS = 1 << 20
 TILE_WEIGHTS = 1 << 23
@@ -93,13 +93,22 @@ class NativeCpu:
 
 
 def _native_linear(x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """x [M, K] -> [M, N], the scale multiplying a float32 sum for few rows, as a bfloat16 weight for many."""
+    """x [M, K] -> [M, N], the scale multiplying a float32 sum for few rows, as a bfloat16 weight for many.
+
+    For many rows the weights are multiplied where they are dequantised, in the first cache; or, on a CPU with AMX, by
+    torch's GEMM, a tile at a time.
+    """
     x = x.contiguous()
     rows, outputs = x.shape[0], qweight.shape[0] * 16
     y = empty((rows, outputs), torch.bfloat16)
+    matrix, threads = native_matrix(qweight, scales), torch.get_num_threads()
     if rows <= MAX_NATIVE_ROWS:
-        matrix = native_matrix(qweight, scales)
-        library().int4_linear(matrix, x.data_ptr(), rows, y.data_ptr(), torch.get_num_threads())
+        library().int4_linear(matrix, x.data_ptr(), rows, y.data_ptr(), threads)
+    elif not has_amx():
+        step = max(TILE_WEIGHTS // x.shape[1] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
+        packed = _buffer(step * x.shape[1])
+        for part, out in zip(x.split(step), y.split(step), strict=True):
+            library().int4_product(matrix, part.data_ptr(), len(part), packed.data_ptr(), out.data_ptr(), threads)
     else:
         for columns, tile in _tiles(qweight, scales):
             torch.mm(x, tile, out=y[:, columns])
@@ -134,15 +143,21 @@ def _tiles(qweight: torch.Tensor, scales: torch.Tensor) -> Iterator[tuple[slice,
     """The transposed weights in bfloat16 [K, n], n outputs at a time, in one buffer that is used again and again."""
     outputs, inputs = qweight.shape[0] * 16, qweight.shape[1] * 8
     width = min(max(TILE_WEIGHTS // inputs // 32, 1) * 32, outputs)
-    buffer = getattr(_scratch, "tile", None)
-    if buffer is None or buffer.numel() < inputs * width:  # kept: new memory costs as much as dequantising into it
-        buffer = _scratch.tile = empty((max(inputs * width, TILE_WEIGHTS),), torch.bfloat16)
+    buffer = _buffer(inputs * width)
     matrix = native_matrix(qweight, scales)
     for start in range(0, outputs, width):
         count = min(width, outputs - start)
         tile = buffer[: inputs * count].view(inputs, count)
         library().int4_dequantize(matrix, start, count, tile.data_ptr(), torch.get_num_threads())
         yield slice(start, start + count), tile
+
+
+def _buffer(count: int) -> torch.Tensor:
+    """So many bfloat16 numbers, uninitialised. Kept: touching new memory costs as much as what is written into it."""
+    buffer = getattr(_scratch, "buffer", None)
+    if buffer is None or buffer.numel() < count:
+        buffer = _scratch.buffer = empty((count,), torch.bfloat16)
+    return buffer
 
 
 def _blocked(parts: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@
 What this file offers:
     SOURCE     all of the C code
     library    that code, compiled and loaded: a ctypes.CDLL; or None, with one warning that says why not
+    has_amx    whether torch's GEMM beats these kernels for many rows
 
 Compiling takes about two seconds, once: the library is kept in `$XDG_CACHE_HOME/gemma3-int4` (or
 `~/.cache/gemma3-int4`), in a folder that only the user may write, under a hash of what it was made from.
@@ -26,7 +27,15 @@ logger = logging.get_logger(__name__)
 
 # As /proc/cpuinfo spells them; the compiler's flags are the same without the underscore.
 CPU_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "fma")
-FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", *(f"-m{name.replace('_', '')}" for name in CPU_FEATURES))
+PRODUCT_ROWS = 12  # rows that `int4_product` multiplies at a time
+FLAGS = (
+    "-O3",
+    f"-DROWS={PRODUCT_ROWS}",
+    "-std=gnu11",
+    "-shared",
+    "-fPIC",
+    *(f"-m{name.replace('_', '')}" for name in CPU_FEATURES),
+)
 
 SOURCE = r"""
 #include <immintrin.h>
@@ -215,7 +224,7 @@ void int4_linear(Matrix w, const bf16 *x, int64_t rows, bf16 *y, int threads) {
     free(call.fixed);
 }
 
-// ---- Many rows: bfloat16 weights, a tile at a time ----
+// ---- Many rows: bfloat16 weights for torch's GEMM, a tile at a time ----
 
 typedef struct { Matrix w; int64_t first, count; bf16 *tile; } Dequantize;
 
@@ -246,6 +255,89 @@ static void dequantize_body(void *call) {
 void int4_dequantize(Matrix w, int64_t first, int64_t count, bf16 *tile, int threads) {
     Dequantize call = {w, first, count, tile};
     GOMP_parallel(dequantize_body, &call, threads, 0);
+}
+
+// ---- Many rows, where there is no AMX: bfloat16 weights in the first cache ----
+
+enum { PANEL = 256, TALL = 43 * ROWS };  // inputs to a panel, rows to a unit of work at most
+
+typedef struct { Matrix w; const uint32_t *x; uint32_t *packed; int64_t rows; bf16 *y; } Product;
+
+// 32 outputs, inputs k0 .. k0 + count: panel [count / 2, 32], a word holding the weights of two consecutive inputs
+static void fill_panel(const Matrix *w, int64_t block, int64_t k0, int64_t count, uint32_t *panel) {
+    const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    for (int64_t b = block; b < block + 2; b++, panel += 16)
+        for (int64_t octet = k0 / 8; octet < (k0 + count) / 8; octet++) {
+            __m512i word = _mm512_loadu_si512(w->codes + (b * (w->k / 8) + octet) * 16);
+            __m512 scale = load_scales(w, (b * (w->k / 32) + octet / 4) * 16);
+            for (int i = 0; i < 4; i++, word = _mm512_srli_epi32(word, 8)) {
+                __m512 even = _mm512_mul_ps(_mm512_permutexvar_ps(word, table), scale);
+                __m512 odd = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(word, 4), table), scale);
+                __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
+                __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+                __m512i both = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+                _mm512_storeu_si512(panel + ((octet - k0 / 8) * 4 + i) * 32, both);
+            }
+        }
+}
+
+// ROWS rows at a time: their sums fill 24 of the 32 registers.
+// sums [ROWS, 32] += x [pairs, ROWS] times panel [pairs, 32], both of pairs of bfloat16
+static void multiply(const uint32_t *x, const uint32_t *panel, int64_t pairs, float *sums) {
+    __m512 s[ROWS][2];
+    for (int r = 0; r < ROWS; r++)
+        for (int h = 0; h < 2; h++) s[r][h] = _mm512_loadu_ps(sums + r * 32 + h * 16);
+    for (int64_t p = 0; p < pairs; p++, x += ROWS, panel += 32) {
+        __m512bh left = (__m512bh)_mm512_loadu_si512(panel), right = (__m512bh)_mm512_loadu_si512(panel + 16);
+        for (int r = 0; r < ROWS; r++) {
+            __m512bh pair = (__m512bh)_mm512_set1_epi32(x[r]);
+            s[r][0] = _mm512_dpbf16_ps(s[r][0], pair, left);
+            s[r][1] = _mm512_dpbf16_ps(s[r][1], pair, right);
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int h = 0; h < 2; h++) _mm512_storeu_ps(sums + r * 32 + h * 16, s[r][h]);
+}
+
+static void product_body(void *call) {
+    const Product *c = call;
+    const int64_t k = c->w.k, n = c->w.n, groups = (c->rows + ROWS - 1) / ROWS;
+    const int64_t parts = (groups * ROWS + TALL - 1) / TALL, tall = (groups + parts - 1) / parts;  // in groups
+    int64_t from, to;
+    my_part(groups, 1, &from, &to);
+    for (int64_t g = from; g < to; g++)
+        for (int64_t p = 0; p < k / 2; p++)
+            for (int64_t r = 0; r < ROWS; r++)
+                c->packed[(g * (k / 2) + p) * ROWS + r] =
+                    g * ROWS + r < c->rows ? c->x[(g * ROWS + r) * (k / 2) + p] : 0;
+    GOMP_barrier();
+
+    uint32_t panel[PANEL / 2 * 32] __attribute__((aligned(64)));
+    float sums[TALL * 32] __attribute__((aligned(64)));
+    my_part(n / 32 * parts, 1, &from, &to);
+    for (int64_t unit = from; unit < to; unit++) {
+        int64_t column = unit / parts * 32, first = unit % parts * tall;
+        int64_t last = first + tall < groups ? first + tall : groups;
+        __builtin_memset(sums, 0, sizeof sums);
+        for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
+            int64_t count = k - k0 < PANEL ? k - k0 : PANEL;
+            fill_panel(&c->w, column / 16, k0, count, panel);
+            for (int64_t g = first; g < last; g++)
+                multiply(c->packed + (g * (k / 2) + k0 / 2) * ROWS, panel, count / 2, sums + (g - first) * ROWS * 32);
+        }
+        for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++) {
+            const float *sum = sums + (row - first * ROWS) * 32;
+            __m512bh both = _mm512_cvtne2ps_pbh(_mm512_load_ps(sum + 16), _mm512_load_ps(sum));
+            _mm512_storeu_si512(c->y + row * n + column, (__m512i)both);
+        }
+    }
+}
+
+// x [rows, k] -> y [rows, n], n a multiple of 32; the weights rounded to bfloat16, the sums in float32. `packed` has
+// room for x with its rows filled up to a multiple of ROWS.
+void int4_product(Matrix w, const bf16 *x, int64_t rows, void *packed, bf16 *y, int threads) {
+    Product call = {w, (const uint32_t *)x, packed, rows, y};
+    GOMP_parallel(product_body, &call, threads, 0);
 }
 
 // ---- One decoder layer for one token ----
@@ -566,6 +658,7 @@ class Layer(ctypes.Structure):
 _POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 SIGNATURES = {
     "int4_linear": (Matrix, _POINTER, _INT64, _POINTER, _INT),
+    "int4_product": (Matrix, _POINTER, _INT64, _POINTER, _POINTER, _INT),
     "int4_dequantize": (Matrix, _INT64, _INT64, _POINTER, _INT),
     "int4_decoder_layer": (_POINTER,) * 6 + (_INT64, _INT64, _POINTER, _POINTER, _INT),
     "int4_rms_norm": (_POINTER, _POINTER, _INT64, _INT64, ctypes.c_float, _POINTER, _INT),
@@ -594,12 +687,25 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
-def _check_cpu() -> None:
+@functools.cache
+def has_amx() -> bool:
+    """Whether torch's bfloat16 GEMM has matrix units to run on, which no kernel here uses."""
+    return "amx_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> list[str]:
+    """As Linux lists them for x86; elsewhere none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError as error:
-        raise Unavailable("they are for Linux on x86") from error
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    except OSError:
+        return []
+    return next((line.split() for line in lines if line.startswith("flags")), [])
+
+
+def _check_cpu() -> None:
+    flags = _cpu_flags()
+    if not flags:
+        raise Unavailable("they are for Linux on x86")
     missing = [name for name in CPU_FEATURES if name not in flags]
     if missing:
         raise Unavailable(f"this CPU lacks {', '.join(missing)}")

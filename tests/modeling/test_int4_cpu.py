@@ -63,10 +63,16 @@ def test_packing_from_awq_words_equals_packing_from_codes(shape, threads):
         assert torch.equal(linear.tensors()[name], expected)
 
 
+@pytest.fixture(params=[False, True], ids=["own product", "torch's GEMM"])
+def amx(request, monkeypatch):
+    """Many rows as on a CPU without AMX, and as on one with it."""
+    monkeypatch.setattr(int4_cpu, "has_amx", lambda: request.param)
+
+
 @native
 @pytest.mark.parametrize("scale_dtype", DTYPES)
-@pytest.mark.parametrize("m", [*range(1, 10), 16, 23, 24, 25, 33, 64])
-def test_native_equals_the_dequantised_product(m, scale_dtype):
+@pytest.mark.parametrize("m", [*range(1, 10), 16, 17, 23, 24, 25, 33, 64])
+def test_native_equals_the_dequantised_product(m, scale_dtype, amx):
     codes, _, scales, weight = random_matrix(160, 256, scale_dtype, seed=m)
     linear = linear_from(codes, scales, torch.bfloat16)
     assert linear.backend is NativeCpu
