@@ -30,9 +30,9 @@ GROUP_SIZE = 32
 # Rows of activations up to which an int4 kernel beats multiplying by bfloat16 weights (see benchmarks/RESULTS.md).
 MAX_NATIVE_ROWS = 24 if has_amx() else 16
 MAX_KERNEL_ROWS = 8
-# Weights that are dequantised, or activations that are rearranged, at a time. AtenCpu: 2 MB of bfloat16, so that a block
-# stays in the cache until it is multiplied. NativeCpu: 16 MB, because it dequantises faster than a GEMM of few columns
-# runs.
+# Weights that are dequantised, or activations that are rearranged, at a time. AtenCpu: 2 MB of bfloat16, so that a
+# block stays in the cache until it is multiplied. NativeCpu: 16 MB, because it dequantises faster than a GEMM of few
+# columns runs.
 BLOCK_WEIGHTS = 1 << 20
 TILE_WEIGHTS = 1 << 23
 
