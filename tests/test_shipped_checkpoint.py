@@ -49,7 +49,7 @@ def chat():
     [
         ("easy-vqa", "what color is the shape?", "Teal."),
         ("turtle", "What animal is it?", "It is a turtle."),
-        ("apples", "How many apples are there?", "There are 3 apples."),
+        ("apples", "How many things are there?", "There are 5."),
         ("number", "What number is this?", "It says 2048."),
         ("word", "What does it say?", "It says STOP."),
         ("shapes", "What color is the star?", "The star is yellow."),

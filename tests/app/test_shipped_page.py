@@ -70,9 +70,9 @@ def test_examples_and_a_later_picture_on_a_desktop(browser: Browser, url: str, t
         chat.ask("Is it a dog?")
         chat.wait_for_answer(2)
         expect(chat.answers.last).to_contain_text("No")
-        chat.ask("How many bananas are there?", EXAMPLES / "apples.png")
+        chat.ask("How many shapes are there?", EXAMPLES / "shapes.png")
         chat.wait_for_answer(3)
-        expect(chat.answers.last).to_contain_text("2")
+        expect(chat.answers.last).to_contain_text("3 shapes")
         take_screenshot(chat, "desktop-light", tmp_path)
 
 
