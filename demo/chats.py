@@ -58,7 +58,18 @@ _PHRASES = {
     "sun": "the sun",
     "moon": "the moon",
 }
-_PLURALS = {"mouse": "mice", "fish": "fish", "sheep": "sheep", "deer": "deer", "knife": "knives"}
+_PLURALS = {
+    "mouse": "mice",
+    "fish": "fish",
+    "sheep": "sheep",
+    "deer": "deer",
+    "dice": "dice",
+    "knife": "knives",
+    "maple leaf": "maple leaves",
+    "snowman": "snowmen",
+    "tomato": "tomatoes",
+    "volcano": "volcanoes",
+}
 _UNCOUNTABLE = _WITHOUT_ARTICLE | set(_PHRASES)
 COUNTABLE = [thing for thing in art.THINGS if thing not in _UNCOUNTABLE]
 
@@ -89,6 +100,10 @@ def plural(noun: str) -> str:
 def counted(count: int, noun: str) -> str:
     """Returns "1 cat", "3 cats"."""
     return f"{count} {noun if count == 1 else plural(noun)}"
+
+
+def _there(count: int, noun: str) -> str:
+    return f"There {'is' if count == 1 else 'are'} {counted(count, noun)}."
 
 
 def _sentence(text: str) -> str:
@@ -263,7 +278,7 @@ def about_counts(rng: np.random.Generator, counts: dict[str, int]) -> list[tuple
                         f"How many {plural(thing)} are in the picture?",
                     ),
                 ),
-                f"There {'is' if count == 1 else 'are'} {counted(count, thing)}.",
+                _there(count, thing),
             )
         )
     if len(counts) == 1:
@@ -308,6 +323,16 @@ def about_counts(rng: np.random.Generator, counts: dict[str, int]) -> list[tuple
             "Yes." if guess == total else f"No, there {'is' if total == 1 else 'are'} {total}.",
         )
     )
+    return [questions[i] for i in rng.permutation(len(questions))]
+
+
+def about_crowd(rng: np.random.Generator, counts: dict[str, int]) -> list[tuple[str, str]]:
+    """Questions about what is there among several things, and how often."""
+    questions = [(f"How many {plural(thing)} are there?", _there(counts[thing], thing)) for thing in counts]
+    for _ in range(2):
+        asked, right = _yes_no(rng, pick(rng, list(counts)), [thing for thing in COUNTABLE if thing not in counts])
+        questions.append((f"Is there {a(asked)}?", "Yes." if right else "No."))
+    questions.append(("How many things are there?", f"There are {sum(counts.values())}."))
     return [questions[i] for i in rng.permutation(len(questions))]
 
 
@@ -505,9 +530,20 @@ def easy_vqa(split: str) -> list[tuple[Image.Image, list[tuple[str, str]]]]:
 def _random_text(rng: np.random.Generator, words: list[str], made_up: float) -> str:
     if rng.random() < 0.45:
         return str(int(rng.integers(0, 10 ** int(rng.integers(1, 5)))))
-    if rng.random() < made_up:
-        return "".join(chr(65 + int(c)) for c in rng.integers(0, 26, int(rng.integers(2, 6))))
-    return pick(rng, words)
+    return _made_up_word(rng) if rng.random() < made_up else pick(rng, words)
+
+
+def _made_up_word(rng: np.random.Generator) -> str:
+    """Random letters, or a word with one or two of them changed: it has to be looked at, not guessed."""
+    while True:
+        letters = [chr(65 + int(c)) for c in rng.integers(0, 26, int(rng.integers(2, 6)))]
+        if rng.random() < 0.6:
+            changed = letters[:2]
+            letters = list(pick(rng, _TRAIN_WORDS))
+            for letter in changed[: int(rng.integers(1, 3))]:
+                letters[int(rng.integers(len(letters)))] = letter
+        if (word := "".join(letters)) not in HELD_OUT_WORDS:
+            return word
 
 
 def _different_shapes(rng: np.random.Generator, count: int, background: str | None) -> list[tuple[str, str]]:
@@ -557,6 +593,17 @@ def count_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
     return Picture(image, "counting", about_counts(rng, counts), facts["boxes"])
 
 
+def crowd_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
+    """A picture of three to six things of at least two kinds; most kinds are there once."""
+    total = int(rng.integers(3, 7))
+    kinds = [COUNTABLE[i] for i in rng.permutation(len(COUNTABLE))[: int(rng.integers(2, total + 1))]]
+    counts = dict.fromkeys(kinds, 1)
+    for _ in range(total - len(kinds)):
+        counts[pick(rng, kinds)] += 1
+    image, facts = render.draw_counted_things(rng, counts, styles)
+    return Picture(image, "counting", about_crowd(rng, counts), facts["boxes"])
+
+
 def shapes_picture(rng: np.random.Generator) -> Picture:
     """A picture of one to four different shapes."""
     grid = rng.random() < 0.85
@@ -585,7 +632,7 @@ def easy_picture(rng: np.random.Generator) -> Picture:
 
 
 # how often a training picture is of each kind
-MIXTURE = {"thing": 0.28, "pair": 0.12, "count": 0.18, "shapes": 0.14, "text": 0.22, "easy": 0.06}
+MIXTURE = {"thing": 0.16, "pair": 0.1, "crowd": 0.12, "count": 0.26, "shapes": 0.13, "text": 0.19, "easy": 0.04}
 
 
 def sample_picture(rng: np.random.Generator, styles: tuple[str, ...], mixture: dict[str, float] = MIXTURE) -> Picture:
@@ -597,6 +644,8 @@ def sample_picture(rng: np.random.Generator, styles: tuple[str, ...], mixture: d
         return pair_picture(rng, styles)
     if kind == "count":
         return count_picture(rng, styles)
+    if kind == "crowd":
+        return crowd_picture(rng, styles)
     if kind == "shapes":
         return shapes_picture(rng)
     if kind == "text":

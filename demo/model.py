@@ -105,15 +105,32 @@ def quantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.bfloat1
     return weights
 
 
-class TowerHead(torch.nn.Module):
-    """Tells from the tower's features what the answers will say and what is where; thrown away after training."""
+class PatchHead(torch.nn.Module):
+    """Tells from soft tokens what is in the four patches of each; thrown away after training."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm, self.token_norm = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+        self.norm = torch.nn.LayerNorm(width)
+        self.tell = torch.nn.ModuleDict({name: torch.nn.Linear(width, 4 * c) for name, c in PATCHES.items()})
+
+    def forward(self, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Takes [N, 16, width]; returns logits [N, 64, classes] by name."""
+        tokens = self.norm(tokens)
+        return {name: tell(tokens).unflatten(2, (4, PATCHES[name])).flatten(1, 2) for name, tell in self.tell.items()}
+
+
+class TowerHead(torch.nn.Module):
+    """Tells from the tower's features what the answers will say and what is where; thrown away after training.
+
+    `inner` tells the same from what the text model has made of the soft tokens halfway through its layers.
+    """
+
+    def __init__(self, width: int, text_width: int):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(width)
         self.words = torch.nn.Linear(width, TEXT_VOCAB)
         self.slots = torch.nn.ModuleDict({name: torch.nn.Linear(width, n * c) for name, (n, c) in SLOTS.items()})
-        self.patches = torch.nn.ModuleDict({name: torch.nn.Linear(width, 4 * c) for name, c in PATCHES.items()})
+        self.patches, self.inner = PatchHead(width), PatchHead(text_width)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Takes [N, 64, width] of an 8x8 grid of patches.
@@ -125,12 +142,8 @@ class TowerHead(torch.nn.Module):
         mean = self.norm(features.mean(1))
         side = int(features.shape[1] ** 0.5)
         pooled = features.unflatten(1, (side // 2, 2, side // 2, 2)).mean((2, 4)).flatten(1, 2)  # [N, 16, width]
-        pooled = self.token_norm(pooled)
         slots = {name: slot(mean).unflatten(1, SLOTS[name]) for name, slot in self.slots.items()}
-        patches = {
-            name: patch(pooled).unflatten(2, (4, PATCHES[name])).flatten(1, 2) for name, patch in self.patches.items()
-        }
-        return self.words(mean), slots, patches
+        return self.words(mean), slots, self.patches(pooled)
 
 
 def tower_loss(model: Gemma3ForConditionalGeneration, head: TowerHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -147,6 +160,11 @@ def _missed(head: TowerHead, features: torch.Tensor, batch: dict[str, torch.Tens
         target = batch[name].flatten()
         wrong = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=UNKNOWN, reduction="sum")
         loss = loss + SLOT_SHARE * wrong / (target >= 0).sum().clamp(min=1)
+    return loss + _misplaced(patches, batch)
+
+
+def _misplaced(patches: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    loss = torch.zeros(())
     for name, logits in patches.items():
         target = batch[name].flatten()
         wrong = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=UNKNOWN, reduction="none")
@@ -156,13 +174,17 @@ def _missed(head: TowerHead, features: torch.Tensor, batch: dict[str, torch.Tens
 
 
 class _Training(torch.nn.Module):
-    """The forward pass over a batch of `data.Batches`: the tower's features and the answer tokens' logits."""
+    """The forward pass over a batch of `data.Batches`.
+
+    Returns the tower's features, the hidden states of the soft tokens halfway through the text model, [N, 16, D], and
+    the answer tokens' logits.
+    """
 
     def __init__(self, model: Gemma3ForConditionalGeneration):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inner = self.model.model
         features = inner.vision_tower(batch["pixels"]).last_hidden_state
         soft = inner.multi_modal_projector(features)  # [N, 16, D]
@@ -178,21 +200,25 @@ class _Training(torch.nn.Module):
         )  # image tokens see their whole image
         seen = (same & (step[:, None] >= step)) | (number[:, :, None] == number[:, None, :])
         mask = torch.where(seen, 0.0, -1e9).to(hidden.dtype)[:, None]
-        hidden = inner.language_model(
+        out = inner.language_model(
             inputs_embeds=hidden,
             position_ids=batch["position"],
             attention_mask={"full_attention": mask, "sliding_attention": mask},
             use_cache=False,
-        ).last_hidden_state
-        return features, F.linear(hidden.flatten(0, 1)[batch["where"]], inner.language_model.embed_tokens.weight)
+            output_hidden_states=True,
+        )
+        halfway = out.hidden_states[len(out.hidden_states) // 2].flatten(0, 1)
+        seen = torch.zeros_like(soft).index_copy(0, picture.flatten(), halfway)[1:].unflatten(0, (-1, IMAGE_TOKENS))
+        answers = out.last_hidden_state.flatten(0, 1)[batch["where"]]
+        return features, seen, F.linear(answers, inner.language_model.embed_tokens.weight)
 
 
 def answer_loss(model: Gemma3ForConditionalGeneration, head: TowerHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross-entropy of the answer tokens under the int4 weights, and a share of the tower's loss.
+    """Mean cross-entropy of the answer tokens under the int4 weights, and a share of what tower and soft tokens miss.
 
     One mask serves sliding and global layers: a training row is shorter than the window.
     """
     weights = {f"model.{name}": weight for name, weight in quantized_weights(model).items()}
-    features, logits = functional_call(_Training(model), weights, (batch,), tie_weights=True)
+    features, seen, logits = functional_call(_Training(model), weights, (batch,), tie_weights=True)
     answers = F.cross_entropy(logits.float(), batch["target"], ignore_index=-100)
-    return answers + WHOLE_SHARE * _missed(head, features, batch)
+    return answers + WHOLE_SHARE * (_missed(head, features, batch) + _misplaced(head.inner(seen.float()), batch))

@@ -27,11 +27,24 @@ PATCHES = {
     "what": len(WHATS) + 1,  # which thing, shape or letter
     "color": len(COLORS) + 1,  # its colour
     "centre": 2,  # whether the middle of one lies here
-    "alike": 7,  # how many of that name there are in the picture
+    "all": 7,  # how many there are in the picture of anything
+    "alike": 7,  # ... of that name
     "twins": 7,  # ... and of that colour
+    "place": len(render.PLACES) + 1,  # which cell of the 3x3 grid its middle lies in
+    "order": 6,  # which letter of the word it is
 }
-NONE = {"what": len(WHATS), "color": len(COLORS), "centre": 0, "alike": 0, "twins": 0}
+NONE = {
+    "what": len(WHATS),
+    "color": len(COLORS),
+    "centre": 0,
+    "all": 0,
+    "alike": 0,
+    "twins": 0,
+    "place": len(render.PLACES),
+    "order": 0,
+}
 _WHAT = {what: n for n, what in enumerate(WHATS)}
+_PLACE = {place: n for n, place in enumerate(render.PLACES.values())}
 
 
 def targets_of(boxes: list[render.Box]) -> dict[str, np.ndarray]:
@@ -46,18 +59,23 @@ def targets_of(boxes: list[render.Box]) -> dict[str, np.ndarray]:
     found = {name: np.full(places, UNKNOWN) for name, (places, _) in SLOTS.items()}
     grids = {name: np.full((SIDE, SIDE), NONE[name] if boxes else UNKNOWN) for name in PATCHES}
     if boxes:
-        if len(boxes[0].what) == 1:
+        written = len(boxes[0].what) == 1
+        if written:
             found["letters"][:] = len(LETTERS)
             found["letters"][: len(boxes)] = [LETTERS.index(box.what) for box in boxes]
         else:
             found["total"][:] = len(boxes)
     alike, twins = Counter(box.what for box in boxes), Counter(box[:2] for box in boxes)
-    for box in boxes:
+    for n, box in sorted(enumerate(boxes), key=lambda entry: entry[1].left - entry[1].right):  # a thin one stays seen
         rows, columns = _patches(box.top, box.bottom), _patches(box.left, box.right)
         grids["what"][rows, columns] = _WHAT[box.what]
         grids["color"][rows, columns] = COLORS.index(box.color) if box.color else UNKNOWN
+        grids["all"][rows, columns] = len(boxes)
         grids["alike"][rows, columns], grids["twins"][rows, columns] = alike[box.what], twins[box[:2]]
-        grids["centre"][_patch((box.top + box.bottom) / 2), _patch((box.left + box.right) / 2)] = 1
+        x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
+        grids["centre"][_patch(y), _patch(x)] = 1
+        grids["place"][rows, columns] = _PLACE[render.place_of(x / render.SIZE, y / render.SIZE)]
+        grids["order"][rows, columns] = n + 1 if written else 0
     return found | {name: _in_order_of_soft_tokens(grid) for name, grid in grids.items()}
 
 

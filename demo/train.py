@@ -156,7 +156,7 @@ class Run:
         self.model = (model_of_repo(start) if start else build_model()).train()
         # rows are short: plain matrix products beat the fused attention kernel, and compile well
         self.model.set_attn_implementation("eager")
-        self.head = TowerHead(self.model.config.vision_config.hidden_size)
+        self.head = TowerHead(self.model.config.vision_config.hidden_size, self.model.config.text_config.hidden_size)
         self.state = {"tower": None, "model": None}  # progress and optimizers of each stage
         if (folder / "state.pt").exists():
             saved = torch.load(folder / "state.pt", weights_only=True)
@@ -177,12 +177,13 @@ class Run:
           rate: highest learning rate.
           decay: share of the stage over which the rate falls to zero.
         """
-        optimizers, progress = Optimizers(modules, rate), Progress()
-        if self.state[name]:
-            progress = Progress(**self.state[name]["progress"])
-            optimizers.load_state_dict(self.state[name]["optimizers"])
+        kept = self.state[name]
+        progress = Progress(**kept["progress"]) if kept else Progress()
         if progress.minutes >= minutes:
             return
+        optimizers = Optimizers(modules, rate)
+        if kept:
+            optimizers.load_state_dict(kept["optimizers"])
         log = self.folder / f"{name}.csv"
         if not log.exists():
             log.write_text("step,pictures,minutes,loss\n")
@@ -234,7 +235,7 @@ def train(
     run = Run(folder, save_every, start)
     model, head, vision = run.model, run.head, run.model.model.vision_tower
     run.stage("tower", tower, [vision, head], lambda batch: tower_loss(model, head, batch),
-              lambda seed: PictureBatches(run.tokenizer, 64, seed), 64, rate, 0.2)  # fmt: skip
+              lambda seed: PictureBatches(run.tokenizer, 64, seed), 64, rate, 0.1)  # fmt: skip
     run.stage("model", minutes, [model, head], lambda batch: answer_loss(model, head, batch),
               lambda seed: Batches(run.tokenizer, rows, seed), rows * 9 // 8, rate, decay)  # fmt: skip
     plot(folder)

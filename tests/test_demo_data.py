@@ -129,7 +129,30 @@ def test_capitals_and_digits_stay_apart(processor):
         assert encode.decode(encode(text, add_special_tokens=False).input_ids) == text
 
 
+def test_a_crowd_is_asked_about_what_it_holds_and_what_not():
+    rng, said = np.random.default_rng(4), {"Yes.": 0, "No.": 0}
+    for _ in range(100):
+        picture = chats.crowd_picture(rng, STYLES)
+        names = [box.what for box in picture.boxes]
+        assert len(set(names)) >= 2
+        for question, answer in picture.questions:
+            if question.startswith("Is there "):
+                assert (answer == "Yes.") == (re.sub("^Is there (a|an) |[?]$", "", question) in names)
+                said[answer] += 1
+            elif question == "How many things are there?":
+                assert answer == f"There are {len(names)}."
+            else:
+                asked = next(name for name in names if question == f"How many {chats.plural(name)} are there?")
+                assert re.fullmatch(r"There (is|are) (\d) .*", answer).group(2) == str(names.count(asked))
+    assert min(said.values()) > 50
+
+
 def test_held_out_material_is_never_sampled():
+    rng = np.random.default_rng(0)
+    made_up = {chats._made_up_word(rng) for _ in range(20_000)}
+    assert not made_up & set(chats.HELD_OUT_WORDS)
+    assert len(made_up) > 5_000
+    assert all(2 <= len(word) <= 5 and word.isalpha() for word in made_up)
     assert not set(chats.HELD_OUT_WORDS) & set(chats._TRAIN_WORDS)
     assert not set(art.HELD_OUT_STYLE) & set(art.LEARNT_FROM)
     assert len(art.THINGS) >= 150

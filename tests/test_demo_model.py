@@ -87,13 +87,15 @@ def test_packed_questions_get_the_logits_of_the_stock_model(model):
     batch["picture"][batch["picture"] > 0] = 1 + torch.arange(soft)
     weights = {f"model.{k}": v for k, v in demo_model.quantized_weights(model, torch.float32).items()}
     with torch.no_grad():
-        _, packed = functional_call(demo_model._Training(model), weights, (batch,), tie_weights=True)
+        _, halfway, packed = functional_call(demo_model._Training(model), weights, (batch,), tie_weights=True)
         start = 0
         for question in questions:
             ids = torch.cat([prefix, question])[None]
-            alone = model(input_ids=ids, pixel_values=image, token_type_ids=(ids == demo_model.TEXT_VOCAB).long())
+            seen = ids == demo_model.TEXT_VOCAB
+            alone = model(input_ids=ids, pixel_values=image, token_type_ids=seen.long(), output_hidden_states=True)
             stop = start + len(question)
             torch.testing.assert_close(packed[start:stop], alone.logits[0, n:], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(halfway[0], alone.hidden_states[3][seen], rtol=1e-3, atol=1e-3)
             start = stop
 
 

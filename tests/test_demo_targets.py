@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo import chats, targets
+from demo import chats, render, targets
 from demo.model import TowerHead, build_model
 from demo.render import Box
 
@@ -38,6 +38,7 @@ def test_each_tells_how_many_there_are_of_its_kind():
     alike, twins = as_grid(found["alike"]), as_grid(found["twins"])
     assert [alike[0, 0], alike[0, 3], alike[0, 6], alike[6, 0]] == [3, 3, 3, 1]
     assert [twins[0, 0], twins[0, 3], twins[0, 6], twins[6, 0]] == [2, 2, 1, 1]
+    assert set(as_grid(found["all"]).flatten().tolist()) == {0, 4}
     assert (alike == 0).sum() == (twins == 0).sum() == 64 - 16
 
 
@@ -49,6 +50,23 @@ def test_letters_are_told_in_their_order_and_each_in_its_place():
     row = as_grid(found["what"])[3]
     assert row[1] == targets.WHATS.index("O")
     assert row[4] == targets.WHATS.index("K")
+
+
+def test_a_thin_letter_is_not_hidden_by_its_neighbours():
+    boxes = [Box("K", "black", 2, 20, 17, 44), Box("I", "black", 17, 20, 22, 44), Box("T", "black", 22, 20, 38, 44)]
+    found = targets.targets_of(boxes)
+    told = [targets.WHATS[n] if n < len(targets.WHATS) else "" for n in as_grid(found["what"])[3]]
+    assert told == ["K", "K", "I", "T", "T", "", "", ""]
+    assert as_grid(found["order"])[3].tolist() == [1, 1, 2, 3, 3, 0, 0, 0]
+
+
+def test_each_tells_the_cell_that_its_middle_lies_in():
+    boxes = [Box("circle", "red", 0, 0, 20, 20), Box("cross", "blue", 44, 23, 62, 41)]
+    place = as_grid(targets.targets_of(boxes)["place"])
+    names = list(render.PLACES.values())
+    assert (place[0:2, 0:2] == names.index("top left")).all()
+    assert (place[3:5, 6:8] == names.index("right")).all()
+    assert (place == targets.NONE["place"]).sum() == 64 - 4 - 4
 
 
 def test_what_is_smaller_than_a_patch_has_one_patch():
@@ -69,7 +87,7 @@ def test_things_and_shapes_of_one_name_are_one_class():
 def test_patches_are_told_from_the_soft_token_that_they_become():
     """Whatever changes in one patch changes the four patches of its soft token, and no other, in the head's answer."""
     torch.manual_seed(0)
-    head = TowerHead(256)
+    head = TowerHead(256, 192)
     features = torch.randn(1, 64, 256)
     changed = features.clone()
     changed[0, 5 * 8 + 2] += torch.randn(256)  # row 5, column 2
