@@ -533,10 +533,13 @@ def _random_text(rng: np.random.Generator, words: list[str], made_up: float) -> 
     return _made_up_word(rng) if rng.random() < made_up else pick(rng, words)
 
 
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "IIILLLTTTJFEHMNUVWDOQ"  # more of those that are hard to tell apart
+
+
 def _made_up_word(rng: np.random.Generator) -> str:
     """Random letters, or a word with one or two of them changed: it has to be looked at, not guessed."""
     while True:
-        letters = [chr(65 + int(c)) for c in rng.integers(0, 26, int(rng.integers(2, 6)))]
+        letters = [pick(rng, _ALPHABET) for _ in range(int(rng.integers(2, 6)))]
         if rng.random() < 0.6:
             changed = letters[:2]
             letters = list(pick(rng, _TRAIN_WORDS))
@@ -613,7 +616,7 @@ def shapes_picture(rng: np.random.Generator) -> Picture:
     return Picture(image, "shapes", about_shapes(rng, facts["shapes"], grid), facts["boxes"])
 
 
-def text_picture(rng: np.random.Generator, words: list[str] | None = None, made_up: float = 0.5) -> Picture:
+def text_picture(rng: np.random.Generator, words: list[str] | None = None, made_up: float = 0.7) -> Picture:
     """A picture of a number or a word; `words` None means the training words."""
     text = _random_text(rng, words or _TRAIN_WORDS, made_up)
     image, facts = render.draw_text(rng, text.lower() if rng.random() < 0.15 else text)
@@ -632,7 +635,7 @@ def easy_picture(rng: np.random.Generator) -> Picture:
 
 
 # how often a training picture is of each kind
-MIXTURE = {"thing": 0.16, "pair": 0.1, "crowd": 0.12, "count": 0.26, "shapes": 0.13, "text": 0.19, "easy": 0.04}
+MIXTURE = {"thing": 0.14, "pair": 0.09, "crowd": 0.11, "count": 0.23, "shapes": 0.09, "text": 0.3, "easy": 0.04}
 
 
 def sample_picture(rng: np.random.Generator, styles: tuple[str, ...], mixture: dict[str, float] = MIXTURE) -> Picture:

@@ -32,6 +32,8 @@ PATCHES = {
     "twins": 7,  # ... and of that colour
     "place": len(render.PLACES) + 1,  # which cell of the 3x3 grid its middle lies in
     "order": 6,  # which letter of the word it is
+    "left": len(LETTERS) + 1,  # the letter in its left half: a thin one is less than a patch wide
+    "right": len(LETTERS) + 1,
 }
 NONE = {
     "what": len(WHATS),
@@ -42,6 +44,8 @@ NONE = {
     "twins": 0,
     "place": len(render.PLACES),
     "order": 0,
+    "left": len(LETTERS),
+    "right": len(LETTERS),
 }
 _WHAT = {what: n for n, what in enumerate(WHATS)}
 _PLACE = {place: n for n, place in enumerate(render.PLACES.values())}
@@ -75,7 +79,11 @@ def targets_of(boxes: list[render.Box]) -> dict[str, np.ndarray]:
         x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
         grids["centre"][_patch(y), _patch(x)] = 1
         grids["place"][rows, columns] = _PLACE[render.place_of(x / render.SIZE, y / render.SIZE)]
-        grids["order"][rows, columns] = n + 1 if written else 0
+        if written:
+            grids["order"][rows, columns] = n + 1
+            for name, middle in (("left", PATCH / 4), ("right", PATCH * 3 / 4)):
+                across = np.arange(SIDE) * PATCH + middle
+                grids[name][rows, (box.left <= across) & (across < box.right)] = LETTERS.index(box.what)
     return found | {name: _in_order_of_soft_tokens(grid) for name, grid in grids.items()}
 
 

@@ -58,6 +58,8 @@ def test_a_thin_letter_is_not_hidden_by_its_neighbours():
     told = [targets.WHATS[n] if n < len(targets.WHATS) else "" for n in as_grid(found["what"])[3]]
     assert told == ["K", "K", "I", "T", "T", "", "", ""]
     assert as_grid(found["order"])[3].tolist() == [1, 1, 2, 3, 3, 0, 0, 0]
+    halves = np.stack([as_grid(found[name])[3] for name in ("left", "right")], 1).flatten()
+    assert "".join((targets.LETTERS + "-")[n] for n in halves) == "KKKKITTTT-------"
 
 
 def test_each_tells_the_cell_that_its_middle_lies_in():
