@@ -635,7 +635,7 @@ def easy_picture(rng: np.random.Generator) -> Picture:
 
 
 # how often a training picture is of each kind
-MIXTURE = {"thing": 0.14, "pair": 0.09, "crowd": 0.11, "count": 0.23, "shapes": 0.09, "text": 0.3, "easy": 0.04}
+MIXTURE = {"thing": 0.13, "pair": 0.08, "crowd": 0.08, "count": 0.34, "shapes": 0.09, "text": 0.24, "easy": 0.04}
 
 
 def sample_picture(rng: np.random.Generator, styles: tuple[str, ...], mixture: dict[str, float] = MIXTURE) -> Picture:
