@@ -49,10 +49,13 @@ def chat():
     [
         ("easy-vqa", "what color is the shape?", "Teal."),
         ("turtle", "What animal is it?", "It is a turtle."),
-        ("apples", "How many things are there?", "There are 5."),
+        ("cat-and-bus", "What is on the left?", "It is a cat."),
+        ("apples", "How many apples are there?", "There are 3 apples."),
+        ("apples", "Are there more apples or bananas?", "There are more apples."),
         ("number", "What number is this?", "It says 2048."),
         ("word", "What does it say?", "It says STOP."),
         ("shapes", "What color is the star?", "The star is yellow."),
+        ("shapes", "Where is the yellow star?", "The star is on the right."),
     ],
 )
 def test_answers_one_question_of_every_skill(chat, picture, question, expected):
@@ -64,7 +67,9 @@ def test_follow_up_question_about_the_same_picture(chat):
 
 
 def test_second_picture_in_the_same_chat(chat):
-    assert chat(("turtle", "What is this?"), ("rocket", "And what is this?")) == "It is a rocket."
+    turns = ("turtle", "What is this?"), ("rocket", "And what is this?")
+    assert chat(*turns) == "It is a rocket."
+    assert chat(*turns, (None, "What is in the first picture?")) == "It is a turtle."
 
 
 def test_says_that_it_sees_no_picture(chat):
