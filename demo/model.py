@@ -208,9 +208,9 @@ class _Training(torch.nn.Module):
             output_hidden_states=True,
         )
         halfway = out.hidden_states[len(out.hidden_states) // 2].flatten(0, 1)
-        seen = torch.zeros_like(soft).index_copy(0, picture.flatten(), halfway)[1:].unflatten(0, (-1, IMAGE_TOKENS))
+        inside = torch.zeros_like(soft).index_copy(0, picture.flatten(), halfway)[1:].unflatten(0, (-1, IMAGE_TOKENS))
         answers = out.last_hidden_state.flatten(0, 1)[batch["where"]]
-        return features, seen, F.linear(answers, inner.language_model.embed_tokens.weight)
+        return features, inside, F.linear(answers, inner.language_model.embed_tokens.weight)
 
 
 def answer_loss(model: Gemma3ForConditionalGeneration, head: TowerHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -219,6 +219,6 @@ def answer_loss(model: Gemma3ForConditionalGeneration, head: TowerHead, batch: d
     One mask serves sliding and global layers: a training row is shorter than the window.
     """
     weights = {f"model.{name}": weight for name, weight in quantized_weights(model).items()}
-    features, seen, logits = functional_call(_Training(model), weights, (batch,), tie_weights=True)
+    features, inside, logits = functional_call(_Training(model), weights, (batch,), tie_weights=True)
     answers = F.cross_entropy(logits.float(), batch["target"], ignore_index=-100)
-    return answers + WHOLE_SHARE * (_missed(head, features, batch) + _misplaced(head.inner(seen.float()), batch))
+    return answers + WHOLE_SHARE * (_missed(head, features, batch) + _misplaced(head.inner(inside.float()), batch))
