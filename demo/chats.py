@@ -405,7 +405,7 @@ def about_shapes(rng: np.random.Generator, shapes: list[tuple[str, str, str]], g
     questions.append(
         (
             pick(rng, ("How many shapes are there?", "Count the shapes.")),
-            f"There {'is' if len(shapes) == 1 else 'are'} {counted(len(shapes), 'shape')}.",
+            _there(len(shapes), "shape"),
         )
     )
     return [questions[i] for i in rng.permutation(len(questions))]
@@ -444,7 +444,7 @@ def about_text(rng: np.random.Generator, facts: dict) -> list[tuple[str, str]]:
     second = pick(rng, READ_NUMBER if number else READ_WORD)
     unit, noun = ("digit", "number") if number else ("letter", "word")
     pool = [
-        (f"How many {unit}s are there?", f"There {'is' if len(text) == 1 else 'are'} {counted(len(text), unit)}."),
+        (f"How many {unit}s are there?", _there(len(text), unit)),
         (f"What is the first {unit}?", f"It is {text[0]}."),
         (f"What is the last {unit}?", f"It is {text[-1]}."),
         (
