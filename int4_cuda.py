@@ -20,6 +20,8 @@ import functools
 import hashlib
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -43,8 +45,6 @@ except ImportError:  # as on a computer without a GPU
 GROUP_SIZE = 32
 # Weights that are repacked, or dequantised for a derivative, at a time.
 BLOCK_WEIGHTS = 1 << 24
-# The bits of 2.0**7 and 2.0**11 in float32: see `_as_float` of the kernels.
-TWO_TO_7, TWO_TO_11 = 0x43000000, 0x45000000
 
 
 class Triton:
@@ -120,8 +120,9 @@ class Triton:
 
 
 def _has_compiler() -> bool:
-    """Whether there is the C compiler with which Triton builds what launches its kernels; it looks for these."""
-    return bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
+    """Whether there is what Triton builds its kernels' launchers with: a C compiler, and Python's header for it."""
+    header = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")
+    return header.exists() and bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 
 
 def _linears(x: torch.Tensor, qweights: list[torch.Tensor], scales: list[torch.Tensor]) -> torch.Tensor:
@@ -146,7 +147,7 @@ def run_plan(plan: Plan, x: torch.Tensor, qweights: list[torch.Tensor], scales: 
         else:
             columns = y.split(outputs, dim=1)
             for qweight, scale, part in zip(qweights, scales, columns, strict=True):
-                for block in _blocks(qweight.shape[0], x.shape[1], plan.weights):
+                for block in _blocks(qweight.shape[0], x.shape[1], plan.weights, multiple=256):  # what cuBLAS likes
                     weight = _dequantize(qweight, scale, block.start, block.stop, x.dtype)
                     torch.mm(x, weight.T, out=part[:, block])
     return y
@@ -157,11 +158,10 @@ def _one_row(plan: OneRow, x, qweights, scales, y, outputs: list[int]) -> None:
         x,
         y,
         *_three(qweights, scales, outputs),
-        TWO_TO_7,
-        TWO_TO_11,
         INPUTS=x.shape[1],
         BLOCK_N=plan.block_n,
         BLOCK_G=plan.block_g,
+        STAGES=plan.num_stages,
         num_warps=plan.num_warps,
     )
 
@@ -170,13 +170,12 @@ def _many_rows(plan: ManyRows, x, qweights, scales, y, outputs: list[int]) -> No
     rows, inputs = x.shape
     split_k = min(plan.split_k, _ceil(inputs, 256))
     parts = y if split_k == 1 else torch.empty(split_k, *y.shape, dtype=torch.float32, device=x.device)
-    many_rows_kernel[(_programs(outputs, plan.block_n), _ceil(rows, plan.block_m), split_k)](
+    grid = (_ceil(rows, plan.block_m), _programs(outputs, plan.block_n), split_k)  # what shares words runs together
+    many_rows_kernel[grid](
         permuted(x) if plan.permuted else x,
         parts,
         rows,
         *_three(qweights, scales, outputs),
-        TWO_TO_7,
-        TWO_TO_11,
         INPUTS=inputs,
         PERMUTED=plan.permuted,
         SPLIT_K=split_k,
@@ -309,9 +308,9 @@ def _plan(rows: int, outputs: int, inputs: int, device: torch.device) -> Plan:
     return choose(rows, outputs, inputs, capability, properties.multi_processor_count)
 
 
-def _blocks(rows: int, columns: int, weights: int) -> list[slice]:
-    """Slices that cover `rows`, each of about `weights` weights."""
-    step = max(weights // columns, 1)
+def _blocks(rows: int, columns: int, weights: int, multiple: int = 1) -> list[slice]:
+    """Slices that cover `rows`, each of about `weights` weights and starting at a multiple of `multiple`."""
+    step = max(weights // (columns * multiple), 1) * multiple
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 

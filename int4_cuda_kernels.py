@@ -32,24 +32,25 @@ except ImportError as error:  # in a `try`, because transformers' loader demands
 
 
 @triton.jit
-def _as_float(words, i: tl.constexpr, two_to_7, two_to_11):
-    """Nibble i of each word, as a float32 that is 128 (i even) or 2048 (i odd) too large.
+def _as_float(words, i: tl.constexpr):
+    """Nibble i of each word, read as the bits of a float32 where it lies: code * 2^(4 * (i % 4) - 149), a denormal.
 
-    The nibble lands at bit 16 or 12, in the mantissa of 2^7 or 2^11, where it counts units: half a shift and one bit
-    operation a nibble, where converting an integer would take an instruction of a quarter's speed. The powers of two
-    come as arguments of the kernel because that one bit operation can hold one constant only.
+    So a nibble takes one bit operation and an eighth of a shift, where converting an integer would take an instruction
+    of a quarter's speed. GPUs multiply and add denormals at full speed. What a nibble is multiplied by has to have the
+    factor `_unit(i)`: then all of them count units of 2^-64, which sums are freed of at their end (`UNITS`).
     """
-    if i % 2 == 0:
-        if i >= 4:
-            bits = ((words >> (4 * i - 16)) & 0xF0000) | two_to_7
-        else:
-            bits = ((words << (16 - 4 * i)) & 0xF0000) | two_to_7
-    else:
-        if i >= 3:
-            bits = ((words >> (4 * i - 12)) & 0xF000) | two_to_11
-        else:
-            bits = ((words << (12 - 4 * i)) & 0xF000) | two_to_11
-    return bits.to(tl.float32, bitcast=True)
+    if i >= 4:
+        words = words >> 16
+    return (words & (0xF << (i % 4 * 4))).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _unit(i: tl.constexpr):
+    """2^85 and less: scales and activations below 2^42 do not overflow, and above 2^-62 lose nothing."""
+    return 2.0 ** (85 - i % 4 * 4)
+
+
+UNITS = tl.constexpr(2.0**64)
 
 
 @triton.jit
@@ -96,16 +97,15 @@ def one_row_kernel(
     qweight_c,
     scales_c,
     outputs_c,
-    two_to_7,  # the bits of 2.0**7 and 2.0**11 as float32
-    two_to_11,
     INPUTS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_G: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """y = W @ x: a program has BLOCK_N outputs and goes through their groups BLOCK_G at a time.
 
     With 32 groups to a warp a thread has four words, which is one group, of every output, and keeps the activations of
-    that group in registers for all of them.
+    that group in registers for all of them. Words and scales are on their way STAGES - 1 steps before they are needed.
     """
     GROUPS: tl.constexpr = INPUTS // 32
     qweight, scales, outputs, block, first = _matrix_of(
@@ -124,22 +124,22 @@ def one_row_kernel(
     n = (block * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     row = n.to(tl.int64)
     total = tl.zeros([BLOCK_N, BLOCK_G], tl.float32)
-    for start in range(0, GROUPS, BLOCK_G):
+    for start in tl.range(0, GROUPS, BLOCK_G, num_stages=STAGES):  # the launch's would be for tl.dot only
         g = start + tl.arange(0, BLOCK_G)[None, :]
         w = 4 * start + tl.arange(0, 4 * BLOCK_G)[None, :]
         words = tl.load(qweight + row * (INPUTS // 8) + w, mask=(n < outputs) & (w < INPUTS // 8), other=0)
         scale = tl.load(scales + row * GROUPS + g, mask=(n < outputs) & (g < GROUPS), other=0).to(tl.float32)
         product = tl.zeros([BLOCK_N, 4 * BLOCK_G], tl.float32)
-        excess = tl.zeros([1, 4 * BLOCK_G], tl.float32)  # what the product owes to floats that are too large
+        excess = tl.zeros([1, 4 * BLOCK_G], tl.float32)  # what the product owes to the 8 of the codes
         for i in tl.static_range(8):
             activation = tl.load(x + (w // 4 * 32 + 4 * i + w % 4), mask=w < INPUTS // 8, other=0).to(tl.float32)
-            product += _as_float(words, i, two_to_7, two_to_11) * activation
-            excess += activation * (136.0 if i % 2 == 0 else 2056.0)  # that, and the 8 of the codes
+            product += _as_float(words, i) * (activation * _unit(i))
+            excess += activation
         product = tl.sum(tl.reshape(product, [BLOCK_N, BLOCK_G, 4]), axis=2)
         excess = tl.sum(tl.reshape(excess, [1, BLOCK_G, 4]), axis=2)
-        total += (product - excess) * scale
+        total += (product - excess * (8 / UNITS)) * scale
     n = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    tl.store(y + first + n, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=n < outputs)
+    tl.store(y + first + n, (tl.sum(total, axis=1) * UNITS).to(y.dtype.element_ty), mask=n < outputs)
 
 
 @triton.jit(do_not_specialize=["rows"])  # one compilation for all batch sizes
@@ -156,8 +156,6 @@ def many_rows_kernel(
     qweight_c,
     scales_c,
     outputs_c,
-    two_to_7,
-    two_to_11,
     INPUTS: tl.constexpr,
     PERMUTED: tl.constexpr,
     SPLIT_K: tl.constexpr,
@@ -166,15 +164,17 @@ def many_rows_kernel(
 ):
     """y = x @ W.T, computed as W @ x.T, 256 inputs at a time: 32 words of each row, whose nibbles i make one product.
 
-    The weights are the left operand because that one can stay in registers on every GPU. They are rounded to bfloat16
-    after scaling, as dequantised weights are. The activations that belong to nibble i lie 4 by 4, 32 apart; with many
-    rows it pays to have them side by side before (PERMUTED: input 256c + 32i + 4g + j of x, zeros beyond INPUTS).
+    The weights are the left operand because that one can stay in registers on every GPU: Triton then reads the words
+    as the tensor cores want them, which it does only for what is made of loads and constants alone. They are rounded to
+    bfloat16 after scaling, as dequantised weights are. The activations that belong to nibble i lie 4 by 4, 32 apart;
+    with many rows it pays to have them side by side before (PERMUTED: input 256c + 32i + 4g + j of x, zeros beyond
+    INPUTS).
     """
     GROUPS: tl.constexpr = INPUTS // 32
     CHUNKS: tl.constexpr = (GROUPS + 7) // 8
     PER_PART: tl.constexpr = (CHUNKS + SPLIT_K - 1) // SPLIT_K
     qweight, scales, outputs, block, first = _matrix_of(
-        tl.program_id(0),
+        tl.program_id(1),
         qweight_a,
         scales_a,
         outputs_a,
@@ -187,7 +187,7 @@ def many_rows_kernel(
         BLOCK_N,
     )
     n = (block * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)[:, None]
-    m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)[None, :]
+    m = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)[None, :]
     part = tl.program_id(2)
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for step in range(0, PER_PART):
@@ -198,8 +198,7 @@ def many_rows_kernel(
         words = tl.load(qweight + n * (INPUTS // 8) + w[None, :], mask=here, other=0)
         scale = tl.load(scales + n * GROUPS + g, mask=(n < outputs) & (g < GROUPS), other=0).to(tl.float32)
         scale = tl.reshape(tl.broadcast_to(scale[:, :, None], [BLOCK_N, 8, 4]), [BLOCK_N, 32])  # of each word
-        excess_7 = scale * 136.0  # 2^7 and 2^11, and the 8 of the codes
-        excess_11 = scale * 2056.0
+        excess = scale * (8 / UNITS)
         for i in tl.static_range(8):
             if PERMUTED:
                 k = chunk * 256 + 32 * i + tl.arange(0, 32)
@@ -209,10 +208,10 @@ def many_rows_kernel(
                 k = w // 4 * 32 + 4 * i + w % 4
                 here = (m < rows) & (k < INPUTS)[:, None]
                 activation = tl.load(x + m * INPUTS + k[:, None], mask=here, other=0)
-            weight = _as_float(words, i, two_to_7, two_to_11) * scale - (excess_7 if i % 2 == 0 else excess_11)
+            weight = _as_float(words, i) * (scale * _unit(i)) - excess
             total = tl.dot(weight.to(tl.bfloat16), activation, total)
     at = y + (part * rows + m) * (outputs_a + outputs_b + outputs_c) + first + n
-    tl.store(at, total.to(y.dtype.element_ty), mask=(m < rows) & (n < outputs))
+    tl.store(at, (total * UNITS).to(y.dtype.element_ty), mask=(m < rows) & (n < outputs))
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -243,12 +242,14 @@ def dequantize_kernel(
         n = tl.load(ids + row).to(tl.int64)
     else:
         n = first + row
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    here = (k < INPUTS) & (n >= 0) & (n < outputs)
-    word = tl.load(qweight + n * (INPUTS // 8) + (k // 32 * 4 + k % 4), mask=here, other=0)
-    scale = tl.load(scales + n * (INPUTS // 32) + k // 32, mask=here, other=float("nan")).to(tl.float32)
-    code = (word >> (k % 32 // 4 * 4)) & 15
-    tl.store(y + row * INPUTS + k, ((code - 8).to(tl.float32) * scale).to(y.dtype.element_ty), mask=k < INPUTS)
+    g = (tl.program_id(1) * (BLOCK_K // 32) + tl.arange(0, BLOCK_K // 32))[:, None]
+    k = tl.arange(0, 32)[None, :]  # in its group
+    here = (g < INPUTS // 32) & (n >= 0) & (n < outputs)
+    word = tl.load(qweight + n * (INPUTS // 8) + (4 * g + k % 4), mask=here, other=0)
+    scale = tl.load(scales + n * (INPUTS // 32) + g, mask=here, other=float("nan")).to(tl.float32)
+    code = (word >> (k // 4 * 4)) & 15
+    weight = (code - 8).to(tl.float32) * scale
+    tl.store(y + row * INPUTS + (32 * g + k), weight.to(y.dtype.element_ty), mask=g < INPUTS // 32)
 
 
 @triton.jit

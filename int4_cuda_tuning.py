@@ -10,13 +10,16 @@ What this file offers:
 import math
 from typing import NamedTuple
 
+GROUP_SIZE = 32
+
 
 class OneRow(NamedTuple):
-    """`one_row_kernel`. block_g counts groups of 32 inputs: 32 for each warp."""
+    """`one_row_kernel`. block_g counts groups of 32 inputs: 32 for each warp. num_stages: 1 loads when it needs."""
 
     block_n: int
     block_g: int
     num_warps: int
+    num_stages: int
 
 
 class ManyRows(NamedTuple):
@@ -41,14 +44,20 @@ Plan = OneRow | ManyRows | Dequantize
 
 def by_rule(rows: int, outputs: int, inputs: int, processors: int) -> Plan:
     """A way that runs on every GPU from Ampere on (at most 96 KB of shared memory); reasoned, not measured."""
-    if rows == 1:
-        return OneRow(block_n=8 if outputs >= 32 * processors else 4, block_g=32, num_warps=1)
+    if rows == 1:  # the fewer the outputs, the smaller the blocks, so that all processors wait for memory at once
+        block_n = 8 if outputs >= 64 * processors else 4 if outputs >= 32 * processors else 2
+        warps = 1
+        while warps < 4 and outputs // block_n * warps < 16 * processors and inputs >= 128 * GROUP_SIZE * warps:
+            warps *= 2
+        return OneRow(block_n, block_g=32 * warps, num_warps=warps, num_stages=3)
     if rows > 512:
         return Dequantize(weights=1 << 26)
     block_m = min(max(16, 1 << (rows - 1).bit_length()), 64)
     programs = math.ceil(outputs / 64) * math.ceil(rows / block_m)
     split_k = min(max(2 * processors // programs, 1), max(inputs // 256, 1), 8)
-    return ManyRows(64, block_m, split_k, num_warps=4, num_stages=4 if block_m == 16 else 2, permuted=rows > 16)
+    # two warps are too few for the tensor cores' own ways on Hopper and Blackwell, which take more instructions
+    few = block_m == 16
+    return ManyRows(64, block_m, split_k, num_warps=2 if few else 4, num_stages=3 if few else 2, permuted=rows > 16)
 
 
 def choose(rows: int, outputs: int, inputs: int, capability: tuple[int, int], processors: int) -> Plan:

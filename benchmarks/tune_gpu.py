@@ -28,28 +28,29 @@ from benchmarks.bench_gpu import ROOT, ROWS, Clock, poisoned, products, random_m
 # isort: split
 # (a package that bench_gpu makes)
 from gemma3_int4 import int4_cuda, int4_cuda_tuning
+from gemma3_int4.int4_cuda_fused import FEW_ROWS
 from gemma3_int4.int4_cuda_tuning import Dequantize, ManyRows, OneRow, Plan
 
 Steps = list[tuple[float, Plan]]
 Table = dict[tuple[int, int], Steps]
 DECLARATION = "TABLES: dict[tuple[int, int], dict[tuple[int, int], list[tuple[float, Plan]]]] = "
-HEAD_ROWS = 64  # beyond, a 262,208-row head is not worth the time: `generate` asks for the last token's logits only
 
 
 def candidates(rows: int, inputs: int) -> Iterator[Plan]:
     """Ways that could be the fastest for this number of rows."""
     if rows == 1:
-        for block_n, (block_g, warps) in itertools.product((2, 4, 8, 16), ((32, 1), (64, 2), (128, 4))):
-            yield OneRow(block_n, block_g, warps)
+        for block_n, warps, stages in itertools.product((2, 4, 8, 16), (1, 2, 4), (1, 3)):
+            yield OneRow(block_n, 32 * warps, warps, stages)
         return
     if rows <= 16:
-        for block_n, split_k, stages in itertools.product((32, 64, 128), (1, 2, 4, 8), (3, 5)):
+        blocks = ((32, 2), (64, 2), (64, 4), (128, 4))
+        for (block_n, warps), split_k, stages in itertools.product(blocks, (1, 2, 4, 8), (3, 5)):
             if split_k <= inputs // 256:
-                yield ManyRows(block_n, 16, split_k, 2 if block_n == 32 else 4, stages, False)
+                yield ManyRows(block_n, 16, split_k, warps, stages, False)
         return
     if rows <= 1024:
         block_m = 32 if rows <= 32 else 64 if rows <= 64 else 128
-        splits = (1, 2, 4) if rows <= 64 else (1,)
+        splits = (1, 2, 4) if rows <= 128 else (1,)
         for block_n, m, split_k, stages in itertools.product((64, 128), {block_m, min(block_m, 64)}, splits, (2, 3)):
             if split_k <= inputs // 256:
                 yield ManyRows(block_n, m, split_k, 8 if block_n * m > 128 * 64 else 4, stages, True)
@@ -58,14 +59,14 @@ def candidates(rows: int, inputs: int) -> Iterator[Plan]:
             yield Dequantize(weights)
 
 
-def tune_shape(shape: tuple[int, int], clock: Clock) -> Steps:
-    """Steps of the table for one shape: measured at each of ROWS, equal neighbours joined."""
+def tune_shape(shape: tuple[int, int], most_rows: float, clock: Clock) -> Steps:
+    """Steps of the table for one shape: measured at each of ROWS up to `most_rows`, equal neighbours joined."""
     codes, scales = random_matrix(*shape, clock.device)
     tensors = int4_cuda.Triton.pack(codes, scales)
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     copies = [{name: tensor.clone() for name, tensor in tensors.items()} for _ in range(clock.copies(nbytes))]
     steps: Steps = []
-    for rows in (m for m in ROWS if m <= HEAD_ROWS or shape[0] < 1 << 17):
+    for rows in (m for m in ROWS if m <= most_rows):
         x = torch.randn(rows, shape[1], device=clock.device).bfloat16()
         seconds = {}
         for plan in candidates(rows, shape[1]):
@@ -102,15 +103,26 @@ def runs(plan: Plan, x: torch.Tensor, tensors: dict, codes: torch.Tensor, scales
     return True
 
 
-def shapes(sizes: list[str]) -> list[tuple[int, int]]:
-    """(N, K) of every product; matrices that share an input count as one, which makes no difference to the kernels."""
-    found = [product for name in sizes for product in products(text_config(name)).values()]
-    return list(dict.fromkeys((sum(product.outputs), product.inputs) for product in found))
+def shapes(sizes: list[str]) -> dict[tuple[int, int], float]:
+    """(N, K) of every product, and for how many rows at most it is launched.
+
+    Matrices that share an input are one product for few rows, and products of their own beyond and for adapters. Of
+    the head, `generate` wants the last token's logits only.
+    """
+    found: dict[tuple[int, int], float] = {}
+    for name in sizes:
+        config = text_config(name)
+        for outputs, inputs, _ in products(config).values():
+            if len(outputs) > 1 or outputs == (config.vocab_size,):
+                found.setdefault((sum(outputs), inputs), FEW_ROWS)
+            if outputs != (config.vocab_size,):
+                found |= {(count, inputs): math.inf for count in outputs}
+    return found
 
 
 def compile_all(sizes: list[str], workers: int) -> None:
     """Run every candidate once on a small matrix, in processes of their own: the kernels stay in Triton's cache."""
-    inputs = {shape[1] for shape in shapes(sizes)}
+    inputs = {inputs for _, inputs in shapes(sizes)}
     jobs = sorted({(plan, k) for k in inputs for m in ROWS for plan in candidates(m, k)}, key=str)
     with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(compile_one, *zip(*jobs, strict=True)))
@@ -156,12 +168,12 @@ def main() -> None:
     clock = Clock(torch.device("cuda"), args.repeats)
     table: Table = {}
     slowest = 0.0
-    for shape in shapes(args.sizes):
+    for shape, most_rows in shapes(args.sizes).items():
         start = time.monotonic()
         if start + slowest > end:
             print(f"out of time: {shape} and what follows are not measured")
             break
-        table[shape] = tune_shape(shape, clock)
+        table[shape] = tune_shape(shape, most_rows, clock)
         slowest = max(slowest, time.monotonic() - start)
         write_table(args.out, capability, table, properties.name)
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections import Counter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -41,8 +42,8 @@ on_kernels = pytest.mark.skipif(
 )
 # Every way to compute, with blocks that N, M and K do not fill.
 PLANS = [
-    OneRow(8, 32, 1),
-    OneRow(16, 4, 2),
+    OneRow(8, 32, 1, 3),
+    OneRow(16, 4, 2, 3),
     ManyRows(16, 16, 1, 4, 2, False),
     ManyRows(32, 16, 3, 4, 2, False),
     ManyRows(16, 32, 2, 4, 2, True),
@@ -159,6 +160,20 @@ def test_every_way_against_float64(plan, shape, scale_dtype, poisoned):
 
 
 @on_kernels
+@pytest.mark.parametrize(("of_x", "of_scales"), [(2.0**41, 1), (2.0**-60, 1), (1, 2.0**40), (1, 2.0**-50)])
+@pytest.mark.parametrize("plan", [PLANS[0], PLANS[3]], ids=str)
+def test_the_largest_and_smallest_numbers(plan, of_x, of_scales):
+    """The kernels read codes as denormal floats: what makes up for it must neither overflow nor be lost."""
+    _, rows, scales, _ = random_matrix(24, 288, torch.float32)
+    scales *= of_scales / scales.max()
+    packed = Triton.pack(rows.to(DEVICE), scales.to(DEVICE))
+    x = random_rows(1 if isinstance(plan, OneRow) else 5, 288)
+    x *= of_x / x.abs().max()
+    y = int4_cuda.run_plan(plan, x.to(DEVICE), [packed["qweight"]], [packed["scales"]])
+    assert_close(y, x.double() @ dequantize(rows, scales, torch.float32).double().T)
+
+
+@on_kernels
 @pytest.mark.parametrize("outputs", [(24, 40), (40, 8, 24), (8, 64, 16)], ids=str)
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_matrices_that_share_an_input_in_one_launch(plan, outputs, poisoned):
@@ -177,7 +192,7 @@ def test_matrices_that_share_an_input_in_one_launch(plan, outputs, poisoned):
 def test_every_number_of_rows(m, poisoned):
     packed, weight = matrix(24, 96, DTYPES[m % 3], seed=m)
     x = random_rows(m, 96, seed=m)
-    for plan in [OneRow(16, 32, 1)] if m == 1 else [ManyRows(32, 32, 1, 4, 2, m % 2 == 0)]:
+    for plan in [OneRow(16, 32, 1, 3)] if m == 1 else [ManyRows(32, 32, 1, 4, 2, m % 2 == 0)]:
         y = int4_cuda.run_plan(plan, x.to(DEVICE), [packed["qweight"]], [packed["scales"]])
         assert_close(y, x.double() @ weight.T)
 
@@ -326,7 +341,7 @@ def test_gated_is_gelu_times_up(poisoned):
 @pytest.fixture
 def whole_models(triton_everywhere, monkeypatch):
     """All kernels on this device, with large blocks: the interpreter's time is by block."""
-    few, many = OneRow(128, 4, 4), ManyRows(128, 16, 1, 4, 2, False)
+    few, many = OneRow(128, 4, 4, 3), ManyRows(128, 16, 1, 4, 2, False)
     monkeypatch.setattr(int4_cuda, "_plan", lambda m, n, k, device: few if m == 1 else many)
     monkeypatch.setattr(int4_cuda_fused, "DEVICE_TYPE", DEVICE.type)
 
@@ -461,18 +476,21 @@ def test_kernels_compile_from_ampere_to_blackwell(capability):
     pointers = {"x": "*bf16", "y": "*bf16"}
     for name in "abc":
         pointers |= {f"qweight_{name}": "*i32", f"scales_{name}": "*fp16", f"outputs_{name}": "i32"}
-    numbers = {"rows": "i32", "two_to_7": "i32", "two_to_11": "i32"}
     for kernel, blocks in (
-        (one_row_kernel, {"INPUTS": 96, "BLOCK_N": 4, "BLOCK_G": 32}),
-        (many_rows_kernel, {"INPUTS": 512, "PERMUTED": True, "SPLIT_K": 1, "BLOCK_N": 64, "BLOCK_M": 16}),
+        (one_row_kernel, {"INPUTS": 96, "BLOCK_N": 4, "BLOCK_G": 64, "STAGES": 3}),
+        (many_rows_kernel, {"INPUTS": 1024, "PERMUTED": True, "SPLIT_K": 1, "BLOCK_N": 64, "BLOCK_M": 16}),
     ):
-        types = pointers | numbers | dict.fromkeys(blocks, "constexpr")
+        types = pointers | {"rows": "i32"} | dict.fromkeys(blocks, "constexpr")
         signature = {name: types[name] for name in kernel.arg_names}
         constants = {(kernel.arg_names.index(name),): value for name, value in blocks.items()}
-        source = triton.compiler.ASTSource(kernel, signature, constants)
-        compiled = triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": 4, "num_stages": 2})
+        aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind != "constexpr"}
+        source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
+        compiled = triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": 2, "num_stages": 3})
         assert compiled.metadata.shared <= 99 << 10
         assert len(compiled.asm["cubin"]) > 1000
+        assert ".ftz" not in compiled.asm["ptx"]  # which would flush the codes, denormal floats, to zero
+        # no waiting of the warps for each other at each of the eight products: weights stay in registers
+        assert compiled.asm["ptx"].count("bar.sync") < 8
 
 
 # Operators
@@ -569,6 +587,9 @@ def test_without_triton_or_a_compiler_or_on_amd_another_backend(a_gpu, monkeypat
         patch.delenv("CC")
         patch.setattr(shutil, "which", lambda name: None)
         assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
+    with monkeypatch.context() as patch:
+        patch.setattr(sysconfig, "get_path", lambda *_: "no/such/folder")  # no header for Python
+        assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
     monkeypatch.setattr(int4_cuda, "HAS_TRITON", False)
     assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
 
@@ -605,7 +626,7 @@ def test_the_rule_gives_ways_that_every_gpu_can_run(outputs, inputs):
 
 
 def test_tables_go_by_capability_and_nearest_shape(monkeypatch):
-    few, many = OneRow(1, 32, 1), Dequantize(7)
+    few, many = OneRow(1, 32, 1, 3), Dequantize(7)
     other = [(math.inf, Dequantize(8))]
     tables = {(9, 0): {(4096, 5376): [(1, few), (math.inf, many)], (5376, 21504): other}}
     monkeypatch.setattr(int4_cuda_tuning, "TABLES", tables)
@@ -701,11 +722,11 @@ def test_tuning_checks_every_way_and_writes_a_module_that_reads_back(triton_ever
             timed.append(len(calls))
             return 1 / len(timed)  # the last candidate is the fastest
 
-    slow = OneRow(16, 32, 1)
+    slow = OneRow(16, 32, 1, 3)
     ways = {1: [slow, PLANS[0]], 2: [PLANS[2], PLANS[3]], 4: [PLANS[2], PLANS[3]], 64: [PLANS[4], Dequantize(3000)]}
     monkeypatch.setattr(tune_gpu, "ROWS", tuple(ways))
     monkeypatch.setattr(tune_gpu, "candidates", lambda rows, inputs: ways[rows])
-    steps = tune_gpu.tune_shape((24, 288), Clock())
+    steps = tune_gpu.tune_shape((24, 288), math.inf, Clock())
     assert steps == [(1, PLANS[0]), (4, PLANS[3]), (math.inf, Dequantize(3000))]
     assert timed == [2] * 8
     known = {(8, 0): {(8, 32): steps}, (9, 0): {(8, 32): steps}}
