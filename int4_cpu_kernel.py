@@ -731,7 +731,10 @@ def _compiled() -> Path:
 
 
 def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:  # a user without a home
+        raise Unavailable(f"{error} Set XDG_CACHE_HOME.") from error
     folder = Path(root) / "gemma3-int4" / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()

@@ -4,6 +4,7 @@
 What this file offers:
     unpack_awq, pack_awq       AWQ words on disk <-> row-major codes
     dequantize                 row-major codes and scales -> floats; the definition of what a weight *is*
+    recover_codes              plain floats and their scales -> row-major codes
     Reference                  the backend for any device and dtype, slow and exact; the truth in tests
     Int4Linear                 nn.Linear without a weight
     Int4Embedding, Int4LMHead  the embedding and the output head, one storage
@@ -90,6 +91,33 @@ def dequantize(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) ->
     signed = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(1).to(torch.int8) - 8
     weight = signed.unflatten(1, (-1, GROUP_SIZE)).float() * scales.float().unsqueeze(-1)
     return weight.flatten(1).to(dtype)
+
+
+def recover_codes(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype) -> torch.Tensor:
+    """Row-major codes of a plain matrix: round(weight / scale).
+
+    Args:
+        weight: [N, K], as loaded.
+        scales: [N, K/32], the exact scales, on the same device.
+        disk_dtype: dtype of `weight` on disk; narrower than the loaded one where the user asked for float32.
+
+    Returns:
+        uint8 [N, K/2], on the CPU, so that a GPU need not hold them beside the plain matrix.
+
+    Raises:
+        ValueError: `scales` do not belong to `weight`: some code * scale, rounded alike, is another float.
+    """
+    codes = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8)
+    for block in row_blocks(*weight.shape):
+        grouped = weight[block].float().unflatten(1, (-1, GROUP_SIZE))
+        signed = (grouped / scales[block].float().unsqueeze(-1)).round().clamp(-8, 7).flatten(1)
+        unsigned = (signed + 8).to(torch.uint8)
+        part = unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
+        again = dequantize(part, scales[block], disk_dtype).to(weight.dtype)
+        if not torch.equal(again, weight[block]):
+            raise ValueError("the embedding is not codes * scales")
+        codes[block] = part
+    return codes
 
 
 class Reference:
@@ -333,28 +361,10 @@ class Int4Embedding(_Int4Matrix):
 
     @classmethod
     def from_plain(cls, weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype, embed_scale: float):
-        """Codes from a plain embedding: round(weight / scale).
-
-        Args:
-            weight: [V, D], the embedding as loaded.
-            scales: [V, D/32], the exact scales.
-            disk_dtype: dtype of `weight` on disk; narrower than the loaded one where the user asked for float32.
-            embed_scale: sqrt(D).
-
-        Raises:
-            ValueError: `scales` do not belong to `weight`: some code * scale, rounded alike, is another float.
-        """
-        codes = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8, device=weight.device)
-        for block in row_blocks(*weight.shape):
-            grouped = weight[block].float().unflatten(1, (-1, GROUP_SIZE))
-            signed = (grouped / scales[block].float().unsqueeze(-1)).round().clamp(-8, 7).flatten(1)
-            unsigned = (signed + 8).to(torch.uint8)
-            codes[block] = unsigned[:, 0::2] | (unsigned[:, 1::2] << 4)
-            again = dequantize(codes[block], scales[block], disk_dtype).to(weight.dtype)
-            if not torch.equal(again, weight[block]):
-                raise ValueError("the embedding is not codes * scales")
+        """The embedding whose codes `recover_codes` finds in a plain one; the arguments are explained there."""
         embedding = cls(*weight.shape, embed_scale, scales.dtype, device="meta")
         embedding.plain_dtype = disk_dtype
+        codes = recover_codes(weight, scales, disk_dtype).to(weight.device)
         embedding.set_codes_and_scales(codes, scales, weight.dtype)
         return embedding
 
@@ -363,6 +373,10 @@ class Int4Embedding(_Int4Matrix):
         self.rounded_embed_scale = torch.tensor(self.embed_scale).to(compute_dtype).item()
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():
+            lowest, highest = input_ids.aminmax()  # elsewhere a look at the values would wait for the device
+            if lowest < 0 or highest >= self.rows:
+                raise IndexError(f"token ids are 0 to {self.rows - 1}, got {lowest.item()} to {highest.item()}")
         rows = self.backend.embedding(input_ids.reshape(-1), self.tensors(), self.compute_dtype)
         return rows.view(*input_ids.shape, self.columns) * self.rounded_embed_scale
 

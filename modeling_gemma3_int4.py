@@ -22,15 +22,17 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import Gemma3ForCausalLM as StockForCausalLM
 from transformers import Gemma3ForConditionalGeneration as StockForConditionalGeneration
+from transformers import GenerationMixin
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .int4_cuda_fused import use_fused_modules
-from .int4_layers import GROUP_SIZE, Int4Embedding, Int4Linear, Int4LMHead
+from .int4_layers import GROUP_SIZE, Int4Embedding, Int4Linear, Int4LMHead, recover_codes
 
 logger = logging.get_logger(__name__)
 
 SIDE_FILE = "int4_embedding.safetensors"
+INDEX = "model.safetensors.index.json"
 # What the one supported AWQ flavour says of itself.
 SUPPORTED = {"quant_method": "awq", "bits": 4, "group_size": GROUP_SIZE, "version": "gemm", "zero_point": True}
 # Names on disk -> names in transformers 5. The dots are not escaped because 5.0 reverses a pattern literally.
@@ -146,20 +148,25 @@ class _Int4Gemma3:
                 raise Int4LoadError(f"{path}: int4_embedding=True needs {SIDE_FILE}, which this repo lacks.")
             return
         plain = self.get_input_embeddings().weight.detach()
+        shape, dtype, device = plain.shape, plain.dtype, plain.device
         name = next(name for name in stored if name.endswith("embed_tokens.weight"))
         with safe_open(side_file, framework="pt") as file:
             (only,) = file.keys()
-            scales = file.get_tensor(only).to(plain.device)
-        expected = (plain.shape[0], plain.shape[1] // GROUP_SIZE)
+            scales = file.get_tensor(only).to(device)
+        expected = (shape[0], shape[1] // GROUP_SIZE)
         if scales.shape != expected:
             raise Int4LoadError(f"{side_file}: scales of shape {tuple(scales.shape)}, expected {expected}.")
         try:
-            embedding = Int4Embedding.from_plain(plain, scales, stored[name], self._embed_scale)
+            codes = recover_codes(plain, scales, stored[name])
         except ValueError as error:
             raise Int4LoadError(
                 f"{side_file} does not belong to {name}: {error}. Load with int4_embedding=False, or convert again."
             ) from error
-        self._set_int4_embedding(embedding)
+        embedding = Int4Embedding(*shape, self._embed_scale, scales.dtype, device="meta")
+        embedding.plain_dtype = stored[name]
+        del plain
+        self._set_int4_embedding(embedding)  # from here on the plain one takes no memory
+        embedding.set_codes_and_scales(codes.to(device), scales, dtype)
 
     def _set_int4_embedding(self, embedding: Int4Embedding) -> None:
         self.set_input_embeddings(embedding)
@@ -187,14 +194,19 @@ class _Int4Gemma3:
         """Bytes of int4 codes and scales in memory."""
         return sum(module.int4_bytes() for module in _int4_modules(self))
 
-    def _apply(self, *args, **kwargs):
+    def _apply(self, fn, *args, **kwargs):
         """`.to` and the like: the int4 modules repack themselves, and another device has other short ways."""
-        super()._apply(*args, **kwargs)
+        if fn(torch.empty(0, dtype=self.dtype, device=self.device)).dtype == torch.float16:  # before anything is cast
+            raise TypeError("Gemma 3 overflows float16: use bfloat16 or float32.")
+        super()._apply(fn, *args, **kwargs)
         use_fused_modules(self)
         return self
 
     def resize_token_embeddings(self, new_num_tokens=None, *args, **kwargs):
-        if isinstance(self.get_input_embeddings(), Int4Embedding) and new_num_tokens is not None:
+        embedding = self.get_input_embeddings()
+        if isinstance(embedding, Int4Embedding):
+            if new_num_tokens in (None, embedding.rows):
+                return embedding
             raise TypeError("The int4 embedding cannot be resized: load with int4_embedding=False to get a plain one.")
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
@@ -210,23 +222,30 @@ class _Int4Gemma3:
             raise TypeError("save_pretrained of an int4 model takes no state_dict.")
         own_class = f"{Path(__file__).stem}.{type(self).__name__}"
         self.config.auto_map = dict.fromkeys(self._auto_classes, own_class)
-        embedding = self.get_input_embeddings()
+        folder, embedding = Path(save_directory), self.get_input_embeddings()
         if isinstance(embedding, Int4Embedding) and embedding.plain_dtype is not None:
-            os.makedirs(save_directory, exist_ok=True)
+            os.makedirs(folder, exist_ok=True)
             name = _on_disk(f"{self._embedding_name}.scales")
             scales = embedding.codes_and_scales()[1].cpu()
-            save_file({name: scales}, Path(save_directory) / SIDE_FILE, metadata={"format": "pt"})
+            save_file({name: scales}, folder / SIDE_FILE, metadata={"format": "pt"})
+        else:  # what an earlier save left does not belong to these weights
+            (folder / SIDE_FILE).unlink(missing_ok=True)
         on_disk = {_on_disk(name): tensor for name, tensor in self.state_dict().items() if name != "lm_head.weight"}
-        return super().save_pretrained(save_directory, *args, state_dict=on_disk, save_original_format=False, **kwargs)
+        kwargs["save_original_format"] = False  # the names are the old ones already
+        super().save_pretrained(save_directory, *args, state_dict=on_disk, **kwargs)
+        if (folder / "model.safetensors").exists():  # transformers removes an earlier save's shards, not their index
+            (folder / INDEX).unlink(missing_ok=True)
 
 
-class Gemma3ForConditionalGeneration(_Int4Gemma3, StockForConditionalGeneration):
+# GenerationMixin a second time, because transformers makes a copy of a remote class that does not name it, and a copy
+# cannot be pickled.
+class Gemma3ForConditionalGeneration(_Int4Gemma3, StockForConditionalGeneration, GenerationMixin):
     """Gemma 3 with pictures, on int4 weights. Named as the stock class, because `save_pretrained` writes the name."""
 
     _auto_classes = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
 
 
-class Gemma3ForCausalLM(_Int4Gemma3, StockForCausalLM):
+class Gemma3ForCausalLM(_Int4Gemma3, StockForCausalLM, GenerationMixin):
     """Gemma 3, text only, on int4 weights. Named as the stock class, because `save_pretrained` writes the name."""
 
     _auto_classes = ("AutoModelForCausalLM",)
@@ -308,7 +327,7 @@ def _take_quantization_config(path, config) -> dict:
 
 def _stored_dtypes(path, hub: dict) -> dict[str, torch.dtype]:
     """Every float tensor on disk and its dtype, from the headers alone."""
-    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False, **hub)
+    index = cached_file(path, INDEX, _raise_exceptions_for_missing_entries=False, **hub)
     if index is None:
         files = [cached_file(path, "model.safetensors", **hub)]
     else:

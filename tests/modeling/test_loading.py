@@ -316,3 +316,18 @@ def test_loading_needs_nothing_but_torch_and_transformers(text_repo):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_saving_over_the_loaded_repo(text_repo, tmp_path):
+    """Shards, index and side file of before must not stand beside a save of one file."""
+    repo = shutil.copytree(text_repo.path, tmp_path / "repo")
+    model = load_text(repo)
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="400KB")
+    for folder in (repo, tmp_path / "sharded"):
+        again = load_text(folder)
+        again.save_pretrained(folder)
+        assert torch.equal(load_text(folder)(IDS).logits, model(IDS).logits)
+    plain = load_text(repo, int4_embedding=False)
+    plain.get_input_embeddings().weight.data += 1  # no longer on the side file's grid
+    plain.save_pretrained(repo)
+    assert torch.equal(load_text(repo)(IDS).logits, plain(IDS).logits)

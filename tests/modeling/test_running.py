@@ -1,5 +1,7 @@
 """Generation, compilation and adapters on a loaded model."""
 
+import pickle
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -95,7 +97,29 @@ def test_lora_gradients_equal_those_of_the_dequantised_model(text_repo):
 def test_resizing_the_int4_embedding_is_refused(text_repo):
     with pytest.raises(TypeError, match="int4_embedding=False"):
         load(text_repo).resize_token_embeddings(400)
+    model = load(text_repo)
+    assert model.resize_token_embeddings(model.vocab_size) is model.get_input_embeddings()
     assert load(text_repo, int4_embedding=False).resize_token_embeddings(400).weight.shape[0] == 400
+
+
+@pytest.mark.parametrize("id_", [-100, -1, 5000])
+def test_an_id_that_is_no_token_is_an_error(text_repo, id_):
+    with pytest.raises(IndexError, match=f"got .*{id_}"):
+        load(text_repo)(torch.tensor([[2, id_, 5]]))
+
+
+def test_pickling(text_repo):
+    model = load(text_repo)
+    again = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        assert torch.equal(again(ids(1, 20)).logits, model(ids(1, 20)).logits)
+
+
+def test_a_refused_cast_changes_nothing(text_repo):
+    model = load(text_repo)
+    with pytest.raises(TypeError, match="overflows float16"):
+        model.half()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 def test_moving_the_whole_model(text_repo):
