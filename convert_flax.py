@@ -6,7 +6,7 @@
     python convert_flax.py verify OUTPUT [--checkpoint DIR]     prove a finished repo against its source
     python convert_flax.py quality OUTPUT --text FILE           perplexity on a text, and the lm-eval command
 
-Exit code 0, or 2 after a one-line error.
+Each takes --help. Exit code 0, 2 after an error that says what to do, or 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ import sys
 from pathlib import Path
 
 from conversion.errors import BadInput, NoSpace
-from conversion.export import FORMATS, export
+from conversion.export import FORMATS, check_export, export
 from conversion.flax_checkpoint import FlaxCheckpoint
+from conversion.hub_repo import WorkFolder
 from conversion.hub_upload import push
 from conversion.pipeline import convert
-from conversion.plan import Options, describe, make_conversion_plan
+from conversion.plan import NO_TOKENIZER, Options, check_options, describe, make_conversion_plan
 from conversion.shards import SHARD_BYTES
 from conversion.source_hashes import check_source_hashes
 from conversion.verify import check_repo, prove_repo
+
+PLAN = "What a conversion would do, from the checkpoint's metadata alone: tensors, shards, disk space, memory and time."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             _quality(words)
         else:
             _convert(words)
-    except (BadInput, NoSpace) as error:
+    except (BadInput, NoSpace, OSError) as error:
         print(f"convert_flax: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
@@ -59,13 +62,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _verify(words: list[str]) -> None:
     """Checks a finished repo, against its source too if that is given."""
-    parser = argparse.ArgumentParser(prog="convert_flax.py verify", allow_abbrev=False)
+    description = (
+        "Checks a finished repo against its own hashes, and with --checkpoint number by number against its source."
+    )
+    parser = argparse.ArgumentParser(prog="convert_flax.py verify", allow_abbrev=False, description=description)
     add = parser.add_argument
     add("output", type=Path, help="folder of a converted repo")
     add("--checkpoint", help="the checkpoint it was made from")
-    add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files")
+    add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files; needs --checkpoint")
     add("--workers", type=int, default=os.cpu_count(), help="tensors compared at a time (default: all cores)")
     chosen = parser.parse_args(words)
+    if chosen.workers < 1:
+        raise BadInput(f"--workers {chosen.workers}: give 1 or more")
+    if chosen.source_hashes and not chosen.checkpoint:
+        raise BadInput("--source-hashes: are those of a checkpoint; name it with --checkpoint")
     repo = check_repo(chosen.output, chosen.workers, print)
     if chosen.checkpoint:
         folder = _checkpoint(chosen.checkpoint)
@@ -97,29 +107,37 @@ def _convert(words: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_format(parser)
     chosen, rest = parser.parse_known_args(words)
+    if chosen.gguf_embedding and chosen.format != "gguf":
+        raise BadInput(f"--gguf-embedding: is for --format gguf, not for {chosen.format}")
+    gguf_embedding = chosen.gguf_embedding or "q4_0"
     if chosen.from_repo:
         parser = argparse.ArgumentParser(prog="convert_flax.py --from-repo DIR", allow_abbrev=False)
         parser.add_argument("--output", type=Path, required=True)
         output = parser.parse_args(rest).output
-        export(chosen.from_repo, output, chosen.format, gguf_embedding=chosen.gguf_embedding)
+        export(chosen.from_repo, output, chosen.format, gguf_embedding=gguf_embedding)
     else:
-        options = _options(words, "convert")
+        options = _options(words, "convert", chosen.format)
         output = options.output
         if chosen.format == "awq":
             convert(options)
         else:
-            _convert_and_export(options, chosen.format, chosen.gguf_embedding)
+            _convert_and_export(options, chosen.format, gguf_embedding)
     if chosen.push_to_hub:
         print(push(output, chosen.push_to_hub))
 
 
 def _convert_and_export(options: Options, kind: str, gguf_embedding: str) -> None:
     """Other formats than AWQ come from an AWQ repo, made for it and removed afterwards."""
-    awq = options.output.with_name(f"{options.output.name}.awq")
-    if (awq / "conversion.json").exists():
-        raise BadInput(f"{awq}: a finished AWQ repo of an earlier run; go on with --from-repo {awq}, or remove it")
-    convert(dataclasses.replace(options, output=awq))
-    export(awq, options.output, kind, gguf_embedding=gguf_embedding)
+    output, awq = options.output, options.output.with_name(f"{options.output.name}.awq")
+    options = dataclasses.replace(options, output=awq)
+    if kind == "gguf" and make_conversion_plan(options).tokenizer is None:
+        raise BadInput(f"--format gguf: {NO_TOKENIZER}")
+    repo = convert(options, publish=False)
+    try:
+        export(repo, output, kind, gguf_embedding=gguf_embedding)
+    except BadInput as error:
+        kept = f"the AWQ repo is done and waits: without --format and with --output {awq} the same command publishes it"
+        raise BadInput(f"{error}; {kept}") from error
     shutil.rmtree(awq)
 
 
@@ -127,17 +145,24 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--format", default="awq", choices=("awq", *FORMATS), help="of the output (default: awq)")
     add("--from-repo", type=Path, help="a converted AWQ repo to write in another format, instead of --checkpoint")
-    add("--push-to-hub", metavar="ID", help="upload the finished repo to the Hub as ID")
-    add("--gguf-embedding", default="q4_0", choices=("q4_0", "f16"), help="of a GGUF file (default: q4_0, as trained)")
+    add("--push-to-hub", metavar="ID", help="upload the result to the Hub as ID; a new repo is private")
+    add("--gguf-embedding", choices=("q4_0", "f16"), help="of a GGUF file (default: q4_0, as trained)")
 
 
-def _options(words: list[str], command: str) -> Options:
-    parser = argparse.ArgumentParser(prog="convert_flax.py", description=__doc__.splitlines()[0])
+def _options(words: list[str], command: str, kind: str = "awq") -> Options:
+    """The options of a conversion or its plan, all checked before a checkpoint is downloaded."""
+    planning = command == "plan"
+    parser = argparse.ArgumentParser(
+        prog="convert_flax.py plan" if planning else "convert_flax.py",
+        description=PLAN if planning else __doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     add("--checkpoint", required=True, help="Orbax checkpoint, Kaggle's archive, or kaggle:gemma3-27b-it-int4")
-    add("--output", type=Path, required=command == "convert", help="new or empty folder for the repo")
+    add("--output", type=Path, required=not planning, help="new or empty folder for the repo")
     add("--config", type=Path, help="Gemma3Config or Gemma3TextConfig as JSON, for sizes that are not Google's")
-    add("--variant", default="it", help="it (default) or pt: decides eos, chat template and base_model")
+    add("--variant", help="it or pt: decides eos, chat template and base_model (default: the kaggle: name's, else it)")
     add("--tokenizer", type=Path, help="folder of tokenizer files, or a SentencePiece tokenizer.model")
     add("--dtype", default="bfloat16", help="of what is not quantised: bfloat16 (default) or float32")
     add("--scale-dtype", default="auto", help="auto (default), bfloat16, float16 or float32")
@@ -145,14 +170,30 @@ def _options(words: list[str], command: str) -> Options:
     add("--tolerance", type=float, help="accept groups off the grid up to this deviation, relative to their absmax")
     add("--text-only", action="store_true", help="drop the vision tower and write a text model")
     add("--donor", help="folder or Hub repo (transformers) for tensors that the checkpoint lacks")
-    add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files: proves every byte")
-    add("--verify", action="store_true", help="read everything back and compare it with the source before it is done")
     add("--shard-size", type=_size, default=SHARD_BYTES, help="of a shard at most: 2GB (default), 500MB, ...")
     add("--workers", type=int, default=os.cpu_count(), help="leaves converted at a time (default: all cores)")
-    _add_format(parser)
+    if not planning:
+        add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files: proves every byte")
+        add("--verify", action="store_true", help="read all back and compare it with the source before it is done")
+        _add_format(parser)
     chosen = vars(parser.parse_args(words))
-    chosen["checkpoint"] = _checkpoint(chosen["checkpoint"])
-    return Options(**{name: value for name, value in chosen.items() if name in Options.__dataclass_fields__})
+    given = chosen["checkpoint"]
+    chosen |= {"checkpoint": Path(given), "variant": _variant(chosen["variant"], given)}
+    options = Options(**{name: value for name, value in chosen.items() if name in Options.__dataclass_fields__})
+    check_options(options)
+    if kind != "awq":
+        check_export(options.output, kind)
+    elif options.output:
+        WorkFolder(options.output)
+    return dataclasses.replace(options, checkpoint=_checkpoint(given))
+
+
+def _variant(asked: str | None, checkpoint: str) -> str:
+    """What was asked for, or what the name of a checkpoint of Kaggle's says, or `it`."""
+    named = next((v for v in ("it", "pt") if checkpoint.startswith("kaggle:") and f"-{v}-" in checkpoint), None)
+    if asked and named and asked != named:
+        raise BadInput(f"--variant {asked}: {checkpoint} is {named}; leave --variant out")
+    return asked or named or "it"
 
 
 def _checkpoint(given: str) -> Path:

@@ -17,9 +17,8 @@ from transformers import Gemma3Config, Gemma3TextConfig
 from conversion.errors import BadInput
 from conversion.formats import awq, embedding
 from conversion.int4_grid import GROUP_SIZE, dequantise
-from conversion.shards import DTYPES
+from conversion.shards import DTYPES, INDEX
 
-INDEX = "model.safetensors.index.json"
 SIDE_FILE = "int4_embedding.safetensors"
 BLOCK_WEIGHTS = 1 << 24
 WORDS_AT_ONCE = 16  # a stripe of qweight that stays in a core's cache
@@ -38,8 +37,12 @@ class SafetensorsFile:
         try:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
+                if length > path.stat().st_size:
+                    raise ValueError(f"its header would be {length} bytes long")
                 self.header = json.loads(file.read(length))
             self.header.pop("__metadata__", None)
+            if unknown := {entry["dtype"] for entry in self.header.values()} - set(NUMPY_DTYPES):
+                raise ValueError(f"unknown dtypes {sorted(unknown)}")
             self._start = 8 + length
             end = self._start + max(entry["data_offsets"][1] for entry in self.header.values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 
-from conversion.errors import BadInput
+from conversion.errors import BadInput, SourceLost
 from conversion.name_map import first_layout
+from conversion.shards import INDEX
 
-INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 
@@ -25,10 +30,12 @@ class Donor:
 
     Raises:
         BadInput: there is no such folder or repo, or it holds no safetensors.
+        SourceLost: the Hub cannot be reached.
     """
 
     def __init__(self, source: str):
         self.source = source
+        self._folder = Path(source) if Path(source).is_dir() else None
         index = self._file(INDEX, optional=True)
         try:
             if index is not None:
@@ -36,7 +43,9 @@ class Donor:
             else:
                 with safe_open(self._file(SINGLE), "np") as file:
                     files = dict.fromkeys(file.keys(), SINGLE)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except OSError as error:
+            raise self._lost(error) from error
+        except (ValueError, KeyError, AttributeError, SafetensorError) as error:
             raise BadInput(f"--donor {source}: its weights cannot be read ({error})") from error
         self._places = {first_layout(name): (name, file) for name, file in files.items()}
 
@@ -48,30 +57,40 @@ class Donor:
         """A tensor as float32.
 
         Raises:
-            BadInput: its shape is another one, or it cannot be read.
+            BadInput: its shape is another one, or its file is damaged.
+            SourceLost: its file cannot be read or fetched.
         """
         name, file = self._places[tensor]
         try:
             with safe_open(self._file(file), "pt") as opened:
                 values = opened.get_tensor(name).float().numpy()
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            raise self._lost(error) from error
+        except SafetensorError as error:
             raise BadInput(f"--donor {self.source}: {name} cannot be read ({error})") from error
         if values.shape != shape:
             raise BadInput(f"--donor {self.source}: {name} is {list(values.shape)}, expected {list(shape)}")
         return values
 
     def _file(self, name: str, optional: bool = False) -> Path | None:
-        folder = Path(self.source)
-        if folder.is_dir():
-            path = folder / name
-            if not path.exists() and not optional:
-                raise BadInput(f"--donor {self.source}: holds neither {INDEX} nor {SINGLE}")
-            return path if path.exists() else None
         try:
-            return Path(hf_hub_download(self.source, name))
+            if self._folder is None:
+                return Path(hf_hub_download(self.source, name))
+            if (self._folder / name).exists():
+                return self._folder / name
+            raise EntryNotFoundError
+        except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but says that the Hub is out of reach
+            raise self._lost(error) from error
         except EntryNotFoundError:
             if optional:
                 return None
-            raise BadInput(f"--donor {self.source}: holds neither {INDEX} nor {SINGLE}") from None
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise BadInput(f"--donor {self.source}: no folder, and no repo that can be fetched ({error})") from error
+            missing = f"neither {INDEX} nor {SINGLE}" if name == SINGLE else f"no {name}"
+            raise BadInput(f"--donor {self.source}: holds {missing}") from None
+        except (HFValidationError, RepositoryNotFoundError) as error:
+            raise BadInput(f"--donor {self.source}: no folder, and no repo that is yours to read ({error})") from error
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: OSError) -> SourceLost:
+        reason = str(error).strip().split("\n", 1)[0]
+        return SourceLost(f"--donor {self.source}: cannot be read or fetched: {reason}")

@@ -11,3 +11,12 @@ class SourceLost(BadInput):
 
 class NoSpace(Exception):
     """The disk is full. Work done so far stays good."""
+
+
+SHOWN = 5  # problems named before the rest is only counted
+
+
+def shortened(problems: list[str]) -> str:
+    """The first problems, and how many more there are."""
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more

@@ -2,6 +2,8 @@
 
 * compressed-tensors: a complete Hugging Face repo.
 * gguf: `model-Q4_0.gguf` or `model-Q4_0-embedding-F16.gguf`, and `mmproj-F16.gguf` if the model sees.
+
+Both with a card and, if the repo has them, its NOTICE and LICENSE.
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.awq_repo import INDEX, SIDE_FILE, AwqRepo, SafetensorsFile
+from conversion.awq_repo import AwqRepo, SafetensorsFile
 from conversion.errors import BadInput, NoSpace
 from conversion.formats import compressed_tensors
 from conversion.hub_repo import WorkFolder
-from conversion.repo_files import CODE_FILES, write_json
-from conversion.shards import Shard, plan_shards, sha256
+from conversion.model_card import export_card
+from conversion.repo_files import TOKENIZER_FILES, write_json
+from conversion.shards import INDEX, Shard, plan_shards, sha256
 
 FORMATS = ("compressed-tensors", "gguf")
-LEFT_BEHIND = (INDEX, SIDE_FILE, "config.json", "conversion.json", "README.md", *CODE_FILES)
 
 
 def export(
@@ -45,10 +47,7 @@ def export(
         BadInput: the source is no such repo, or the format cannot hold it; the output folder is as it was.
         NoSpace: the disk is full.
     """
-    if kind not in FORMATS:
-        raise BadInput(f"--format {kind}: {source} is a repo in AWQ format already; choose {' or '.join(FORMATS)}")
-    if kind == "gguf" and find_spec("gguf") is None:
-        raise BadInput("GGUF files are written by the gguf library, which is not installed: pip install gguf")
+    check_export(output, kind)
     repo = AwqRepo(source)
     work = WorkFolder(output)
     work.start({"source": str(source.resolve()), "format": kind, "gguf_embedding": gguf_embedding})
@@ -57,14 +56,37 @@ def export(
             _write_gguf(repo, work.repo, gguf_embedding, report)
         else:
             _write_compressed_tensors(repo, work, report)
-        names = sorted(path.name for path in work.repo.iterdir())
+        _copy(source, work.repo, ("NOTICE", "LICENSE"))
+        card = (source / "README.md").read_text() if (source / "README.md").is_file() else ""
+        (work.repo / "README.md").write_text(export_card(card, kind, gemma=(source / "NOTICE").is_file()))
+        names = sorted({path.name for path in work.repo.iterdir()} - {"conversion.json"})
         write_json(work.repo / "conversion.json", {"files": {name: sha256(work.repo / name) for name in names}})
-        work.publish([*names, "conversion.json"])
-    except BadInput:
-        work.discard()
-        raise
+        work.finish([*names, "conversion.json"])
+        work.publish()
+    except BadInput as error:
+        raise work.discard(error) from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("repeat the command to go on") from None
     except OSError as error:
-        raise NoSpace(f"{error}; {work.path} holds the unfinished work and may be removed") from error
+        raise NoSpace(f"{error}; repeat the command to go on, or remove {work.path}") from error
+
+
+def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
+    """Copies those of the files that are there."""
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def check_export(output: Path, kind: str) -> None:
+    """Raises BadInput for what can be known before there is a repo to export."""
+    if kind not in FORMATS:
+        raise BadInput(
+            f"--format {kind}: a converted repo is a repo in AWQ format already; choose {' or '.join(FORMATS)}"
+        )
+    if kind == "gguf" and find_spec("gguf") is None:
+        raise BadInput("GGUF files are written by the gguf library, which is not installed: pip install gguf")
+    WorkFolder(output)
 
 
 def _write_compressed_tensors(repo: AwqRepo, work: WorkFolder, report: Callable[[str], None]) -> None:
@@ -79,9 +101,7 @@ def _write_compressed_tensors(repo: AwqRepo, work: WorkFolder, report: Callable[
     total = sum(spec.nbytes() for plan in plans for spec in plan.tensors)
     write_json(work.repo / INDEX, {"metadata": {"total_size": total}, "weight_map": place})
     write_json(work.repo / "config.json", compressed_tensors.config(repo))
-    for path in repo.path.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in LEFT_BEHIND:
-            shutil.copyfile(path, work.repo / path.name)
+    _copy(repo.path, work.repo, ("generation_config.json", *TOKENIZER_FILES))
     written = {name: SafetensorsFile(work.repo / filename) for name, filename in place.items()}
     for name in repo.linears:
         codes, scales = repo.linear(name)
@@ -123,4 +143,5 @@ def _write_gguf(repo: AwqRepo, folder: Path, embedding: str, report: Callable[[s
 
 def _must_equal(name: str, expected: np.ndarray, found: np.ndarray) -> None:
     if not np.array_equal(expected, found):
-        raise OSError(f"{name}: {np.count_nonzero(expected != found)} values were read back other than written")
+        wrong = np.count_nonzero(expected != found)
+        raise BadInput(f"{name}: {wrong} values were read back other than written; check the disk, and begin anew")

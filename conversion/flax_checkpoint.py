@@ -15,6 +15,8 @@ import hashlib
 import itertools
 import json
 import math
+import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ import numpy as np
 import tensorstore as ts
 import zstandard
 
-from conversion.errors import BadInput, SourceLost
+from conversion.errors import BadInput, SourceLost, shortened
 
 READ_BYTES = 1 << 20  # encoded bytes fetched at a time when streaming a chunk
 REGION_BYTES = 1 << 26  # decoded bytes that tensorstore reads at a time, unless a single chunk is larger
@@ -91,7 +93,7 @@ class FlaxCheckpoint:
             self.leaves[name] = leaf
         problems += self._unreadable(store)
         if problems:
-            raise BadInput(f"{self.directory}: damaged checkpoint, download it again: {'; '.join(problems)}")
+            raise BadInput(f"{self.directory}: damaged checkpoint, download it again: {shortened(problems)}")
 
     @property
     def nbytes(self) -> int:
@@ -115,7 +117,7 @@ class FlaxCheckpoint:
         for path in self.files():
             size = path.stat().st_size
             digest.update(f"{path.relative_to(self.directory).as_posix()} {size}\n".encode())
-            with path.open("rb") as file:
+            with _plain_errors(str(path)), path.open("rb") as file:
                 digest.update(file.read(SAMPLE_BYTES))
                 file.seek(max(0, size - SAMPLE_BYTES))
                 digest.update(file.read(SAMPLE_BYTES))
@@ -128,12 +130,14 @@ class FlaxCheckpoint:
             metadata = json.loads(path.read_text())
             nodes = [value["key_metadata"] for value in metadata["tree_metadata"].values()]
             paths = [[str(part["key"]) for part in node] for node in nodes]
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except OSError as error:
+            raise SourceLost(f"{path}: cannot be read: {error}") from error
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise BadInput(f"{path}: not Orbax metadata ({error!r}); download the checkpoint again") from error
         return {"paths": paths, "zarr3": bool(metadata.get("use_zarr3"))}
 
     def _open_store(self) -> ts.KvStore:
-        base = {"driver": "file", "path": f"{self.directory.absolute()}/"}
+        base = {"driver": "file", "path": f"{self.directory.resolve()}/"}
         with _plain_errors(str(self.directory)):
             return ts.KvStore.open({"driver": "ocdbt", "base": base} if self._ocdbt else base).result()
 
@@ -145,6 +149,8 @@ class FlaxCheckpoint:
             try:
                 reason = "" if future.result().value else "it is gone"
             except ValueError as error:
+                if _refused(error):
+                    raise SourceLost(f"{leaf.name}: cannot be read: {_reason(error)}") from error
                 reason = _reason(error)
             if reason:
                 problems[leaf.name] = f"{leaf.name}: data file missing or cut short ({reason})"
@@ -387,15 +393,25 @@ def _plain_errors(what: str) -> Iterator[None]:
     except zstandard.ZstdError as error:
         raise BadInput(f"{what}: its compressed data is damaged ({error}); download the checkpoint again") from error
     except ValueError as error:
-        if any(code in str(error) for code in ("NOT_FOUND", "OUT_OF_RANGE", "PERMISSION_DENIED", "UNAVAILABLE")):
+        if _refused(error) or any(code in str(error) for code in ("NOT_FOUND", "OUT_OF_RANGE", "UNAVAILABLE")):
             raise SourceLost(f"{what}: cannot be read: {_reason(error)}; is the file still there?") from error
         raise BadInput(f"{what}: damaged: {_reason(error)}; download the checkpoint again") from error
     except OSError as error:
         raise SourceLost(f"{what}: cannot be read: {error}") from error
 
 
+def _refused(error: Exception) -> re.Match | None:
+    """The number of the operating system's error if it refused to read; bytes that were read and make no sense lack it.
+
+    Whatever tensorstore calls it: EIO is UNKNOWN, a time-out DEADLINE_EXCEEDED, a lack of memory RESOURCE_EXHAUSTED.
+    """
+    return re.search(r"os_error_code='(\d+)'", str(error))
+
+
 def _reason(error: Exception) -> str:
-    """The first clause of tensorstore's message, without its list of source locations."""
+    """The operating system's words, or the first clause of tensorstore's message, without its source locations."""
+    if number := _refused(error):
+        return os.strerror(int(number[1]))
     return str(error).split(" [", 1)[0].split("\n", 1)[0]
 
 

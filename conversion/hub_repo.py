@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from conversion.errors import BadInput
@@ -29,6 +30,9 @@ class WorkFolder:
 
     Args:
         output: the folder that will hold the repo.
+
+    Attributes:
+        inherits: whether an earlier run finished shards in it; those are not this run's to discard.
 
     Raises:
         BadInput: the output folder holds anything but a work folder.
@@ -45,6 +49,7 @@ class WorkFolder:
         expected = {PARTIAL}
         if self.complete:
             expected |= set(self.read_json("complete"))
+        self.inherits = any((self.path / "shards").glob("*.json"))
         if foreign := sorted(found - expected):
             raise BadInput(f"{output}: is not empty (holds {foreign[0]}); give --output a new or an empty folder")
 
@@ -60,13 +65,17 @@ class WorkFolder:
         """Makes the folder, or makes sure that it belongs to the same conversion.
 
         Raises:
-            BadInput: it belongs to another one; it stays as it is.
+            BadInput: it belongs to another one and stays as it is, or it cannot be made.
         """
         self.check(state)
-        if not self.resumes:
+        if self.resumes:
+            return
+        try:
             for folder in ("shards", "scales", "repo"):
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
-            self.write_json("state.json", state)
+        except (PermissionError, NotADirectoryError) as error:
+            raise BadInput(f"{self.output}: cannot be made ({error}); give --output a folder elsewhere") from error
+        self.write_json("state.json", state)
 
     def check(self, state: dict) -> None:
         """Raises BadInput if there is an unfinished conversion, and another one."""
@@ -80,14 +89,15 @@ class WorkFolder:
                 f"began it, or remove the folder to begin anew"
             )
 
-    def discard(self) -> None:
-        """Leaves the output folder as it was before the conversion began."""
+    def discard(self, error: BadInput) -> BadInput:
+        """Leaves the output folder as it was before this run began; returns the error, to be raised."""
+        if self.inherits:
+            return BadInput(f"{error}; what an earlier run finished stays in {self.path}: remove it to begin anew")
         shutil.rmtree(self.path, ignore_errors=True)
         if not self._output_existed:
-            try:
+            with suppress(OSError):  # somebody else put something there
                 self.output.rmdir()
-            except OSError:
-                return  # somebody else put something there
+        return error
 
     def write_json(self, name: str, values: object) -> None:
         """Writes a JSON file that is either whole or absent, whatever happens."""
@@ -111,15 +121,17 @@ class WorkFolder:
         name = f"shards/{shard}.json"
         return self.read_json(name) if (self.path / name).exists() else None
 
-    def publish(self, names: Iterable[str] | None = None) -> None:
-        """Gives every file its final name; goes on where an interruption left it.
+    def finish(self, names: Iterable[str] | None = None) -> None:
+        """Notes that all of the repo is there.
 
         Args:
             names: the files, all of `repo/` by default.
         """
-        if not self.complete:
-            sync_folder(self.repo)
-            self.write_json("complete", sorted(names or (path.name for path in self.repo.iterdir())))
+        sync_folder(self.repo)
+        self.write_json("complete", sorted(names or (path.name for path in self.repo.iterdir())))
+
+    def publish(self) -> None:
+        """Gives every file its final name; goes on where an interruption left it."""
         for name in self.read_json("complete"):
             if (self.repo / name).exists():
                 os.replace(self.repo / name, self.output / name)

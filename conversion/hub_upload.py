@@ -11,7 +11,7 @@ from conversion.errors import BadInput
 
 
 def push(folder: Path, repo_id: str) -> str:
-    """Creates the repo if need be and uploads every file of the folder.
+    """Creates the repo if need be, then as a private one, and uploads every file of the folder.
 
     Args:
         folder: a finished repo.
@@ -25,7 +25,7 @@ def push(folder: Path, repo_id: str) -> str:
     """
     try:
         api = HfApi()
-        api.create_repo(repo_id, exist_ok=True)
+        api.create_repo(repo_id, private=True, exist_ok=True)
         return str(api.upload_folder(folder_path=folder, repo_id=repo_id, commit_message="Add converted weights"))
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]

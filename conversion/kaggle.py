@@ -6,10 +6,10 @@ from pathlib import Path
 
 import kagglehub
 import requests
-from kagglehub.config import get_kaggle_credentials
+from kagglehub.config import get_cache_folder, get_kaggle_credentials
 from kagglehub.exceptions import DataCorruptionError, KaggleApiHTTPError, UnauthenticatedError
 
-from conversion.errors import BadInput
+from conversion.errors import BadInput, NoSpace
 
 PREFIX = "kaggle:"
 GEMMA = "google/gemma-3/flax/"
@@ -26,6 +26,7 @@ def download(reference: str) -> Path:
 
     Raises:
         BadInput: no credentials, the licence not accepted, no such model, no connection, damaged on the way.
+        NoSpace: it cannot be stored; what has arrived is kept.
     """
     name = reference.removeprefix(PREFIX)
     handle = name if "/" in name else GEMMA + name
@@ -41,6 +42,11 @@ def download(reference: str) -> Path:
         raise BadInput(f"{reference}: damaged on the way; repeat the command to fetch it again") from error
     except requests.RequestException as error:
         raise BadInput(f"{reference}: Kaggle cannot be reached ({type(error).__name__}); repeat the command") from error
+    except OSError as error:
+        raise NoSpace(
+            f"{reference}: cannot be stored in {get_cache_folder()} ({error.strerror or error}); make room there, or "
+            f"name another folder in KAGGLEHUB_CACHE, and repeat the command"
+        ) from error
 
 
 def _reason(status: int, page: str) -> str:

@@ -292,10 +292,13 @@ def _judge(facts: LeafFacts, tolerance: float | None) -> None:
         return
     if facts.inexact > NORM_SHARE * facts.groups and facts.worst <= NORM_DEVIATION:
         return
+    found = f"{facts.leaf}: {facts.inexact} of {facts.groups} groups of {GROUP_SIZE} lie on no int4 grid"
+    if facts.inexact > facts.groups / 2:
+        raise BadInput(f"{found}: this is not an INT4 (QAT) checkpoint; take one that Kaggle lists as gemma3-...-int4")
     raise BadInput(
-        f"{facts.leaf}: {facts.inexact} of {facts.groups} groups of {GROUP_SIZE} lie on no int4 grid, worst deviation "
-        f"{facts.worst:.3g} of the group's largest weight. An INT4 checkpoint like this is damaged: download it again; "
-        f"to take the nearest codes all the same, give --tolerance {facts.worst * 1.01:.2g} or more"
+        f"{found}, worst deviation {facts.worst:.3g} of the group's largest weight. An INT4 checkpoint like this is "
+        f"damaged: download it again; to take the nearest codes all the same, give --tolerance "
+        f"{facts.worst * 1.01:.2g} or more"
     )
 
 

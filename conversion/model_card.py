@@ -1,8 +1,16 @@
-"""README.md of a converted repo: front matter for the Hub, what the weights are, how to run them."""
+"""README.md of a converted repo: front matter for the Hub, what the weights are, how to run them.
+
+* `model_card`: of a repo in AWQ format.
+* `export_card`: of what `--format` makes of it.
+"""
 
 from __future__ import annotations
 
+import re
+
 from transformers import Gemma3Config, Gemma3TextConfig
+
+from conversion.leaf_writer import LeafFacts
 
 FRONT_MATTER = """\
 ---
@@ -27,9 +35,10 @@ BODY = """\
 
 Google's Gemma 3 was also trained with its weights quantised to 4 bits (QAT). Google published those weights as Flax
 checkpoints on Kaggle, in float32: every matrix of the language model lies on an int4 grid, one scale for every 32
-weights. This repo holds the same numbers in 4 bits: codes and scales were read back from the grid, and each product
-of the two was compared with Google's float. Nothing was quantised here; AWQ is only the name of the file format. (The
-official QAT INT4 GGUF files are another thing.)
+weights. This repo holds these numbers in 4 bits; AWQ is only the name of the file format. (The official QAT INT4 GGUF
+files are another thing.)
+
+{precision}
 
 `conversion.json` says what was converted with which options, how exact the scales are stored, and the SHA-256 of
 every file.
@@ -70,6 +79,15 @@ Apache License 2.0.
 }}
 ```
 """
+
+EXACT = """\
+Codes and scales were read back from the grid, and each product of the two was compared with the source's float: all are
+equal. Nothing was quantised here."""
+
+INEXACT = """\
+Codes and scales were read back from the grid, and each product of the two was compared with the source's float.
+{inexact} of {groups} groups of 32 lie on no grid: they hold the nearest codes, off by at most {worst:.2g} of the
+group's largest weight."""
 
 PIPELINE_WITH_PICTURES = """\
 ```python
@@ -134,13 +152,47 @@ print(tokenizer.decode(output[0], skip_special_tokens=True))
 """
 
 
-def model_card(config: Gemma3Config | Gemma3TextConfig, size: str | None, variant: str) -> str:
+EXPORT_BODY = """\
+# {title}, {kind}
+
+{title}, moved from a repo in AWQ format into the {kind} format. Every int4 code is the same
+one: all were read back and compared. `conversion.json` has the SHA-256 of every file.
+
+```
+{command}
+```
+"""
+
+EXPORT_TERMS = """
+The weights come from Google's Gemma 3 QAT INT4 checkpoint on [Kaggle](https://www.kaggle.com/models/google/gemma-3).
+Gemma is provided under and subject to the [Gemma Terms of Use](https://ai.google.dev/gemma/terms); its [Prohibited
+Use Policy](https://ai.google.dev/gemma/prohibited_use_policy) applies. See NOTICE.
+"""
+
+COMMANDS = {
+    "compressed-tensors": "vllm serve PATH_OR_REPO_ID --dtype bfloat16",
+    "gguf": "llama-server -m model-Q4_0.gguf  # with --mmproj mmproj-F16.gguf if that file is here",
+}
+
+
+def precision(facts: list[LeafFacts]) -> str:
+    """What the conversion may say about its exactness, after what it saw."""
+    leaves = [leaf for leaf in facts if leaf.inexact]
+    if not leaves:
+        return EXACT
+    groups = sum(leaf.groups for leaf in facts)
+    inexact, worst = sum(leaf.inexact for leaf in leaves), max(leaf.worst for leaf in leaves)
+    return INEXACT.format(inexact=inexact, groups=groups, worst=worst)
+
+
+def model_card(config: Gemma3Config | Gemma3TextConfig, size: str | None, variant: str, precision: str) -> str:
     """The card of a converted repo.
 
     Args:
         config: multimodal or text-only.
         size: `270M` ... `27B`, None if the configuration is the user's own; then no base model is named.
         variant: `it` (chat) or `pt` (completion).
+        precision: what `precision` says.
     """
     multimodal = isinstance(config, Gemma3Config)
     base = f"google/gemma-3-{size.lower()}-{variant}" if size else None
@@ -154,9 +206,27 @@ def model_card(config: Gemma3Config | Gemma3TextConfig, size: str | None, varian
         base_model=f"base_model: {base}\nbase_model_relation: quantized\n" if base else "",
     ) + BODY.format(
         title=f"Gemma 3 {size}, {kind}, INT4" if size else f"Gemma 3, {kind}, INT4",
+        precision=precision,
         snippets=snippets,
         abilities="It reads text and pictures and writes text." if multimodal else "It reads and writes text.",
         context=f"{config.get_text_config().max_position_embeddings // 1024}K",
         pictures=", pictures" if multimodal else "",
         card=f"https://huggingface.co/{base}" if base else "https://ai.google.dev/gemma/docs/core/model_card_3",
     )
+
+
+def export_card(card: str, kind: str, gemma: bool) -> str:
+    """The card of a repo in another format than AWQ.
+
+    Args:
+        card: the AWQ repo's card, empty if it has none; its front matter and its title are taken over.
+        kind: `compressed-tensors` or `gguf`.
+        gemma: whether these are Google's weights.
+    """
+    front = re.match(r"---\n.*?\n---\n", card, re.DOTALL)
+    head = front[0].replace("- awq\n", f"- {kind}\n").replace("  - custom_code\n", "") if front else ""
+    if kind == "gguf":
+        head = head.replace("library_name: transformers\n", "library_name: gguf\n")
+    title = re.search(r"^# (.+)$", card, re.MULTILINE)
+    body = EXPORT_BODY.format(title=title[1] if title else "Gemma 3, INT4", kind=kind, command=COMMANDS[kind])
+    return head + body + (EXPORT_TERMS if gemma else "")

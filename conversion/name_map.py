@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 from transformers import Gemma3Config, Gemma3TextConfig
 
-from conversion.errors import BadInput
+from conversion.errors import BadInput, shortened
 
 EMBEDDING_LEAF = "transformer/embedder/input_embedding"
 PADDING_ROWS = 64  # zero rows that Google's multimodal configs append to the embedding (262144 -> 262208)
@@ -274,7 +274,7 @@ def make_plan(
     ]
     if problems:
         advice = _advice({entry.rule.part for entry in missing})
-        raise BadInput(f"the checkpoint does not fit in {len(problems)} places: {'; '.join(problems)}{advice}")
+        raise BadInput(f"the checkpoint does not fit in {len(problems)} places: {shortened(problems)}{advice}")
     return plan, frozenset(donated)
 
 

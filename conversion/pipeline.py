@@ -3,7 +3,7 @@
 1. Every leaf is read, recovered, packed and written, several at a time; the scales wait as float32. The small files
    are written beside that, so that a tokenizer that is none does not come to light after the weights.
 2. All scales known, their dtype is chosen and the shards are completed.
-3. Index and manifest are added, and everything gets its final name at once.
+3. Card, index and manifest are added, and everything gets its final name at once.
 
 Interrupted anywhere, the same command goes on from the last complete shard and ends with the same bytes.
 """
@@ -25,15 +25,15 @@ import numpy as np
 from tqdm import tqdm
 
 from conversion import repo_files
-from conversion.awq_repo import INDEX, SIDE_FILE
+from conversion.awq_repo import SIDE_FILE
 from conversion.errors import BadInput, NoSpace, SourceLost
 from conversion.hub_repo import WorkFolder
 from conversion.int4_grid import GROUP_SIZE
 from conversion.leaf_writer import Cancelled, LeafFacts, ScaleFacts, write_leaf, write_plain
-from conversion.model_card import model_card
+from conversion.model_card import model_card, precision
 from conversion.name_map import Entry
-from conversion.plan import Options, Plan, make_conversion_plan
-from conversion.shards import Shard, ShardPlan, TensorSpec, sha256
+from conversion.plan import NO_TOKENIZER, Options, Plan, make_conversion_plan
+from conversion.shards import INDEX, Shard, ShardPlan, TensorSpec, sha256
 from conversion.source_hashes import check_source_hashes
 from conversion.verify import MANIFEST, check_repo, prove_repo
 
@@ -41,12 +41,16 @@ FLOAT16_NORMAL = (float(np.finfo(np.float16).smallest_normal), float(np.finfo(np
 LIBRARIES = ("numpy", "tensorstore", "transformers", "zstandard")
 
 
-def convert(options: Options, report: Callable[[str], None] = print) -> None:
+def convert(options: Options, report: Callable[[str], None] = print, publish: bool = True) -> Path:
     """Converts a checkpoint into a complete repo at `options.output`.
 
     Args:
         options: what the user chose.
         report: takes one line per finding.
+        publish: False leaves the repo in the work folder, where repeating the conversion finds it.
+
+    Returns:
+        The folder of the repo.
 
     Raises:
         BadInput: the input cannot be converted; the output folder is as it was.
@@ -57,38 +61,49 @@ def convert(options: Options, report: Callable[[str], None] = print) -> None:
     started = time.monotonic()
     work = WorkFolder(options.output)
     plan = make_conversion_plan(options)
-    tokenizer = repo_files.find_tokenizer(options.tokenizer, plan.checkpoint.directory)
     _check_space(plan, work)
     if options.source_hashes:
         check_source_hashes(options.source_hashes, options.checkpoint, plan.checkpoint, options.workers, report)
-    state = _state(options, plan, tokenizer)
+    state = _state(options, plan)
     work.check(state)
+    resumed = work.complete
     kept = f"the work so far is kept in {work.path}: repeat the command to go on"
     try:
         work.start(state)
-        if not work.complete:
-            facts = _write_shards(options, plan, work, lambda: _write_small_files(options, plan, work.repo, tokenizer))
+        if not resumed:
+            facts = _write_shards(options, plan, work, lambda: _write_small_files(options, plan, work.repo))
             _write_repo(options, plan, work, facts, report)
             if options.verify:
-                prove_repo(check_repo(work.repo, options.workers, report), plan.checkpoint, options.workers, report)
-        work.publish()
+                _verify(work.repo, plan, options, report)
+            work.finish()
+        if publish:
+            work.publish()
     except SourceLost as error:
         raise SourceLost(f"{error}; {kept}") from error
-    except BadInput:
-        work.discard()
-        raise
+    except BadInput as error:
+        raise work.discard(error) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(kept) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
             raise
         raise NoSpace(f"{error}; {kept}") from error
+    repo = options.output if publish else work.repo
+    if options.verify and resumed:  # only now are all files in one folder again
+        _verify(repo, plan, options, report)
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     report(
         f"{options.output}: {len(plan.entries)} leaves, {plan.source_bytes / 1e9:.2f} GB in {seconds:.1f} s "
         f"({plan.source_bytes / 1e6 / seconds:.0f} MB/s), peak memory {peak / 1e9:.2f} GB"
     )
+    if plan.tokenizer is None:
+        report(f"WARNING: {NO_TOKENIZER}")
+    return repo
+
+
+def _verify(repo: Path, plan: Plan, options: Options, report: Callable[[str], None]) -> None:
+    prove_repo(check_repo(repo, options.workers, report), plan.checkpoint, options.workers, report)
 
 
 def choose_scale_dtype(asked: str, scales: ScaleFacts) -> str:
@@ -120,14 +135,14 @@ def exact_dtype(scales: ScaleFacts) -> str:
     return next(dtype for dtype in ("bfloat16", "float16", "float32") if not scales.inexact[dtype])
 
 
-def _state(options: Options, plan: Plan, tokenizer: Path | None) -> dict:
+def _state(options: Options, plan: Plan) -> dict:
     """What must be the same for an interrupted conversion to go on."""
     return {
         "options": options.that_shape_the_output(),
         "config": plan.config.to_dict(),
         "source": plan.checkpoint.fingerprint(),
         "source files": [path.stat().st_mtime_ns for path in plan.checkpoint.files()],
-        "tokenizer": str(tokenizer),
+        "tokenizer": str(plan.tokenizer),
         "converter": repo_files.code_fingerprint(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
@@ -214,20 +229,19 @@ def _open_shard(work: WorkFolder, plan: ShardPlan) -> Shard:
     return Shard(plan, work.repo / plan.filename, work.path / "scales" / plan.filename)
 
 
-def _write_small_files(options: Options, plan: Plan, repo: Path, tokenizer: Path | None) -> None:
+def _write_small_files(options: Options, plan: Plan, repo: Path) -> None:
     """All that does not depend on the weights.
 
     Raises:
         BadInput: the tokenizer is none, or not one of this model.
     """
-    if tokenizer:
-        repo_files.write_tokenizer(tokenizer, repo, plan.config, options.variant)
+    if plan.tokenizer:
+        repo_files.write_tokenizer(plan.tokenizer, repo, plan.config, options.variant)
     repo_files.write_json(repo / "config.json", repo_files.model_config(plan.config, options.dtype))
     generation = repo_files.generation_config(plan.config, options.variant, published=plan.size is not None)
     repo_files.write_json(repo / "generation_config.json", generation)
     repo_files.copy_code(repo)
     (repo / "NOTICE").write_text(repo_files.NOTICE)
-    (repo / "README.md").write_text(model_card(plan.config, plan.size and plan.size.name, options.variant))
 
 
 def _write_repo(
@@ -250,6 +264,8 @@ def _write_repo(
         side = ShardPlan(SIDE_FILE, (TensorSpec(name, "scales", shape),))
         _finish(_open_shard(work, side), exact_dtype(embedding_scales))
 
+    card = model_card(plan.config, plan.size and plan.size.name, options.variant, precision(facts))
+    (repo / "README.md").write_text(card)
     repo_files.write_json(
         repo / INDEX,
         {

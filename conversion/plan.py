@@ -13,17 +13,22 @@ import numpy as np
 from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.donor import Donor
-from conversion.errors import BadInput
+from conversion.errors import BadInput, shortened
 from conversion.flax_checkpoint import FlaxCheckpoint
 from conversion.int4_grid import GROUP_SIZE
 from conversion.leaf_writer import check_divisible, output_tensors
 from conversion.name_map import Entry, is_language, make_plan
+from conversion.repo_files import find_tokenizer
 from conversion.shards import SHARD_BYTES, ShardPlan, plan_shards
 from conversion.sizes import Size, published_config, read_config, recognise
 
 DTYPES = ("bfloat16", "float32")
 EMBEDDINGS = ("plain", "int4")
 SCALE_DTYPES = ("auto", "bfloat16", "float16", "float32")
+NO_TOKENIZER = (
+    "no tokenizer was found, the repo is incomplete: the checkpoint's folder and the two above it hold no "
+    "tokenizer.model; --tokenizer takes one, or a folder with tokenizer.json"
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Plan:
         donor: where those come from.
         shards: files to be written.
         shard_of: leaf name -> index of its shard.
+        tokenizer: where its files come from, None if there is none.
     """
 
     checkpoint: FlaxCheckpoint
@@ -75,6 +81,7 @@ class Plan:
     donor: Donor | None
     shards: list[ShardPlan]
     shard_of: dict[str, int]
+    tokenizer: Path | None
 
     @property
     def text_config(self) -> Gemma3TextConfig:
@@ -96,10 +103,16 @@ class Plan:
 
 
 def check_options(options: Options) -> None:
-    """Raises BadInput, with a table of what is valid, for values that do not go together."""
+    """Raises BadInput for what is wrong before any checkpoint is seen; values get a table of what is valid."""
     valid = options.dtype in DTYPES and options.embedding in EMBEDDINGS and options.scale_dtype in SCALE_DTYPES
     tolerable = options.tolerance is None or 0 <= options.tolerance < 1
     if valid and tolerable and options.variant in ("it", "pt") and options.workers > 0:
+        if options.config:
+            read_config(options.config)
+        if options.tokenizer:
+            find_tokenizer(options.tokenizer, options.checkpoint)
+        if options.source_hashes and not options.source_hashes.is_file():
+            raise BadInput(f"--source-hashes {options.source_hashes}: no such file")
         return
     raise BadInput(
         f"--dtype {options.dtype} --scale-dtype {options.scale_dtype} --embedding {options.embedding} "
@@ -125,7 +138,7 @@ def make_conversion_plan(options: Options) -> Plan:
     checkpoint = FlaxCheckpoint(options.checkpoint)
     wrong = [f"{name} is {leaf.dtype}" for name, leaf in checkpoint.leaves.items() if leaf.dtype != np.float32]
     if wrong:
-        raise BadInput(f"{checkpoint.directory}: expected float32 leaves, found: {'; '.join(wrong)}")
+        raise BadInput(f"{checkpoint.directory}: expected float32 leaves, found: {shortened(wrong)}")
     shapes = {name: leaf.shape for name, leaf in checkpoint.leaves.items()}
     size = None if options.config else recognise(shapes)
     config = published_config(size, options.variant) if size else read_config(options.config)
@@ -143,7 +156,8 @@ def make_conversion_plan(options: Options) -> Plan:
     shards = plan_shards(groups, options.shard_size)
     shard_of_tensor = {spec.name: i for i, shard in enumerate(shards) for spec in shard.tensors}
     shard_of = {entry.leaf: shard_of_tensor[specs[0].name] for entry, specs in zip(entries, groups, strict=True)}
-    return Plan(checkpoint, size, config, entries, donated, donor, shards, shard_of)
+    tokenizer = find_tokenizer(options.tokenizer, checkpoint.directory)
+    return Plan(checkpoint, size, config, entries, donated, donor, shards, shard_of, tokenizer)
 
 
 def describe(plan: Plan, options: Options) -> str:
@@ -158,6 +172,7 @@ def describe(plan: Plan, options: Options) -> str:
         f"source      {len(plan.entries) - len(plan.donated)} leaves, {plan.source_bytes / 1e9:.2f} GB of float32",
         f"becomes     {', '.join(f'{count} {kind}' for kind, count in kinds.items())}",
     ]
+    lines.append(f"tokenizer   {plan.tokenizer or NO_TOKENIZER}")
     if plan.donated:
         lines.append(f"from donor  {', '.join(sorted(plan.donated))}")
     for shard in plan.shards:

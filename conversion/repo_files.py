@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+from tokenizers import Tokenizer
 from transformers import Gemma3Config, Gemma3TextConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -85,7 +86,9 @@ def code_fingerprint() -> str:
 
 
 def find_tokenizer(given: Path | None, checkpoint: Path) -> Path | None:
-    """What to take the tokenizer from: `--tokenizer`, else a `tokenizer.model` beside the checkpoint, as Kaggle has it.
+    """What to take the tokenizer from: `--tokenizer`, else a `tokenizer.model` with the checkpoint, as Kaggle has it.
+
+    It is looked for in the checkpoint's folder and the two above it, as deep as a checkpoint is looked for.
 
     Returns:
         A folder of Hugging Face files, a SentencePiece file, or None if there is neither.
@@ -94,8 +97,9 @@ def find_tokenizer(given: Path | None, checkpoint: Path) -> Path | None:
         BadInput: what was given is no tokenizer.
     """
     if given is None:
-        beside = [folder / "tokenizer.model" for folder in (checkpoint, checkpoint.parent)]
-        return next((path for path in beside if path.is_file()), None)
+        place = checkpoint.resolve()
+        near = [folder / "tokenizer.model" for folder in (place, *place.parents[:2])]
+        return next((path for path in near if path.is_file()), None)
     if given.is_file():
         return given.parent if given.name == "tokenizer.json" else given
     if (given / "tokenizer.json").is_file():
@@ -106,8 +110,17 @@ def find_tokenizer(given: Path | None, checkpoint: Path) -> Path | None:
 
 
 def write_tokenizer(source: Path, repo: Path, config: Gemma3Config | Gemma3TextConfig, variant: str) -> None:
-    """Tokenizer, chat template and processor files, copied or made from SentencePiece."""
+    """Tokenizer, chat template and processor files, copied or made from SentencePiece.
+
+    Raises:
+        BadInput: the tokenizer is none, or not one of this model.
+    """
     if source.is_dir():
+        path = source / "tokenizer.json"
+        try:
+            Tokenizer.from_file(str(path))
+        except Exception as error:  # the library has no class of its own
+            raise BadInput(f"{path}: not a tokenizer ({error}); give --tokenizer another folder") from error
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, repo / name)

@@ -15,18 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.awq_repo import INDEX, SIDE_FILE, SafetensorsFile
-from conversion.errors import BadInput
+from conversion.awq_repo import SIDE_FILE, SafetensorsFile
+from conversion.errors import BadInput, shortened
 from conversion.flax_checkpoint import FlaxCheckpoint, Leaf
 from conversion.formats import awq, embedding
 from conversion.int4_grid import GROUP_SIZE, Recovered, dequantise, recover
 from conversion.leaf_writer import block_rows, kind_of, output_tensors, place_of
 from conversion.name_map import Entry, entries, is_language, make_plan
-from conversion.shards import DTYPES, SCALES, sha256
+from conversion.shards import DTYPES, INDEX, SCALES, sha256
 from conversion.sizes import read_config
 
 MANIFEST = "conversion.json"
-SHOWN = 5  # differences named before the rest is only counted
 
 
 @dataclass
@@ -109,7 +108,7 @@ def check_repo(path: Path, workers: int, report: Callable[[str], None]) -> Repo:
         ]
     problems += _structure(repo)
     if problems:
-        raise BadInput(f"{path}: {len(problems)} problems: {_shortened(problems)}; convert or download it again")
+        raise BadInput(f"{path}: {len(problems)} problems: {shortened(problems)}; convert or download it again")
     report(f"files: {len(names)}, every SHA-256 as in {MANIFEST}")
     report(f"index, names, shapes, dtypes: {len(repo.places)} tensors as config.json asks for")
     return repo
@@ -174,7 +173,7 @@ def prove_repo(repo: Repo, checkpoint: FlaxCheckpoint, workers: int, report: Cal
             pool.shutdown(cancel_futures=True)
     if proof.differences:
         differences = f"{len(proof.differences)} tensors differ from {checkpoint.directory}"
-        raise BadInput(f"{repo.path}: {differences}: {_shortened(sorted(proof.differences))}")
+        raise BadInput(f"{repo.path}: {differences}: {shortened(sorted(proof.differences))}")
     for line in proof.lines():
         report(line)
     if donated:
@@ -264,8 +263,3 @@ def _same(
     # A group that lies on no grid has its least-squares scale, and no product to be equal to.
     unequal = int(np.count_nonzero(exact & ~equal))
     return bool((codes == source.codes).all() and rounded.all() and unequal <= source.inexact)
-
-
-def _shortened(problems: list[str]) -> str:
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return "; ".join(problems[:SHOWN]) + more

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from transformers import AutoConfig, GenerationConfig
 
 import convert_flax
@@ -173,6 +174,7 @@ def test_the_files_of_a_repo(repo):
         "int4_cpu.py",
     }
     assert not any(name.startswith(".") for name in names)
+    assert "Nothing was quantised here." in (repo / "README.md").read_text()
     manifest = json.loads((repo / "conversion.json").read_text())
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in repo.iterdir()}
     del hashes["conversion.json"]
@@ -268,10 +270,12 @@ def test_a_donor_fills_what_is_missing(tree, config, config_file, tmp_path):
 
 def test_a_tokenizer_folder_is_copied(checkpoint, config_file, tmp_path):
     (tmp_path / "tokenizer").mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "notes.txt"):
+    for name in ("tokenizer_config.json", "chat_template.jinja", "notes.txt"):
         (tmp_path / "tokenizer" / name).write_text(f"content of {name}")
+    Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer" / "tokenizer.json"))
     assert tiny.run(checkpoint, tmp_path / "repo", config_file, "--tokenizer", str(tmp_path / "tokenizer")) == 0
-    assert (tmp_path / "repo" / "tokenizer.json").read_text() == "content of tokenizer.json"
+    names = ("tokenizer.json", "tokenizer_config.json")
+    assert all((tmp_path / "repo" / n).read_bytes() == (tmp_path / "tokenizer" / n).read_bytes() for n in names)
     assert (tmp_path / "repo" / "chat_template.jinja").exists()
     assert not (tmp_path / "repo" / "notes.txt").exists()
 
@@ -319,6 +323,9 @@ def test_a_lone_inexact_group_is_damage(tree, config_file, tmp_path, capsys):
     manifest = json.loads((tmp_path / "repo" / "conversion.json").read_text())
     facts = next(leaf for leaf in manifest["leaves"] if leaf["leaf"] == "transformer/layer_0/mlp/linear/w")
     assert facts["inexact"] == 1
+    card = (tmp_path / "repo" / "README.md").read_text()
+    assert "1 of 3072 groups of 32 lie on no grid" in card
+    assert "Nothing was quantised" not in card
 
 
 def test_tolerance_has_its_limit(tree, config_file, tmp_path, capsys):
@@ -401,18 +408,19 @@ def test_a_tensor_off_the_grid(capsys, tree, config_file, tmp_path):
         np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     )
     save_tree(damaged, tmp_path / "checkpoint")
-    _refused(
-        capsys, tmp_path / "checkpoint", tmp_path / "repo", config_file, match="attn/q_einsum/w: 256 of 256 groups"
-    )
+    match = "attn/q_einsum/w: 256 of 256 groups of 32 lie on no int4 grid: this is not an INT4 (QAT) checkpoint"
+    _refused(capsys, tmp_path / "checkpoint", tmp_path / "repo", config_file, match=match)
+    assert tiny.run(tmp_path / "checkpoint", tmp_path / "repo", config_file) == 2
+    assert "--tolerance" not in capsys.readouterr().err
 
 
-def test_float64_leaves_are_refused(capsys, tree, config_file, tmp_path):
-    wide = {name: dict(leaves) for name, leaves in tree.items()}
-    wide["transformer/final_norm"]["scale"] = wide["transformer/final_norm"]["scale"].astype(np.float16)
-    save_tree(wide, tmp_path / "checkpoint")
-    _refused(
-        capsys, tmp_path / "checkpoint", tmp_path / "repo", config_file, match="transformer/final_norm/scale is float16"
-    )
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_leaves_of_another_dtype_are_refused(capsys, tree, config_file, dtype, tmp_path):
+    other = {name: dict(leaves) for name, leaves in tree.items()}
+    other["transformer/final_norm"]["scale"] = other["transformer/final_norm"]["scale"].astype(dtype)
+    save_tree(other, tmp_path / "checkpoint")
+    match = f"transformer/final_norm/scale is {dtype}"
+    _refused(capsys, tmp_path / "checkpoint", tmp_path / "repo", config_file, match=match)
 
 
 def test_a_flipped_bit_off_the_grid(capsys, tree, config_file, tmp_path):
@@ -462,6 +470,22 @@ def test_a_tokenizer_that_is_none(capsys, checkpoint, config_file, tmp_path):
     _refused(
         capsys, checkpoint, tmp_path / "repo", config_file, *options, match="neither tokenizer.json nor tokenizer.model"
     )
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    _refused(capsys, checkpoint, tmp_path / "repo", config_file, *options, match="tokenizer.json: not a tokenizer")
+
+
+def test_a_tokenizer_is_found_as_deep_as_a_checkpoint_is(checkpoint, config_file, tmp_path, monkeypatch, capsys):
+    """From within the folder too; and if there is none, the last line says so."""
+    inner = tmp_path / "archive" / "between" / "checkpoint"
+    shutil.copytree(checkpoint, inner)
+    monkeypatch.chdir(inner)
+    assert tiny.run(Path("."), tmp_path / "without", config_file) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("WARNING: no tokenizer was found")
+    (tmp_path / "archive" / "tokenizer.model").write_bytes(b"no protocol buffer")
+    for given in (tmp_path / "archive", Path("."), Path("../checkpoint")):
+        _refused(
+            capsys, given, tmp_path / "repo", config_file, match=f"{tmp_path / 'archive' / 'tokenizer.model'}: not"
+        )
 
 
 def test_a_tokenizer_that_is_damaged_is_found_beside_the_weights_not_after_them(
@@ -494,6 +518,83 @@ def test_invalid_combinations_show_the_valid_ones(capsys, checkpoint, config_fil
     assert f"{option} {value}" in error
     assert "bfloat16, float32 (Gemma 3 overflows float16)" in error
     assert not (tmp_path / "repo").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--form", "gguf"], "--form gguf"),
+        (["--push", "some/one"], "--push some/one"),
+        (["plan", "--push-to-hub", "some/one"], "--push-to-hub some/one"),
+        (["plan", "--from-repo", "repo"], "--from-repo repo"),
+        (["plan", "--verify"], "--verify"),
+    ],
+)
+def test_options_that_would_be_ignored_are_unknown(checkpoint, config_file, tmp_path, capsys, words, said):
+    given = ["--checkpoint", str(checkpoint), "--config", str(config_file), "--output", str(tmp_path / "repo")]
+    with pytest.raises(SystemExit) as stop:
+        convert_flax.main([*words, *given])
+    assert stop.value.code == 2
+    assert f"unrecognized arguments: {said}" in capsys.readouterr().err
+    assert not (tmp_path / "repo").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["verify", "repo", "--source-hashes", "SHA256SUMS"], "name it with --checkpoint"),
+        (["verify", "repo", "--workers", "0"], "--workers 0: give 1 or more"),
+        (["--checkpoint", "x", "--output", "y", "--gguf-embedding", "f16"], "--gguf-embedding: is for --format gguf"),
+    ],
+)
+def test_options_without_their_fellow(words, said, capsys):
+    assert convert_flax.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_names_the_commands(capsys):
+    for words, said in (
+        ([], ["convert_flax.py plan --checkpoint DIR", "convert_flax.py verify OUTPUT", "130 if interrupted"]),
+        (["plan"], ["from the checkpoint's metadata alone"]),
+        (["verify"], ["number by number"]),
+    ):
+        with pytest.raises(SystemExit):
+            convert_flax.main([*words, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert all(part in text for part in said)
+
+
+def test_a_relative_path_that_goes_up(checkpoint, config_file, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    shutil.copytree(checkpoint, tmp_path / "mm")
+    monkeypatch.chdir(tmp_path / "here")
+    assert convert_flax.main(["plan", "--checkpoint", "../mm", "--config", str(config_file)]) == 0
+
+
+def test_an_output_folder_that_cannot_be_made(checkpoint, config_file, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    _refused(capsys, checkpoint, tmp_path / "file" / "repo", config_file, match="cannot be made")
+
+
+def test_many_problems_are_counted_not_listed(tree, checkpoint, config, tmp_path, capsys):
+    values = config.to_dict()
+    values["text_config"]["num_hidden_layers"] = 40
+    values["text_config"]["layer_types"] = ["full_attention"] * 40
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    assert tiny.run(checkpoint, tmp_path / "repo", path) == 2
+    error = capsys.readouterr().err
+    assert "more" in error
+    assert len(error) < 1000
+
+
+@pytest.mark.parametrize("start", [b"\xff" * 8, b"\x00" * 8])
+def test_a_shard_whose_header_has_another_length(checkpoint, config_file, tmp_path, start, capsys):
+    assert tiny.run(checkpoint, tmp_path / "repo", config_file) == 0
+    with (tmp_path / "repo" / "model.safetensors").open("r+b") as file:
+        file.write(start)
+    assert convert_flax.main(["verify", str(tmp_path / "repo")]) == 2
+    assert "model.safetensors: not readable as a safetensors file" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a tmpfs takes root")

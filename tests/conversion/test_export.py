@@ -5,6 +5,7 @@ Run: pytest tests/conversion/test_export.py
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,15 @@ from transformers import (
     Gemma3ForConditionalGeneration,
 )
 
+import convert_flax
+from conversion import pipeline
 from conversion.awq_repo import AwqRepo
 from conversion.errors import BadInput
 from conversion.export import export
 from conversion.formats import compressed_tensors
 from conversion.formats import gguf as gguf_format
 from conversion.name_map import entries
+from conversion.repo_files import CODE_FILES
 from conversion.tokenizer import build_tokenizer, read_sentencepiece
 from convert_flax import main
 from demo.flax_export import export_flax
@@ -380,6 +384,70 @@ def test_command_line_writes_any_format(plain, tmp_path):
             assert (from_repo / file).read_bytes() == (from_checkpoint / file).read_bytes()
         assert {path.name for path in from_repo.iterdir()} == {path.name for path in from_checkpoint.iterdir()}
     assert not list(tmp_path.glob("*.awq"))
+
+
+def _words(plain, output, *options):
+    return [*json.loads((plain.path.parent / "made_with.json").read_text()), "--output", str(output), *options]
+
+
+def test_the_final_folder_is_checked_before_anything_is_converted(plain, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("do not lose")
+    monkeypatch.setattr(convert_flax, "convert", lambda *args, **more: pytest.fail("converted"))
+    assert main(_words(plain, tmp_path / "out", "--format", "gguf")) == 2
+    assert "is not empty (holds thesis.tex)" in capsys.readouterr().err
+
+
+def test_a_gguf_file_needs_a_tokenizer_from_the_start(plain, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert_flax, "convert", lambda *args, **more: pytest.fail("converted"))
+    words = _words(plain, tmp_path / "out", "--format", "gguf")
+    where = words.index("--checkpoint") + 1
+    ignored = shutil.ignore_patterns("tokenizer.model")
+    words[where] = str(shutil.copytree(words[where], tmp_path / "checkpoint", ignore=ignored))
+    assert main(words) == 2
+    assert "--format gguf: no tokenizer was found" in capsys.readouterr().err
+
+
+def test_an_interrupted_export_goes_on(plain, tmp_path, monkeypatch, capsys):
+    words = _words(plain, tmp_path / "out", "--format", "compressed-tensors")
+    monkeypatch.setattr(compressed_tensors, "config", lambda repo: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(words) == 130
+    assert "repeat the command to go on" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(pipeline, "write_leaf", lambda *args, **more: pytest.fail("converted again"))
+    assert main(words) == 0
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert not list(tmp_path.glob("*.awq"))
+
+
+def test_an_export_that_fails_leaves_the_awq_repo_to_be_published(tmp_path, capsys):
+    source = make_source(tmp_path, embedding="plain", largest=1e8)
+    assert main(_words(source, tmp_path / "out", "--format", "gguf")) == 2
+    assert f"with --output {tmp_path / 'out.awq'} the same command publishes it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(_words(source, tmp_path / "out.awq")) == 0
+    assert main(["verify", str(tmp_path / "out.awq")]) == 0
+
+
+@pytest.mark.parametrize("kind", ["gguf", "compressed-tensors"])
+def test_every_format_has_a_card_and_the_notice(plain, tmp_path, kind):
+    export(plain.path, tmp_path / "out", kind, report=lambda line: None)
+    assert (tmp_path / "out" / "NOTICE").read_text() == (plain.path / "NOTICE").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlicense: gemma\n")
+    assert f"- {kind}\n" in card
+    assert "- awq\n" not in card
+    assert "Google's Gemma 3 QAT INT4 checkpoint" in card
+    if kind == "compressed-tensors":
+        names, here = ({path.name for path in folder.iterdir()} for folder in (plain.path, tmp_path / "out"))
+        assert names - here == {"int4_embedding.safetensors", *CODE_FILES}
+    assert {"NOTICE", "README.md"} <= set(json.loads((tmp_path / "out" / "conversion.json").read_text())["files"])
+
+
+def test_what_is_read_back_otherwise_is_no_full_disk(plain, tmp_path, monkeypatch):
+    original = compressed_tensors.unpack
+    monkeypatch.setattr(compressed_tensors, "unpack", lambda packed: original(packed) + 1)
+    refused(plain.path, tmp_path / "out", "compressed-tensors", "read back other than written")
 
 
 def test_command_line_says_what_is_wrong(plain, tmp_path, capsys):

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import convert_flax
-from conversion import pipeline, shards
+from conversion import donor, flax_checkpoint, pipeline, shards
+from conversion.errors import BadInput
 from demo.flax_export import save_tree
 from tests.conversion import tiny
 
@@ -234,6 +236,82 @@ def test_a_source_that_vanishes_while_it_is_read(source, undisturbed, tmp_path, 
     (mine / "unplugged").rename(mine / "checkpoint")
     assert convert_flax.main(_words(mine, output)) == 0
     assert _without_manifest(tiny.files_of(output)) == _without_manifest(undisturbed)
+
+
+def test_an_input_output_error_on_resume_keeps_the_work(source, undisturbed, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "repo"
+    _stop_after(monkeypatch, 50)
+    assert convert_flax.main(_words(source, output)) == 130
+    monkeypatch.undo()
+    shards_done = sorted((output / ".partial" / "shards").iterdir())
+    assert shards_done
+
+    def broken(*args, **kwargs):
+        raise ValueError(
+            "UNKNOWN: Error reading Byte range [0, 6) of local file: Input/output error [os_error_code='5']"
+        )
+
+    monkeypatch.setattr(flax_checkpoint, "_StoredBytes", broken)
+    assert convert_flax.main(_words(source, output)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot be read: Input/output error" in error
+    assert "damaged" not in error
+    monkeypatch.undo()
+    assert sorted((output / ".partial" / "shards").iterdir()) == shards_done
+    assert convert_flax.main(_words(source, output)) == 0
+    assert tiny.files_of(output) == undisturbed
+
+
+def test_bad_input_on_resume_keeps_what_an_earlier_run_finished(source, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "repo"
+    _stop_after(monkeypatch, 50)
+    assert convert_flax.main(_words(source, output)) == 130
+    monkeypatch.undo()
+
+    def damaged(*args, **kwargs):
+        raise BadInput("damaged")
+
+    monkeypatch.setattr(pipeline, "write_leaf", damaged)
+    assert convert_flax.main(_words(source, output)) == 2
+    assert f"stays in {output / '.partial'}: remove it to begin anew" in capsys.readouterr().err
+    assert list((output / ".partial" / "shards").iterdir())
+
+
+def test_a_donor_out_of_reach_keeps_the_work(tmp_path, monkeypatch, capsys):
+    config = tiny.multimodal_config()
+    tree = tiny.make_tree(config)
+    tree = {module: leaves for module, leaves in tree.items() if "mm_input_projection" not in module}
+    save_tree(tree, tmp_path / "checkpoint")
+    tiny.write_config(config, tmp_path / "config.json")
+    name = "multi_modal_projector.mm_input_projection_weight"
+
+    def download(repo, file):
+        if file != donor.INDEX:
+            raise LocalEntryNotFoundError("please check your connection\nand more")
+        (tmp_path / file).write_text(json.dumps({"weight_map": {name: "model-00002-of-00002.safetensors"}}))
+        return tmp_path / file
+
+    monkeypatch.setattr(donor, "hf_hub_download", download)
+    output = tmp_path / "repo"
+    assert convert_flax.main([*_words(tmp_path, output), "--donor", "someone/gemma"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--donor someone/gemma: cannot be read or fetched: please check your connection; the work so far" in error
+    assert (output / ".partial").exists()
+
+
+def test_verify_is_done_after_a_resume_that_only_moves_files(source, undisturbed, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "repo"
+
+    def stopped(work):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.WorkFolder, "publish", stopped)
+    assert convert_flax.main(_words(source, output)) == 130
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert convert_flax.main([*_words(source, output), "--verify"]) == 0
+    assert f"verified: {output} holds" in capsys.readouterr().out
+    assert tiny.files_of(output) == undisturbed
 
 
 def _without_manifest(files):

@@ -11,7 +11,7 @@ import pytest
 import tensorstore as ts
 
 from conversion.errors import BadInput, SourceLost
-from conversion.flax_checkpoint import FlaxCheckpoint
+from conversion.flax_checkpoint import FlaxCheckpoint, _plain_errors
 from demo.flax_export import save_tree
 from tests.conversion import tiny
 
@@ -211,3 +211,21 @@ def test_a_source_that_vanishes(tree, tmp_path, chunk_bytes, ocdbt):
     name = "transformer/layer_0/mlp/linear/w"
     with pytest.raises(SourceLost, match=name):
         list(checkpoint.leaves[name].blocks(32))
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("UNKNOWN: Error reading Byte range [0, 6): Input/output error [os_error_code='5']", SourceLost),
+        ("DEADLINE_EXCEEDED: Error reading from open file: Connection timed out [os_error_code='110']", SourceLost),
+        ("RESOURCE_EXHAUSTED: Error reading from open file: Cannot allocate memory [os_error_code='12']", SourceLost),
+        ("OUT_OF_RANGE: Requested byte range [-1, ?) is not valid", SourceLost),
+        ("FAILED_PRECONDITION: Error reading local file: Truncated Zstd-compressed stream", BadInput),
+        ("DATA_LOSS: Error decoding manifest: CRC-32C checksum verification failed", BadInput),
+    ],
+)
+def test_what_cannot_be_read_is_told_from_what_is_damaged(message, kind):
+    """Messages as tensorstore wrote them for errors of the operating system, and for damaged files."""
+    with pytest.raises(BadInput) as caught, _plain_errors("leaf"):
+        raise ValueError(message)
+    assert caught.type is kind

@@ -3,12 +3,15 @@
 Run: pytest tests/conversion/test_kaggle.py
 """
 
+import errno
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import kagglehub
 import kagglesdk.kaggle_env
 import pytest
 from huggingface_hub import HfApi
@@ -123,9 +126,55 @@ def test_kaggle_out_of_reach(kaggle, archive, tmp_path, capsys):
     assert "Kaggle cannot be reached" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dtype", "float16"], "Gemma 3 overflows float16"),
+        (["--config", "nowhere.json"], "nowhere.json: not readable"),
+        (["--tokenizer", "nowhere"], "neither tokenizer.json nor tokenizer.model"),
+        (["--source-hashes", "nowhere"], "no such file"),
+        (["--variant", "pt"], f"--variant pt: kaggle:{NAME} is it"),
+        (["--output", "/dev/null"], "is a file"),
+        (["--output", "/dev/null", "--format", "gguf"], "is a file"),
+    ],
+)
+def test_cheap_mistakes_are_found_before_the_download(kaggle, tmp_path, capsys, options, said):
+    words = ["--checkpoint", f"kaggle:{NAME}", "--output", str(tmp_path / "repo"), *options]
+    assert convert_flax.main(words) == 2
+    assert said in capsys.readouterr().err
+    assert not kaggle.calls
+
+
+@pytest.mark.parametrize(
+    ("asked", "checkpoint", "variant"),
+    [
+        (None, "kaggle:gemma3-27b-pt-int4", "pt"),
+        (None, "kaggle:google/gemma-3/flax/gemma3-27b-it-int4/1", "it"),
+        (None, "folder-pt-int4", "it"),
+        ("pt", "kaggle:gemma3-27b-pt-int4", "pt"),
+        ("pt", "folder", "pt"),
+    ],
+)
+def test_the_variant_follows_the_handle(asked, checkpoint, variant):
+    assert convert_flax._variant(asked, checkpoint) == variant
+
+
+def test_a_disk_that_the_download_fills(kaggle, archive, tmp_path, capsys, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(kagglehub, "model_download", full)
+    assert _convert(archive, tmp_path / "repo") == 2
+    error = capsys.readouterr().err
+    assert f"cannot be stored in {tmp_path / 'cache'} (No space left on device)" in error
+    assert "KAGGLEHUB_CACHE" in error
+
+
 def test_push_to_hub(archive, tmp_path, monkeypatch, capsys):
     uploads = []
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, exist_ok: uploads.append(repo_id))
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda self, repo_id, private, exist_ok: uploads.append((repo_id, private))
+    )
 
     def upload_folder(self, *, folder_path, repo_id, commit_message):
         uploads.append(sorted(path.name for path in Path(folder_path).iterdir()))
@@ -134,13 +183,13 @@ def test_push_to_hub(archive, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
     config = archive.parent / "config.json"
     assert tiny.run(archive, tmp_path / "repo", config, "--push-to-hub", "someone/gemma") == 0
-    assert uploads[0] == "someone/gemma"
+    assert uploads[0] == ("someone/gemma", True)
     assert uploads[1] == sorted(path.name for path in (tmp_path / "repo").iterdir())
     assert "https://hub/someone/gemma/commit/1" in capsys.readouterr().out
 
 
 def test_push_refused(archive, tmp_path, monkeypatch, capsys):
-    def refuse(self, repo_id, exist_ok):
+    def refuse(self, repo_id, private, exist_ok):
         raise HfHubHTTPError(
             "401 Unauthorized", response=httpx.Response(401, request=httpx.Request("POST", "http://hub"))
         )
