@@ -73,6 +73,7 @@ UPLOADS_KEPT = 24 * 3600  # seconds
 QUEUE_LIMIT = 16  # questions waiting
 UPDATES_PER_SECOND = 10  # of the page while an answer streams; one costs a core 2 to 4 ms
 CHATS_KEPT = 50  # in the browser's local storage, which holds about 5 MB
+CHAT_SIZE = 1_000_000  # characters of a chat that is kept; more is longer than any context
 ON_ZERO_GPU = spaces is not None and os.environ.get("SPACES_ZERO_GPU") == "true"
 BUSY = {"interactive": False, "submit_btn": False, "stop_btn": True}  # the text box while an answer streams
 IDLE = {"interactive": True, "submit_btn": True, "stop_btn": False}
@@ -161,6 +162,8 @@ def to_messages(history: list[dict], system: str) -> list[dict]:
         raise ChatError(EMPTY)
     parts = [part for turn in turns for part in turn["content"]]
     pictures = [part for part in parts if part["type"] == "image"]
+    if sum(part["type"] == "image" for part in turns[-1]["content"]) > MAX_PICTURES:
+        raise ChatError(f"Please send at most {MAX_PICTURES} pictures.")
     if len(pictures) > MAX_PICTURES:
         raise ChatError(
             f"This chat has {len(pictures)} pictures, and {MAX_PICTURES} is the most. Please start a new chat."
@@ -358,11 +361,20 @@ class Engine:
         answers = self.answer(history, system, sampling, *([] if ON_ZERO_GPU else [stop]))
         try:
             while (answer := await asyncio.to_thread(next, answers, None)) is not None:
+                if isinstance(answer, ChatError):
+                    raise answer
                 yield answer
         finally:
             stop.set()
 
-    def _answer(
+    def _answer(self, *question: Any) -> Iterator[Answer | ChatError]:
+        """What `_generate` yields; its error too, for of what a ZeroGPU worker raises only the class's name arrives."""
+        try:
+            yield from self._generate(*question)
+        except ChatError as error:
+            yield error
+
+    def _generate(
         self, history: list[dict], system: str, sampling: Sampling, stop: threading.Event | None = None
     ) -> Iterator[Answer]:
         started = time.perf_counter()
@@ -498,9 +510,14 @@ def _progress_reporter(engine: Engine) -> type[tqdm]:
 # ------------------------------------------------------------------------------------------------ chat
 
 
+def said(role: str, text: str) -> dict:
+    """A message of text; not the bare string, of which gradio strips the indentation."""
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
 def notice(text: object) -> dict:
     """An assistant message by the app itself; the model never reads it."""
-    return {"role": "assistant", "content": f"⚠️ {text}", "metadata": {"id": "notice"}}
+    return {**said("assistant", f"⚠️ {text}"), "metadata": {"id": "notice"}}
 
 
 def is_notice(message: dict) -> bool:
@@ -567,7 +584,7 @@ class Chat:
         try:
             async with aclosing(self.engine.stream(history, system, Sampling(*sampling))) as answers:
                 async for answer in answers:
-                    yield [*history, {"role": "assistant", "content": answer.text}], status_html(self.engine, answer)
+                    yield [*history, said("assistant", answer.text)], status_html(self.engine, answer)
         except ChatError as error:
             yield [*history, notice(error)], gr.skip()
 
@@ -592,8 +609,7 @@ class Chat:
         try:
             async with aclosing(self.engine.stream(history, system_prompt, sampling)) as answers:
                 async for answer in answers:
-                    reply = {"role": "assistant", "content": [{"type": "text", "text": answer.text}]}
-                    yield answer.text, [*history, reply]
+                    yield answer.text, [*history, said("assistant", answer.text)]
         except ChatError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -603,52 +619,14 @@ class Chat:
 
 def question(text: str, files: list[str]) -> list[dict]:
     """The user's messages: one of pictures, one of text, because gradio edits a text only in a message of its own."""
-    messages = [{"role": "user", "content": [{"path": path} for path in files]}, {"role": "user", "content": text}]
-    return [message for message in messages if message["content"]]
+    pictures = [{"role": "user", "content": [{"path": path} for path in files]}] if files else []
+    return [*pictures, said("user", text)] if text else pictures
 
 
-def finish(history: list[dict], chats: list[dict], chat_id: str) -> tuple:
-    """Gives the text box back and saves the chat in the browser."""
-    return gr.MultimodalTextbox(**IDLE), save_chat(history, chats, chat_id) if history else gr.skip()
-
-
-def save_chat(history: list[dict], chats: list[dict], chat_id: str) -> list[dict]:
-    """The list of chats with this one in front; messages as a string, so that gradio seeks no files in old chats."""
-    if not history:
-        return chats
-    chat = {"id": chat_id, "title": chat_title(history), "messages": json.dumps(history)}
-    return [chat, *(other for other in chats if other["id"] != chat_id)][:CHATS_KEPT]
-
-
-def start_chat(history: list[dict], chats: list[dict], chat_id: str) -> tuple:
-    """Leaves a chat, saving what there is of it, for a new one."""
-    return [], save_chat(history, chats, chat_id), new_id()
-
-
-def open_chat(index: int, history: list[dict], chats: list[dict], chat_id: str) -> tuple:
-    """Leaves a chat, saving what there is of it, for a saved one."""
-    opened = chats[index]
-    return cleaned(json.loads(opened["messages"])), save_chat(history, chats, chat_id), opened["id"]
-
-
-def forget_chat(history: list[dict], chats: list[dict], chat_id: str) -> tuple:
-    """Leaves a chat for a new one, and takes it off the list."""
-    return [], [chat for chat in chats if chat["id"] != chat_id], new_id()
-
-
-def list_chats(chats: list[dict]) -> gr.Dataset:
-    return gr.Dataset(samples=[[chat["title"]] for chat in chats])
-
-
-def chat_title(history: list[dict]) -> str:
-    """The first words of the user, for the list of chats."""
-    asked = [item for message in history if message["role"] == "user" for item in message["content"]]
-    title = next((" ".join(item["text"].split()) for item in asked if item["type"] == "text"), "A picture")
-    return title if len(title) <= 40 else title[:39] + "…"
-
-
-def new_id() -> str:
-    return uuid.uuid4().hex
+def open_chat(saved: str) -> tuple:
+    """A saved chat and its id; an empty string opens a new one."""
+    chat = json.loads(saved) if saved else {"id": uuid.uuid4().hex, "messages": "[]"}
+    return cleaned(json.loads(chat["messages"])), chat["id"]
 
 
 # ------------------------------------------------------------------------------------------------ page
@@ -664,10 +642,15 @@ CSS = """
 #chat .bubble-wrap { background: none; }
 #chat .message-row { margin-top: 6px; }
 #chat .example-image-container { width: 56px; height: 56px; }
-@media (max-width: 640px) {
-  .gradio-container main { padding: 8px; }
+.gradio-container { overflow: clip !important; }
+@media (max-width: 640px) {  /* gradio puts these below its .contain */
   #chat .examples { grid-template-columns: 1fr 1fr; margin: 0; padding: 8px; gap: 8px; }
   #chat .example { padding: 8px; }
+  #status .about { font-size: 0.85rem; line-height: 1.4; }
+  .column:has(#chat .message-row) .about { display: none; }
+  #chat { height: auto !important; }
+  #chat:has(.message-row) { height: 200px !important; }
+  .form:has(#message) { position: sticky; bottom: 0; z-index: 1; }
 }
 #chat .component-wrap .message { background: none; border: none; padding: 0; }
 #chat .component-wrap img { max-height: 220px; width: auto; border-radius: var(--radius-lg); }
@@ -677,8 +660,69 @@ CSS = """
   #chat .message-row:hover + .message-buttons { opacity: 1; }
   #chat .message-buttons:is(:hover, :focus-within, :last-child) { opacity: 1; }
 }
+.sidebar:not(.open) .sidebar-content { visibility: hidden; transition: visibility 0.3s; }
 #chat-list .table-wrap, #chat-list table { margin: 0; padding: 0; }
 #chat-list td, #chat-list td div { margin: 0; padding: 4px 6px; text-align: left; }
+"""
+
+# The saved chats, the latest first. Other tabs save theirs too: a change is made to the list as it is stored then.
+CHATS = (
+    f"const CHATS_KEPT = {CHATS_KEPT}, CHAT_SIZE = {CHAT_SIZE};"
+    + """
+const STORE = "gemma3-int4-saved-chats";
+const storedChats = () => JSON.parse(localStorage.getItem(STORE) ?? "[]");
+let shownChats = [];
+
+function listChats() {
+  shownChats = storedChats();
+  return {__type__: "update", samples: shownChats.map((chat) => [chat.title])};
+}
+
+function putChat(id, chat) {
+  const chats = [chat ?? [], storedChats().filter((other) => other.id !== id)].flat().slice(0, CHATS_KEPT);
+  let room = chats.length;
+  do {
+    try {
+      localStorage.setItem(STORE, JSON.stringify(chats.slice(0, room)));
+      break;
+    } catch (full) {}  // then without the oldest
+  } while (--room > 0);
+  return listChats();
+}
+
+function saveChat(history, id) {
+  const asked = history.filter((message) => message.role === "user").flatMap((message) => message.content);
+  const text = asked.find((item) => item.text?.trim())?.text.trim().replace(/\\s+/g, " ");
+  const title = text ?? (asked.some((item) => item.file) ? "A picture" : "");
+  const chat = {id, title: title.length > 40 ? title.slice(0, 39) + "…" : title, messages: JSON.stringify(history)};
+  return title && chat.messages.length <= CHAT_SIZE ? putChat(id, chat) : listChats();
+}
+
+function leaveChat(history, id, index) {
+  document.querySelector("#chat [aria-label=Cancel]")?.click();  // a half-made edit
+  const wanted = shownChats[index];
+  const list = saveChat(history, id);
+  const opened = shownChats.find((chat) => chat.id === wanted?.id) ?? wanted;  // another tab may have gone on with it
+  return [opened ? JSON.stringify(opened) : "", list];
+}
+
+function forgetChat(history, id) {
+  leaveChat([], id);
+  return ["", putChat(id)];
+}
+"""
+)
+
+# A picture dropped beside the message box, which takes its own, would else replace the page.
+DROP = """
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  const input = document.querySelector("#message input[type=file]");
+  if (event.defaultPrevented || !input || !event.dataTransfer.files.length) return;
+  event.preventDefault();
+  input.files = event.dataTransfer.files;
+  input.dispatchEvent(new Event("change"));
+});
 """
 
 FOCUS = "() => { if (matchMedia('(pointer: fine)').matches) document.querySelector('#message textarea')?.focus() }"
@@ -711,6 +755,11 @@ def theme() -> gr.themes.Base:
         neutral_hue="slate",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    ).set(  # to 4.5:1 and better
+        body_text_color_subdued="*neutral_600",
+        block_info_text_color="*neutral_600",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
     )
 
 
@@ -726,7 +775,8 @@ def status_html(engine: Engine, answer: Answer | None = None) -> str:
     else:
         lines.append(f"<p>{html.escape(engine.facts)}</p>")
         lines.append(f"<p>{_answer_facts(engine, answer) if answer else f'Context: {engine.context:,} tokens'}</p>")
-    return f"<div id='status' role='status'>{''.join(lines)}</div>"
+    role = "" if answer else " role='status'"  # a screen reader would read out each change
+    return f"<div id='status'{role}>{''.join(lines)}</div>"
 
 
 def _answer_facts(engine: Engine, answer: Answer) -> str:
@@ -751,11 +801,8 @@ def build_page(engine: Engine) -> gr.Blocks:
     with gr.Blocks(
         title=engine.name, fill_height=True, analytics_enabled=False, delete_cache=(3600, UPLOADS_KEPT)
     ) as page:
-        # The secret guards against other pages on the same address only; a fixed one lets chats outlive a restart.
-        chats = gr.BrowserState([], storage_key="gemma3-int4-chats", secret="gemma3-int4")
         # In the page, not in the session: when an answer ends, the chat and its id come from the same moment.
-        chat_id = gr.Textbox(visible=False)
-        page.load(new_id, None, chat_id, queue=False, api_visibility="private")
+        chat_id, opened = gr.Textbox(visible=False), gr.Textbox("", visible=False)
         with gr.Sidebar(open=False, width=340) as sidebar:
             new_chat = gr.Button("New chat", variant="primary", elem_id="new-chat")
             chat_list = gr.Dataset(
@@ -785,9 +832,9 @@ def build_page(engine: Engine) -> gr.Blocks:
             label="Your message",
             placeholder="Ask, with or without a picture" if engine.sees else "Type a question",
             sources=["upload"] if engine.sees else [],
+            file_types=["image"],
             file_count="multiple",
             max_plain_text_length=1_000_000,  # a long text shall stay a text, not become a file
-            autofocus=True,
             elem_id="message",
         )
 
@@ -804,6 +851,8 @@ def build_page(engine: Engine) -> gr.Blocks:
             busy = notice(f"The queue is full, with {waiting} waiting. Please try again in a moment.")
             return [*history, busy] if waiting >= page._queue.max_size else gr.skip()
 
+        current = [chatbot, chat_id]
+        save: dict[str, Any] = {"fn": None, "inputs": current, "outputs": chat_list, "js": "saveChat", **aside}
         runs = []
         for asked in (
             message.submit(chat.ask, [message, chatbot], [chatbot, message], **aside),
@@ -820,23 +869,30 @@ def build_page(engine: Engine) -> gr.Blocks:
                 api_visibility="private",
                 **in_turn,
             )
-            # A stop counts as both: finish() may come twice. A full queue counts as a failure only.
+            asked.success(**save)
+            # A stop counts as both: this may come twice. A full queue counts as a failure only.
             for over in (run.then, run.failure(refuse, chatbot, chatbot, **aside).then):
-                over(finish, [chatbot, chats, chat_id], [message, chats], **aside).then(js=FOCUS, **aside)
+                over(**save)
+                over(lambda: gr.MultimodalTextbox(**IDLE), None, message, **aside).then(js=FOCUS, **aside)
             runs.append(run)
-        current = [chatbot, chats, chat_id]
-        stop: dict[str, Any] = {"fn": None, "cancels": runs, "api_visibility": "private"}
-        message.stop(**stop)
-        # First stop, then leave: else the answer's last update could bring the old chat back.
-        new_chat.click(**stop).then(start_chat, current, current, **aside).then(js=FOCUS, **aside)
-        chat_list.click(**stop).then(open_chat, [chat_list, *current], current, **aside)
-        chatbot.clear(**stop).then(forget_chat, current, current, **aside)
-        gr.on([page.load, chats.change], list_chats, chats, chat_list, **aside)
+        message.stop(None, cancels=runs, api_visibility="private")
 
         timer = gr.Timer(0.5)
-        gr.on([page.load, timer.tick], chat.load_status, None, [status, timer], **aside)
         is_wide = gr.Checkbox(visible=False)
-        page.load(lambda wide: gr.Sidebar(open=wide), is_wide, sidebar, js=IS_WIDE, **aside)
+        # First stop, then leave: else the answer's last update could bring the old chat back.
+        for leave, inputs, js in (
+            (new_chat.click, current, "(history, id) => leaveChat(history, id)"),
+            (chat_list.click, [*current, chat_list], "(history, id, index) => leaveChat(history, id, index)"),
+            (chatbot.clear, current, "(history, id) => forgetChat(history, id)"),
+        ):
+            left = leave(None, inputs, [opened, chat_list], js=js, cancels=runs, api_visibility="private")
+            left.then(open_chat, opened, current, **aside).then(js=FOCUS, **aside)
+            left.then(chat.load_status, None, [status, timer], **aside)
+        page.load(open_chat, opened, current, **aside).then(js=FOCUS, **aside)
+        page.load(None, None, chat_list, js="listChats", **aside)
+        gr.on([page.load, timer.tick], chat.load_status, None, [status, timer], **aside)
+        fit: dict[str, Any] = {"fn": lambda wide: gr.Sidebar(open=wide), "inputs": is_wide, "outputs": sidebar}
+        gr.on([page.load, new_chat.click, chat_list.click], **fit, js=IS_WIDE, **aside)
 
         api_history, api_answer = gr.State([]), gr.Textbox(visible=False, label="answer")
         gr.Button(visible=False).click(
@@ -884,6 +940,7 @@ def open_page(engine: Engine, *, host: str = "127.0.0.1", port: int | None = Non
         footer_links=["api", "settings"],
         theme=theme(),
         css=CSS,
+        head=f"<script>{CHATS}{DROP}</script>",
         app_kwargs={"middleware": [Middleware(StayHome)]},
     )
     return page

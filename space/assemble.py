@@ -21,7 +21,8 @@ def assemble(output: Path, model_id: str) -> None:
 
     Args:
         output: The folder to write; made when missing.
-        model_id: The Hub repository the Space serves; it goes into the card, from where `app.py` takes it.
+        model_id: The Hub repository the Space serves; its name becomes the title of the card,
+            from where `app.py` takes it.
 
     Raises:
         ValueError: `model_id` is not of the form OWNER/NAME.
@@ -37,7 +38,7 @@ def assemble(output: Path, model_id: str) -> None:
         shutil.copytree(ROOT / "examples", output / "examples", ignore=shutil.ignore_patterns("README.md"))
     card = output / "README.md"
     shutil.copyfile(ROOT / "space" / "README.md", card)
-    metadata_save(card, {**metadata_load(card), "models": [model_id]})
+    metadata_save(card, {**metadata_load(card), "title": model_id.split("/")[1], "models": [model_id]})
 
 
 def main() -> None:

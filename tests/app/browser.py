@@ -8,6 +8,7 @@ ChatPage          the chat as its user handles it
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Watch:
         self.allowed = allowed_complaint
 
     def on_console(self, message: ConsoleMessage) -> None:
-        allowed = self.allowed is not None and self.allowed in message.text
+        allowed = self.allowed is not None and re.search(self.allowed, message.text)
         if message.type in ("error", "warning") and not allowed:
             self.complaints.append(f"console {message.type}: {message.text}")
 
@@ -83,7 +84,7 @@ def watched_browser() -> Iterator[Browser]:
 def watched_context(
     browser: Browser, *, allowed_complaint: str | None = None, **options: object
 ) -> Iterator[BrowserContext]:
-    """A fresh profile of the browser; `allowed_complaint` is part of the one error that its test is about.
+    """A fresh profile of the browser; `allowed_complaint` is a pattern of the errors that its test is about.
 
     Raises:
         AssertionError: At the end, if a page logged an error or warning, or called another host.

@@ -30,6 +30,7 @@ IMAGE_SPECIALS = {
 }
 WORDS = ["▁what", "▁is", "▁this", "▁a", "user", "model", "start_of_turn", "turn", "image", "▁red", "▁circle"]
 CONTEXT = 2048
+ABOUT = "A stub: it speaks nonsense\nand knows nothing." + " It says so at as great a length as the shipped one." * 6
 
 
 def save_stub(folder: Path, *, vision: bool = True) -> None:
@@ -127,4 +128,4 @@ def save_examples(folder: Path) -> None:
         picture.save(examples / f"{colour}.png")
     questions = [{"picture": f"{colour}.png", "question": f"Is this {colour}?"} for colour in ("red", "blue")]
     (examples / "answers.json").write_text(json.dumps(questions))
-    (examples / "README.md").write_text("# Examples\n\nA stub: it speaks nonsense\nand knows nothing.\n\nMore.\n")
+    (examples / "README.md").write_text(f"# Examples\n\n{ABOUT}\n\nMore.\n")

@@ -106,16 +106,52 @@ def test_the_api_page_and_the_look_settings_stay_inside(open_tab: Callable[..., 
     expect(chat.page.get_by_text("Display Theme")).to_be_visible()
 
 
-@pytest.mark.parametrize("name", ["note.txt", "broken.png"])
-def test_a_bad_file_gets_a_message_in_the_chat(chat: ChatPage, echo: list[str], tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("this is no picture")
-    chat.ask("what is this?", tmp_path / name)
+def test_a_bad_file_gets_a_message_in_the_chat(chat: ChatPage, echo: list[str], tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("this is no picture")
+    chat.page.locator("#message input[type=file]").set_input_files(tmp_path / "note.txt")
+    expect(chat.page.get_by_text("Invalid file type: note.txt. Only image allowed.")).to_be_visible()
+    (tmp_path / "broken.png").write_text("this is no picture")
+    chat.ask("what is this?", tmp_path / "broken.png")
     chat.wait_for_answer(1)
-    expect(chat.answers).to_have_text(re.compile(f"{name} is not a picture I can read"))
+    expect(chat.answers).to_have_text(re.compile("broken.png is not a picture I can read"))
     chat.ask("and without?")
     chat.wait_for_answer(2)
     expect(chat.answers.last).to_have_text("and without?")
     assert "what is this?" not in echo[-1]
+
+
+def test_indentation_survives_in_questions_and_answers(chat: ChatPage, echo: list[str]) -> None:
+    code = "def f():\n    if x:\n        return"
+    chat.ask(code)
+    chat.wait_for_answer(1)
+    chat.page.get_by_label("Edit").click()
+    expect(chat.page.locator("#chat textarea")).to_have_value(code)
+    chat.page.get_by_label("Cancel").click()
+    chat.ask("- one\n  - two")
+    chat.wait_for_answer(2)
+    expect(chat.answers.last.locator("li li")).to_have_text("two")
+
+
+def test_an_empty_message_is_told_and_not_kept(chat: ChatPage) -> None:
+    chat.ask("  ")
+    expect(chat.answers).to_contain_text(app.EMPTY)
+    expect(chat.submit).to_be_visible()
+    chat.page.locator("#new-chat").click()
+    expect(chat.answers).to_have_count(0)
+    expect(chat.saved_chats).to_have_count(0)
+
+
+def test_a_picture_dropped_beside_the_box_gets_into_it(chat: ChatPage, red: Path) -> None:
+    chat.page.evaluate(
+        """(encoded) => {
+            const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([bytes], "dropped.png", {type: "image/png"}));
+            document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+        }""",
+        base64.b64encode(red.read_bytes()).decode(),
+    )
+    expect(chat.page.locator("#message .thumbnail-item")).to_have_count(1)
 
 
 def test_control_tokens_are_plain_text(chat: ChatPage, echo: list[str]) -> None:
@@ -203,6 +239,44 @@ def test_a_reload_keeps_the_chats(chat: ChatPage, echo: list[str], tmp_path: Pat
     expect(chat.questions).to_have_count(0)
 
 
+def test_a_reload_in_mid_answer_keeps_the_question(
+    open_tab: Callable[..., ChatPage], slow_steps: list[float], red: Path
+) -> None:
+    chat = open_tab(allowed_complaint="AbortError|Connection errored out")
+    chat.ask("go on and on", red)
+    expect(chat.answers).to_have_text(re.compile(r"\S{5}"))
+    chat.page.reload()
+    chat.saved_chats.click()
+    expect(chat.questions.last).to_have_text("go on and on")
+    expect(chat.page.locator("#chat .user img")).to_have_count(1)
+
+
+def test_two_tabs_keep_each_others_chats(chat: ChatPage, page: app.gr.Blocks, echo: list[str]) -> None:
+    other = ChatPage(chat.page.context.new_page(), page.local_url)
+    other.ask("in the other tab")
+    other.wait_for_answer(1)
+    expect(other.saved_chats).to_have_text(["in the other tab"])
+    chat.ask("in this tab")
+    chat.wait_for_answer(1)
+    expect(chat.saved_chats).to_have_text(["in this tab", "in the other tab"])
+
+
+def test_a_full_storage_drops_the_oldest_chats(chat: ChatPage) -> None:
+    title = chat.page.evaluate(
+        """() => {
+            const say = (text) => [{role: "user", content: [{type: "text", text: " "}, {type: "text", text}]}];
+            for (let i = 0; i < 9; i++) saveChat(say(`${i} ${"x".repeat(900_000)}`), `${i}`);
+            saveChat(say("x".repeat(1_100_000)), "too long");
+            return shownChats.map((chat) => chat.title.slice(0, 4));
+        }"""
+    )
+    assert title[0] == "8 xx"
+    assert 2 < len(title) < 9
+    chat.page.evaluate("for (let i = 0; i < 60; i++) putChat(`s${i}`, {id: `s${i}`, title: `${i}`, messages: '[]'})")
+    assert chat.page.evaluate("[shownChats.length, shownChats[0].title]") == [app.CHATS_KEPT, "59"]
+    assert chat.page.evaluate("putChat('s59').samples[0]") == ["58"]
+
+
 def test_two_users_wait_for_each_other_and_do_not_mix(open_tab: Callable[..., ChatPage], echo: list[str]) -> None:
     alice, bob = open_tab(), open_tab()
     alice.ask("alice tells a long story " * 8)
@@ -251,8 +325,23 @@ def test_a_new_chat_ends_the_old_one(chat: ChatPage, slow_steps: list[float]) ->
     expect(chat.answers).to_have_text(re.compile(r"\S{5}"))
     chat.stop.click()
     expect(chat.saved_chats).to_have_text(["new chat", "old chat"])
+    expect(chat.status).to_contain_text("Last answer")
     chat.saved_chats.last.click()
     expect(chat.questions).to_have_text(["old chat"])
+    expect(chat.status).not_to_contain_text("Last answer")
+
+
+def test_a_half_made_edit_stays_in_its_chat(chat: ChatPage, echo: list[str]) -> None:
+    chat.ask("old chat")
+    chat.wait_for_answer(1)
+    chat.page.get_by_label("Edit").click()
+    chat.page.locator("#chat textarea").fill("half made")
+    chat.page.locator("#new-chat").click()
+    expect(chat.questions).to_have_count(0)
+    chat.ask("new chat")
+    chat.wait_for_answer(1)
+    expect(chat.questions).to_have_text("new chat")
+    expect(chat.page.locator("#chat textarea")).to_have_count(0)
 
 
 def test_keyboard_only(chat: ChatPage, slow_steps: list[float]) -> None:
@@ -285,9 +374,48 @@ def test_a_phone(open_tab: Callable[..., ChatPage], echo: list[str], red: Path) 
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
         assert box["y"] + box["height"] <= 844
-    expect(chat.page.locator("#new-chat")).not_to_be_in_viewport()
-    chat.page.get_by_role("button", name="Toggle Sidebar").click()
-    expect(chat.page.locator("#new-chat")).to_be_in_viewport()
+    new_chat = chat.page.locator("#new-chat")
+    for button in (new_chat, chat.saved_chats):  # each closes the sidebar, which hides its controls from the Tab key
+        expect(new_chat).to_be_hidden()
+        expect(new_chat).not_to_be_in_viewport()
+        chat.page.get_by_role("button", name="Toggle Sidebar").click()
+        expect(new_chat).to_be_in_viewport()
+        button.click()
+    expect(new_chat).not_to_be_in_viewport()
+    expect(chat.questions.last).to_have_text("what is this, seen from a phone?")
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 640), (390, 844)])
+def test_a_phone_begins_at_the_top(open_tab: Callable[..., ChatPage], width: int, height: int) -> None:
+    chat = open_tab(**{**PHONE, "viewport": {"width": width, "height": height}})
+    expect(chat.status).to_contain_text("Context")
+    chat.page.wait_for_timeout(500)  # for a scroll that shall not come
+    assert chat.page.evaluate("scrollY") == 0
+    for part in (chat.page.get_by_role("heading", name="stub"), chat.submit, chat.page.get_by_text("Is this red?")):
+        box = part.bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= height
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_small_text_and_the_button_have_contrast(open_tab: Callable[..., ChatPage], scheme: str) -> None:
+    chat = open_tab(color_scheme=scheme)
+    ratio = """element => {
+        const light = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number)
+            .map(part => part / 255).map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
+        let ground = element;
+        while (/, 0\\)$/.test(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
+        const [low, high] = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor]
+            .map(light).sort((a, b) => a - b);
+        return (high + 0.05) / (low + 0.05);
+    }"""
+    for part in (
+        chat.status.locator("p").last,
+        chat.page.locator("#new-chat"),
+        chat.page.get_by_text("Lower is steadier"),
+    ):
+        assert part.evaluate(ratio) >= 4.5
 
 
 def test_the_page_is_up_while_the_model_loads(browser: Browser, stub_folder: Path) -> None:

@@ -141,7 +141,7 @@ def test_an_exception_while_generating_reaches_the_user(engine: app.Engine, monk
     monkeypatch.setattr(engine.model, "generate", fail)
     chat = app.Chat(engine, [])
     *_, (history, _) = respond(chat, HISTORY)
-    assert "out of memory, say" in history[-1]["content"]
+    assert "out of memory, say" in history[-1]["content"][0]["text"]
     assert app.is_notice(history[-1])
     monkeypatch.undo()
     *_, (history, _) = respond(chat, HISTORY)
@@ -154,10 +154,10 @@ def test_bad_questions_get_a_notice(engine: app.Engine, upload_folder: Path) -> 
     chat = app.Chat(engine, [])
     ((history, _),) = respond(chat, [said("user", bad), said("user", "what?")])
     assert app.is_notice(history[-1])
-    assert "bad.png is not a picture" in history[-1]["content"]
+    assert "bad.png is not a picture" in history[-1]["content"][0]["text"]
     history, _ = chat.ask({"text": "  ", "files": []}, [])
     assert app.is_notice(history[-1])
-    assert "empty" in history[-1]["content"]
+    assert "empty" in history[-1]["content"][0]["text"]
 
 
 def test_editing_drops_what_came_after_and_keeps_the_picture(engine: app.Engine) -> None:
@@ -172,26 +172,10 @@ def test_retry_takes_the_answer_away(engine: app.Engine) -> None:
     assert app.Chat(engine, []).retry(history)[0] == history[:1]
 
 
-def test_chats_are_saved_with_the_latest_first(upload_folder: Path) -> None:
-    chats = app.save_chat([said("user", "first " * 20)], [], "a")
-    chats = app.save_chat([said("user", "second")], chats, "b")
-    chats = app.save_chat([said("user", "first " * 20), said("assistant", "answer")], chats, "a")
-    assert [(chat["id"], chat["title"]) for chat in chats] == [("a", ("first " * 20)[:39] + "…"), ("b", "second")]
-    history, after, chat_id = app.open_chat(0, [said("user", "third")], chats, "c")
-    assert chat_id == "a"
-    assert history[1] == said("assistant", "answer")
-    assert [chat["id"] for chat in after] == ["c", "a", "b"]
-    assert app.start_chat([], chats, "d")[:2] == ([], chats)
-    assert [chat["id"] for chat in app.forget_chat([], chats, "a")[1]] == ["b"]
-    assert (
-        len(app.save_chat([said("user", "x")], [{"id": str(i)} for i in range(app.CHATS_KEPT)], "new"))
-        == app.CHATS_KEPT
-    )
-
-
 def test_a_saved_chat_cannot_fetch_a_file_of_the_server(stub_folder: Path) -> None:
-    forged = [{"id": "a", "messages": json.dumps([said("user", stub_folder / "config.json")])}]
-    history, _, _ = app.open_chat(0, [], forged, "b")
+    forged = {"id": "a", "messages": json.dumps([said("user", stub_folder / "config.json")])}
+    history, chat_id = app.open_chat(json.dumps(forged))
+    assert chat_id == "a"
     assert history[0]["content"] == [{"type": "text", "text": app.REMOVED}]
 
 
@@ -206,6 +190,8 @@ def test_the_status_tells_the_truth(engine: app.Engine) -> None:
     answer = app.Answer("x", prompt_tokens=30, new_tokens=5, first_token_seconds=0.25, tokens_per_second=12.34)
     line = "30 prompt tokens · first token after 0.25 s · 12.3 tokens/s · context 35 of 2,048"
     assert line in app.status_html(engine, answer)
+    assert "role='status'" in status
+    assert "role=" not in app.status_html(engine, answer)  # it changes with each token
 
 
 def test_the_status_names_the_int4_backend_and_bytes() -> None:
@@ -230,7 +216,7 @@ def test_the_page_is_there_while_the_model_loads(stub_folder: Path, monkeypatch:
         return steps
 
     steps = asyncio.run(ask_while_loading())
-    assert "not ready yet: loading" in steps[0][-1]["content"]
+    assert "not ready yet: loading" in steps[0][-1]["content"][0]["text"]
     assert not app.is_notice(steps[-1][-1])
     assert chat.load_status()[1].active is False
 
@@ -251,7 +237,7 @@ def test_a_model_that_cannot_be_loaded_says_so(stub_folder: Path, tmp_path: Path
     assert engine.loaded.wait(60)
     assert "Could not be loaded" in app.status_html(engine)
     *_, (history, _) = respond(app.Chat(engine, []), HISTORY)
-    assert "could not be loaded" in history[-1]["content"]
+    assert "could not be loaded" in history[-1]["content"][0]["text"]
 
 
 def test_zero_gpu_is_asked_for_as_long_as_the_answer_takes(
@@ -263,7 +249,11 @@ def test_zero_gpu_is_asked_for_as_long_as_the_answer_takes(
         def wrap(function: Any) -> Any:
             def run(*args: Any) -> Any:
                 asked.append(duration(*args))
-                return function(*pickle.loads(pickle.dumps(args)))  # a ZeroGPU worker is another process
+                try:  # a ZeroGPU worker is another process, and of an error only the name comes back
+                    for answer in function(*pickle.loads(pickle.dumps(args))):
+                        yield pickle.loads(pickle.dumps(answer))
+                except app.ChatError as error:
+                    raise app.gr.Error(type(error).__name__) from None
 
             return run
 
@@ -278,6 +268,8 @@ def test_zero_gpu_is_asked_for_as_long_as_the_answer_takes(
     assert collect(engine, [said("user", upload_folder / "zero.png")])[-1].new_tokens == 12
     collect(engine, HISTORY, app.Sampling(300, 1.0, 1.0, 0, True))
     assert asked == [20, 40]
+    with pytest.raises(app.ChatError, match="the model's context is 2,048"):
+        collect(engine, [said("user", "x" * CONTEXT)])
 
 
 def test_without_a_model_the_command_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

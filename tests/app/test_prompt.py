@@ -167,8 +167,11 @@ def test_files_outside_the_upload_folder_are_not_opened(stub_folder: Path) -> No
 
 
 def test_too_many_pictures_are_refused(upload: Path) -> None:
-    with pytest.raises(app.ChatError, match="9 pictures, and 8 is the most"):
+    with pytest.raises(app.ChatError, match="send at most 8 pictures"):
         app.to_messages([said("user", *[upload] * 9)], "")
+    two_turns = [said("user", *[upload] * 8), said("assistant", "many"), said("user", upload)]
+    with pytest.raises(app.ChatError, match="9 pictures, and 8 is the most"):
+        app.to_messages(two_turns, "")
 
 
 @pytest.mark.parametrize("history", [[], [said("user", " \n ")], [said("user", "hi"), said("assistant", "hello")]])

@@ -43,14 +43,15 @@ def test_the_assembled_folder_serves_the_named_model(tmp_path: Path, monkeypatch
     folder = tmp_path / "space"
     folder.mkdir()
     (folder / "left over").touch()
-    assemble(folder, "someone/gemma-3-27b-it-int4")
+    assemble(folder, "someone/gemma-3-4b-it-int4")
     names = {path.name for path in folder.iterdir()}
     assert names - {"examples"} == {"app.py", "requirements.txt", "README.md", "LICENSE"}
     assert (folder / "app.py").read_bytes() == (ROOT / "app.py").read_bytes()
     assert "# Gemma 3 QAT INT4" in (folder / "README.md").read_text()
     monkeypatch.delenv("MODEL_ID", raising=False)
     monkeypatch.setattr(app, "HERE", folder)
-    assert app.default_model() == "someone/gemma-3-27b-it-int4"
+    assert app.default_model() == "someone/gemma-3-4b-it-int4"
+    assert metadata_load(folder / "README.md")["title"] == "gemma-3-4b-it-int4"
 
 
 @pytest.mark.parametrize("model_id", ["", "just-a-name", "a/b/c", "/x"])
