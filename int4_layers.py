@@ -359,15 +359,6 @@ class Int4Embedding(_Int4Matrix):
         self.register_buffer("qweight", torch.zeros(rows, columns // 8, dtype=torch.int32, device=device))
         self.register_buffer("scales", torch.zeros(rows, columns // GROUP_SIZE, dtype=scale_dtype, device=device))
 
-    @classmethod
-    def from_plain(cls, weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype, embed_scale: float):
-        """The embedding whose codes `recover_codes` finds in a plain one; the arguments are explained there."""
-        embedding = cls(*weight.shape, embed_scale, scales.dtype, device="meta")
-        embedding.plain_dtype = disk_dtype
-        codes = recover_codes(weight, scales, disk_dtype).to(weight.device)
-        embedding.set_codes_and_scales(codes, scales, weight.dtype)
-        return embedding
-
     def set_codes_and_scales(self, codes, scales, compute_dtype):
         super().set_codes_and_scales(codes, scales, compute_dtype)
         self.rounded_embed_scale = torch.tensor(self.embed_scale).to(compute_dtype).item()

@@ -12,10 +12,10 @@ import pytest
 import torch
 from gemma3_int4 import int4_cpu, int4_cpu_kernel
 from gemma3_int4.int4_cpu import AtenCpu, NativeCpu
-from gemma3_int4.int4_layers import Int4Embedding, Int4Linear, Reference, choose_backend
+from gemma3_int4.int4_layers import Int4Linear, Reference, choose_backend
 
 from tests.conftest import ROOT
-from tests.modeling.test_int4_layers import DTYPES, linear_from, random_matrix
+from tests.modeling.test_int4_layers import DTYPES, embedding_from_plain, linear_from, random_matrix
 
 CPU = torch.device("cpu")
 native = pytest.mark.skipif(int4_cpu_kernel.library() is None, reason="no AVX512 or no C compiler here")
@@ -191,7 +191,7 @@ def test_memory_of_weights_is_shared_out_once_and_given_back():
 @pytest.mark.parametrize("scale_dtype", DTYPES)
 def test_embedding_rows_to_the_bit(scale_dtype):
     _, _, scales, weight = random_matrix(192, 64, scale_dtype)
-    embedding = Int4Embedding.from_plain(weight, scales, torch.float32, embed_scale=1.0)
+    embedding = embedding_from_plain(weight, scales, torch.float32, embed_scale=1.0)
     embedding.to(torch.bfloat16)
     assert embedding.backend is NativeCpu
     ids = torch.tensor([[0, 15, 16], [100, 191, 0]])

@@ -24,14 +24,14 @@ import torch
 from gemma3_int4 import int4_cuda, int4_cuda_fused, int4_cuda_tuning, int4_layers
 from gemma3_int4.int4_cuda import Triton
 from gemma3_int4.int4_cuda_tuning import Dequantize, ManyRows, OneRow
-from gemma3_int4.int4_layers import Int4Embedding, Int4LMHead, Reference, choose_backend, dequantize
+from gemma3_int4.int4_layers import Int4LMHead, Reference, choose_backend, dequantize
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, StaticCache
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 from transformers.models.gemma3 import modeling_gemma3 as stock
 
 from tests.conftest import ROOT
-from tests.modeling.test_int4_layers import DTYPES, linear_from, random_matrix
+from tests.modeling.test_int4_layers import DTYPES, embedding_from_plain, linear_from, random_matrix
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
@@ -258,7 +258,7 @@ def test_gradient_of_the_input(triton_everywhere, monkeypatch):
 @on_kernels
 def test_head_and_embedding_share_their_storage(triton_everywhere):
     _, rows, scales, weight = random_matrix(48, 64, torch.bfloat16)
-    embedding = Int4Embedding.from_plain(weight.to(DEVICE), scales.to(DEVICE), torch.float32, embed_scale=8.0)
+    embedding = embedding_from_plain(weight.to(DEVICE), scales.to(DEVICE), torch.float32, embed_scale=8.0)
     embedding.to(torch.bfloat16)
     head, ids = Int4LMHead(embedding), torch.tensor([[5, 0], [47, 5]])
     assert embedding.backend is Triton
@@ -516,7 +516,7 @@ def test_operators_keep_their_contracts(triton_everywhere):
 def test_compiled_equals_eager_in_one_graph(m, triton_everywhere):
     codes, _, scales, weight = random_matrix(48, 64, torch.bfloat16)
     linear = linear_from(codes, scales, torch.bfloat16).to(DEVICE)
-    embedding = Int4Embedding.from_plain(weight, scales, torch.float32, embed_scale=1.0).to(torch.bfloat16).to(DEVICE)
+    embedding = embedding_from_plain(weight, scales, torch.float32, embed_scale=1.0).to(torch.bfloat16).to(DEVICE)
 
     def model(ids):
         return linear(embedding(ids))
