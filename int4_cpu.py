@@ -1,9 +1,10 @@
 # Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
-"""Fast paths for CPUs, in bfloat16: an int4 kernel for few rows of activations, dequantise + bfloat16 GEMM for many.
+"""Fast paths for CPUs, in bfloat16: an int4 kernel for few rows of activations, dequantise and multiply for many.
 
 What this file offers:
-    NativeCpu    the backend with our own kernels (`int4_cpu_kernel.py`): 4.5 bits a weight, the scales as stored
-    AtenCpu      the backend with PyTorch's own int4 operator, where ours cannot be had
+    NativeCpu        the backend with our own kernels (`int4_cpu_kernel.py`): 4.5 bits a weight, the scales as stored
+    AtenCpu          the backend with PyTorch's own int4 operator, where ours cannot be had
+    HAS_BF16_GEMM    whether this CPU multiplies bfloat16 matrices faster than float32 ones
 
 AtenCpu's layout is the one that `aten::_weight_int4pack_mm_for_cpu` reads: blocks of B consecutive outputs, k-major
 inside a block, uint8 [N/B, K, B/2]. B and the place of an output's nibble depend on the instruction set that torch runs
@@ -24,12 +25,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .int4_cpu_kernel import PRODUCT_ROWS, Matrix, has_amx, library
+from .int4_cpu_kernel import Matrix, has_amx, instruction_set, library
 
 GROUP_SIZE = 32
 # Rows of activations up to which an int4 kernel beats multiplying by bfloat16 weights (see benchmarks/RESULTS.md).
-MAX_NATIVE_ROWS = 24 if has_amx() else 16
-MAX_KERNEL_ROWS = 8
+MAX_NATIVE_ROWS = 5 if instruction_set() == "AVX2" else 24 if has_amx() else 16
+MAX_KERNEL_ROWS = 256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8
+PRODUCT_ROWS = 12  # `int4_product` takes its rows 6 or 12 at a time
 # Weights that are dequantised, or activations that are rearranged, at a time. AtenCpu: 2 MB of bfloat16, so that a
 # block stays in the cache until it is multiplied. NativeCpu: 16 MB, because it dequantises faster than a GEMM of few
 # columns runs.
@@ -37,8 +39,17 @@ BLOCK_WEIGHTS = 1 << 20
 TILE_WEIGHTS = 1 << 23
 
 
+def _has_bf16_gemm() -> bool:
+    """What oneDNN says. Without it torch multiplies bfloat16 in plain loops, 10 to 100 times slower than float32."""
+    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return ask is not None and ask()
+
+
+HAS_BF16_GEMM = _has_bf16_gemm()
+
+
 class NativeCpu:
-    """Backend for bfloat16 models on x86 CPUs with AVX512: the kernels of `int4_cpu_kernel.py`.
+    """Backend for bfloat16 models on x86 CPUs with AVX512 or AVX2: the kernels of `int4_cpu_kernel.py`.
 
     Tensors, in blocks of 16 outputs: qweight int32 [N/16, K/8, 16], a word holding the codes of 8 consecutive inputs,
     lowest nibble first; scales [N/16, K/32, 16] in their dtype on disk.
@@ -82,7 +93,7 @@ class NativeCpu:
         """grad [M, N] of the output -> grad @ W [M, K] of the input, summed over tiles in float32."""
         total = torch.zeros(grad.shape[0], tensors["qweight"].shape[1] * 8)
         for columns, tile in _tiles(tensors["qweight"], tensors["scales"]):
-            total += grad[:, columns] @ tile.T
+            total += _matmul(grad[:, columns], tile.T)
         return total.to(grad.dtype)
 
     @staticmethod
@@ -94,7 +105,7 @@ class NativeCpu:
 
 
 def _native_linear(x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """x [M, K] -> [M, N], the scale multiplying a float32 sum for few rows, as a bfloat16 weight for many.
+    """x [M, K] -> [M, N]: the scale multiplies a float32 sum for few rows, and is in the weight for many.
 
     For many rows the weights are multiplied where they are dequantised, in the first cache; or, on a CPU with AMX, by
     torch's GEMM, a tile at a time.
@@ -107,7 +118,7 @@ def _native_linear(x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor)
         library().int4_linear(matrix, x.data_ptr(), rows, y.data_ptr(), threads)
     elif not has_amx():
         step = max(TILE_WEIGHTS // x.shape[1] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
-        packed = _buffer(step * x.shape[1])
+        packed = _buffer(2 * step * x.shape[1])  # in float32
         for part, out in zip(x.split(step), y.split(step), strict=True):
             library().int4_product(matrix, part.data_ptr(), len(part), packed.data_ptr(), out.data_ptr(), threads)
     else:
@@ -196,6 +207,11 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     if tensor.nbytes >= 1 << 22:
         library().int4_huge_pages(tensor.data_ptr(), tensor.nbytes)
     return tensor
+
+
+def _matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a @ b of bfloat16; in float32, where the CPU computes no other."""
+    return a @ b if HAS_BF16_GEMM else a.float() @ b.float()
 
 
 def _weights(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -321,7 +337,7 @@ class AtenCpu:
             return torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), packed, GROUP_SIZE, scales)
         y = torch.empty(x.shape[0], outputs, dtype=x.dtype)
         for block, columns in _column_blocks(qweight):
-            y[:, columns] = x @ _dequantize_columns(qweight[block], scales[:, columns, 0])
+            y[:, columns] = _matmul(x, _dequantize_columns(qweight[block], scales[:, columns, 0]))
         return y
 
     @staticmethod
@@ -330,7 +346,7 @@ class AtenCpu:
         qweight, scales = tensors["qweight"], tensors["scales"]
         total = torch.zeros(grad.shape[0], qweight.shape[1])
         for block, columns in _column_blocks(qweight):
-            total += grad[:, columns] @ _dequantize_columns(qweight[block], scales[:, columns, 0]).T
+            total += _matmul(grad[:, columns], _dequantize_columns(qweight[block], scales[:, columns, 0]).T)
         return total.to(grad.dtype)
 
     @staticmethod

@@ -1,10 +1,13 @@
 # Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
-"""The int4 kernels for x86 CPUs with AVX512 (VNNI and BF16), in C, compiled on the user's machine when first needed.
+"""The int4 kernels for x86 CPUs, in C, compiled on the user's machine when first needed.
 
 What this file offers:
     SOURCE     all of the C code
     library    that code, compiled and loaded: a ctypes.CDLL; or None, with one warning that says why not
     has_amx    whether torch's GEMM beats these kernels for many rows
+
+They are for AVX512 with VNNI and BF16 (vectors of 16 numbers), or else for AVX2 (of 8). What the two do each in its own
+way stands first, under names that they share; but for the innermost steps of the products, the rest is one text.
 
 Compiling takes about two seconds, once: the library is kept in `$XDG_CACHE_HOME/gemma3-int4` (or
 `~/.cache/gemma3-int4`), in a folder that only the user may write, under a hash of what it was made from.
@@ -25,17 +28,12 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# As /proc/cpuinfo spells them; the compiler's flags are the same without the underscore.
-CPU_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "fma")
-PRODUCT_ROWS = 12  # rows that `int4_product` multiplies at a time
-FLAGS = (
-    "-O3",
-    f"-DROWS={PRODUCT_ROWS}",
-    "-std=gnu11",
-    "-shared",
-    "-fPIC",
-    *(f"-m{name.replace('_', '')}" for name in CPU_FEATURES),
-)
+# Best first. Features as /proc/cpuinfo spells them; the compiler's flags are the same without the underscore.
+INSTRUCTION_SETS = {
+    "AVX512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "fma"),
+    "AVX2": ("avx2", "fma", "f16c"),
+}
+FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC")
 
 SOURCE = r"""
 #include <immintrin.h>
@@ -60,38 +58,178 @@ typedef struct {
     int32_t n, k;
 } Matrix;
 
-// ---- Numbers ----
+// ---- Vectors of LANES numbers; +, -, *, / and shifts on them are the compiler's own ----
 
-static inline __m512 load_bf16(const bf16 *p) {
+#ifdef __AVX512F__
+
+enum { LANES = 16 };
+typedef __m512 floats;
+typedef int32_t ints __attribute__((vector_size(64)));
+
+static inline floats load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void store(float *p, floats x) { _mm512_storeu_ps(p, x); }
+static inline ints load_words(const uint32_t *p) { return (ints)_mm512_loadu_si512(p); }
+static inline floats all(float x) { return _mm512_set1_ps(x); }
+static inline floats fmadd(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+static inline floats smaller(floats a, floats b) { return _mm512_min_ps(a, b); }
+static inline floats larger(floats a, floats b) { return _mm512_max_ps(a, b); }
+static inline ints larger_ints(ints a, ints b) { return (ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+static inline float total(floats x) { return _mm512_reduce_add_ps(x); }
+static inline float largest(floats x) { return _mm512_reduce_max_ps(x); }
+static inline int32_t total_int(ints x) { return _mm512_reduce_add_epi32((__m512i)x); }
+static inline int32_t largest_int(ints x) { return _mm512_reduce_max_epi32((__m512i)x); }
+static inline ints rounded(floats x) { return (ints)_mm512_cvtps_epi32(x); }
+static inline floats whole(floats x) { return _mm512_roundscale_ps(x, 0); }
+static inline floats times_2_to(floats x, floats power) { return _mm512_scalef_ps(x, power); }
+
+static inline floats load_bf16(const bf16 *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }
 
-static inline void store_bf16(bf16 *p, __m512 x) { _mm256_storeu_si256((void *)p, (__m256i)_mm512_cvtneps_pbh(x)); }
+static inline void store_bf16(bf16 *p, floats x) { _mm256_storeu_si256((void *)p, (__m256i)_mm512_cvtneps_pbh(x)); }
 
-static inline __m512 load_scales(const Matrix *w, int64_t at) {
-    if (w->scale_type == 2) return _mm512_loadu_ps((const float *)w->scales + at);
-    const uint16_t *halves = (const uint16_t *)w->scales + at;
-    return w->scale_type == 0 ? load_bf16(halves) : _mm512_cvtph_ps(_mm256_loadu_si256((const void *)halves));
+static inline void store_two_bf16(bf16 *p, floats x, floats next) {
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(next, x));
 }
 
-static inline __m512 round_bf16(__m512 x) {
+static inline floats load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+
+static inline floats round_bf16(floats x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
 }
 
-static inline __m512 exp_ps(__m512 x) {  // 2^(whole + part), the latter by its Taylor series: good to 2e-7
-    static const float c[7] = {1, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f, 0.00133335581f,
-                               0.000154035304f};
-    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87)), _mm512_set1_ps(88));
-    x = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-    __m512 whole = _mm512_roundscale_ps(x, 0), part = _mm512_sub_ps(x, whole), y = _mm512_set1_ps(c[6]);
-    for (int i = 5; i >= 0; i--) y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(c[i]));
-    return _mm512_scalef_ps(y, whole);
+// Nibble i of each word, less 8.
+static inline floats code(ints words, int i) {
+    const floats table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32((__m512i)words, 4 * i), table);
 }
 
-static inline __m512 gelu_tanh(__m512 x) {  // x / (1 + exp(-2 z)), z = sqrt(2 / pi) * (x + 0.044715 x^3)
-    __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), _mm512_set1_ps(1));
-    __m512 e = exp_ps(_mm512_mul_ps(_mm512_mul_ps(x, cubic), _mm512_set1_ps(-1.59576912f)));
-    return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1)));
+// The low bytes of x; of each 8 first the even ones, then the odd ones.
+static inline void store_bytes(int8_t *p, ints x) {
+    const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    _mm_storeu_si128((void *)p, _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)x), even_odd));
+}
+
+static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
+    floats sum = all(0);
+    for (int64_t i = 0; i < n; i += 32)
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + i), (__m512bh)_mm512_loadu_si512(y + i));
+    return total(sum);
+}
+
+#else  // AVX2, FMA and F16C
+
+enum { LANES = 8 };
+typedef __m256 floats;
+typedef int32_t ints __attribute__((vector_size(32)));
+
+static inline floats load(const float *p) { return _mm256_loadu_ps(p); }
+static inline void store(float *p, floats x) { _mm256_storeu_ps(p, x); }
+static inline ints load_words(const uint32_t *p) { return (ints)_mm256_loadu_si256((const void *)p); }
+static inline floats all(float x) { return _mm256_set1_ps(x); }
+static inline floats fmadd(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
+static inline floats smaller(floats a, floats b) { return _mm256_min_ps(a, b); }
+static inline floats larger(floats a, floats b) { return _mm256_max_ps(a, b); }
+static inline ints larger_ints(ints a, ints b) { return (ints)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+static inline ints rounded(floats x) { return (ints)_mm256_cvtps_epi32(x); }
+static inline floats whole(floats x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline floats times_2_to(floats x, floats power) { return x * (floats)((rounded(power) + 127) << 23); }
+
+static inline float total(floats x) {
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+
+static inline float largest(floats x) {
+    __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
+}
+
+static inline int32_t total_int(ints x) {
+    __m128i y = _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xB1)));
+}
+
+static inline int32_t largest_int(ints x) {
+    __m128i y = _mm_max_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    y = _mm_max_epi32(y, _mm_shuffle_epi32(y, 0x4E));
+    return _mm_cvtsi128_si32(_mm_max_epi32(y, _mm_shuffle_epi32(y, 0xB1)));
+}
+
+static inline floats load_bf16(const bf16 *p) {
+    return (floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16);
+}
+
+// To the nearest bfloat16, of two as near the even one; in the upper half of each number.
+static inline floats round_bf16(floats x) {
+    __m256i bits = (__m256i)x, odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+    bits = _mm256_and_si256(bits, _mm256_set1_epi32(0xFFFF0000));
+    return _mm256_blendv_ps((floats)bits, all(NAN), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+static inline void store_two_bf16(bf16 *p, floats x, floats next) {
+    __m256i a = _mm256_srli_epi32((__m256i)round_bf16(x), 16), b = _mm256_srli_epi32((__m256i)round_bf16(next), 16);
+    _mm256_storeu_si256((void *)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8));
+}
+
+static inline void store_bf16(bf16 *p, floats x) {
+    __m256i bits = _mm256_srli_epi32((__m256i)round_bf16(x), 16);
+    bits = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0xD8);
+    _mm_storeu_si128((void *)p, _mm256_castsi256_si128(bits));
+}
+
+static inline floats load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+
+// Nibble i of each word, less 8.
+static inline floats code(ints words, int i) { return _mm256_cvtepi32_ps((__m256i)((words >> 4 * i & 15) - 8)); }
+
+// The low bytes of x: first the even ones, then the odd ones.
+static inline void store_bytes(int8_t *p, ints x) {
+    const __m256i even_odd = _mm256_setr_epi8(0, 8, -1, -1, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
+                                              -1, -1, 0, 8, -1, -1, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i bytes = _mm256_shuffle_epi8((__m256i)x, even_odd);
+    _mm_storel_epi64((void *)p, _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+}
+
+static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
+    floats sum = all(0), next = all(0);
+    for (int64_t i = 0; i < n; i += 16) {
+        sum = fmadd(load_bf16(x + i), load_bf16(y + i), sum);
+        next = fmadd(load_bf16(x + i + 8), load_bf16(y + i + 8), next);
+    }
+    return total(sum + next);
+}
+
+#endif
+
+static inline const uint32_t *words_at(const Matrix *w, int64_t output, int64_t octet) {
+    return w->codes + (output / 16 * (w->k / 8) + octet) * 16 + output % 16;
+}
+
+static inline floats scales_at(const Matrix *w, int64_t output, int64_t group) {
+    const int64_t at = (output / 16 * (w->k / 32) + group) * 16 + output % 16;
+    if (w->scale_type == 2) return load((const float *)w->scales + at);
+    const uint16_t *halves = (const uint16_t *)w->scales + at;
+    return w->scale_type == 0 ? load_bf16(halves) : load_f16(halves);
+}
+
+static inline floats exp_ps(floats x) {  // 2^(power + part), the latter by its Taylor series: good to 2e-7
+    static const float c[7] = {1, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f, 0.00133335581f,
+                               0.000154035304f};
+    x = smaller(larger(x, all(-87)), all(88));
+    x = x * all(1.44269504f);
+    floats power = whole(x), part = x - power, y = all(c[6]);
+    for (int i = 5; i >= 0; i--) y = fmadd(y, part, all(c[i]));
+    return times_2_to(y, power);
+}
+
+static inline floats gelu_tanh(floats x) {  // x / (1 + exp(-2 z)), z = sqrt(2 / pi) * (x + 0.044715 x^3)
+    floats cubic = fmadd(x * x, all(0.044715f), all(1));
+    return x / (exp_ps(x * cubic * all(-1.59576912f)) + all(1));
 }
 
 // The calling thread's part of 0..count, in multiples of `step`.
@@ -119,46 +257,59 @@ static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
     return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), (float *)(p + 3 * k + k / 32 * 12)};
 }
 
+static float power_of_2(int32_t exponent) {
+    const int32_t bits = (exponent + 127) << 23;
+    float power;
+    __builtin_memcpy(&power, &bits, 4);
+    return power;
+}
+
 static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
-    const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    enum { PARTS = 32 / LANES };
     for (int64_t g = 0; g < k / 32; g++) {
-        __m512 half[2] = {load_bf16(x + g * 32), load_bf16(x + g * 32 + 16)};
-        __m512i a = _mm512_castps_si512(_mm512_abs_ps(half[0])), b = _mm512_castps_si512(_mm512_abs_ps(half[1]));
-        int32_t exponent = _mm512_reduce_max_epi32(_mm512_max_epi32(a, b)) >> 23;  // biased; 255: infinite or NaN
+        floats part[PARTS];
+        ints bits = {0}, sum[3] = {{0}};
+        for (int p = 0; p < PARTS; p++) {
+            part[p] = load_bf16(x + g * 32 + p * LANES);
+            bits = larger_ints(bits, (ints)part[p] & 0x7FFFFFFF);
+        }
+        int32_t exponent = largest_int(bits) >> 23;  // biased; 255: infinite or NaN
         if (exponent < 30) exponent = 30;
-        __m512 shift = _mm512_set1_ps(127 + 21 - exponent);
-        f.unit[g] = exponent == 255 ? NAN : ldexpf(1, exponent - 127 - 21);
-        __m512i sum[3] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
-        for (int h = 0; h < 2; h++) {
-            __m512i rest = _mm512_cvtps_epi32(_mm512_scalef_ps(half[h], shift));
+        f.unit[g] = exponent == 255 ? NAN : power_of_2(exponent - 127 - 21);
+        const floats per_unit = all(power_of_2(127 + 21 - exponent));
+        for (int p = 0; p < PARTS; p++) {
+            ints rest = rounded(part[p] * per_unit);
             for (int d = 0; d < 3; d++) {
-                __m512i digit = _mm512_srai_epi32(_mm512_slli_epi32(rest, 24), 24);
-                rest = _mm512_srai_epi32(_mm512_sub_epi32(rest, digit), 8);
-                sum[d] = _mm512_add_epi32(sum[d], digit);
-                __m128i bytes = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(digit), even_odd);
-                _mm_storeu_si128((void *)(f.digits + d * k + g * 32 + h * 16), bytes);
+                ints digit = rest << 24 >> 24;
+                rest = (rest - digit) >> 8;
+                sum[d] += digit;
+                store_bytes(f.digits + d * k + g * 32 + p * LANES, digit);
             }
         }
-        for (int d = 0; d < 3; d++) f.start[g * 3 + d] = -8 * _mm512_reduce_add_epi32(sum[d]);
+        for (int d = 0; d < 3; d++) f.start[g * 3 + d] = -8 * total_int(sum[d]);
     }
 }
 
+// `dot`: y [blocks][rows][16] = rows of x times blocks of 16 outputs, which stand `apart` blocks from each other in
+// memory: with AVX512 several streams of reading fill the bandwidth better than one. `blocks` and `rows` are constants
+// where it is inlined.
+
+#ifdef __AVX512F__
+
 static inline __m512i four_bytes(const int8_t *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
 
-// y [blocks][rows][16] = rows of x times blocks of 16 outputs, which stand `apart` blocks from each other in memory:
-// several streams of reading fill the bandwidth better than one. `blocks` and `rows` are constants where inlined.
 static inline __attribute__((always_inline)) void dot(
-    const Matrix *w, int64_t first, int64_t apart, int blocks, const Fixed *x, int rows, __m512 *y) {
+    const Matrix *w, int64_t first, int64_t apart, int blocks, const Fixed *x, int rows, floats *y) {
     const __m512i low = _mm512_set1_epi32(0x0F0F0F0F);
     const int64_t k = w->k;
-    for (int i = 0; i < blocks * rows; i++) y[i] = _mm512_setzero_ps();
+    for (int i = 0; i < blocks * rows; i++) y[i] = all(0);
     for (int64_t g = 0; g < k / 32; g++) {
         __m512i sum[4][3];
         for (int i = 0; i < blocks * rows; i++)
             for (int d = 0; d < 3; d++) sum[i][d] = _mm512_set1_epi32(x[i % rows].start[g * 3 + d]);
         for (int o = 0; o < 4; o++)
             for (int b = 0; b < blocks; b++) {
-                const uint32_t *words = w->codes + ((first + b * apart) * (k / 8) + g * 4 + o) * 16;
+                const uint32_t *words = words_at(w, (first + b * apart) * 16, g * 4 + o);
                 _mm_prefetch((const char *)words + 4096, _MM_HINT_T1);
                 __m512i word = _mm512_loadu_si512(words);
                 __m512i even = _mm512_and_si512(word, low), odd = _mm512_and_si512(_mm512_srli_epi32(word, 4), low);
@@ -171,18 +322,66 @@ static inline __attribute__((always_inline)) void dot(
                     }
             }
         for (int i = 0; i < blocks * rows; i++) {
-            __m512 scale = load_scales(w, ((first + i / rows * apart) * (k / 32) + g) * 16);
-            __m512 s = _mm512_cvtepi32_ps(sum[i][0]);
-            s = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][1]), _mm512_set1_ps(256), s);
-            s = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][2]), _mm512_set1_ps(65536), s);
-            y[i] = _mm512_fmadd_ps(s, _mm512_mul_ps(scale, _mm512_set1_ps(x[i % rows].unit[g])), y[i]);
+            floats scale = scales_at(w, (first + i / rows * apart) * 16, g);
+            floats s = _mm512_cvtepi32_ps(sum[i][0]);
+            s = fmadd(_mm512_cvtepi32_ps(sum[i][1]), all(256), s);
+            s = fmadd(_mm512_cvtepi32_ps(sum[i][2]), all(65536), s);
+            y[i] = fmadd(s, scale * all(x[i % rows].unit[g]), y[i]);
         }
     }
 }
 
+#else
+
+static inline __m256i four_bytes(const int8_t *p) { return _mm256_set1_epi32(*(const int32_t *)p); }
+
+// A lane of 16 bits adds up 16 products of a group: 16 * 15 * 128 < 2^15. All digits and the offset together come to
+// 2^30 at most (22 bits of x, 8 of 32 codes less 8); what overflows on the way there comes back.
+static inline __attribute__((always_inline)) void dot(
+    const Matrix *w, int64_t first, int64_t apart, int blocks, const Fixed *x, int rows, floats *y) {
+    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), n256 = _mm256_set1_epi16(256);
+    const int64_t k = w->k;
+    for (int i = 0; i < blocks * rows * 2; i++) y[i] = all(0);
+    for (int64_t g = 0; g < k / 32; g++)
+        for (int i = 0; i < blocks * rows; i++) {
+            const Fixed f = x[i % rows];
+            const int64_t output = (first + i / rows * apart) * 16;
+            const uint32_t *words = words_at(w, output, g * 4);
+            __m256i sum[2][3] = {{_mm256_setzero_si256()}};
+#pragma GCC unroll 1  // unrolled, the sums do not stay in registers
+            for (int o = 0; o < 4; o++) {
+                if (i % rows == 0) _mm_prefetch((const char *)(words + o * 16) + 4096, _MM_HINT_T1);
+                __m256i even[2], odd[2];
+                for (int h = 0; h < 2; h++) {
+                    __m256i word = (__m256i)load_words(words + o * 16 + h * 8);
+                    even[h] = _mm256_and_si256(word, low);
+                    odd[h] = _mm256_and_si256(_mm256_srli_epi32(word, 4), low);
+                }
+                for (int d = 0; d < 3; d++) {
+                    const int8_t *digits = f.digits + d * k + g * 32 + o * 8;
+                    for (int h = 0; h < 2; h++) {
+                        sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(even[h], four_bytes(digits)));
+                        sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(odd[h], four_bytes(digits + 4)));
+                    }
+                }
+            }
+            const uint32_t *start = (const uint32_t *)f.start + g * 3;
+            for (int h = 0; h < 2; h++) {
+                __m256i s = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
+                s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][0], ones));
+                s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][1], n256));
+                s = _mm256_add_epi32(s, _mm256_slli_epi32(_mm256_madd_epi16(sum[h][2], ones), 16));
+                floats scale = scales_at(w, output + h * 8, g) * all(f.unit[g]);
+                y[i * 2 + h] = fmadd(_mm256_cvtepi32_ps(s), scale, y[i * 2 + h]);
+            }
+        }
+}
+
+#endif
+
 // The calling thread's share of y [rows, n] = x W.T, x in fixed point.
 static void my_outputs(const Matrix *w, const void *fixed, int64_t rows, bf16 *y) {
-    const int streams = rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    const int streams = LANES == 16 && rows <= 2 ? 4 / rows : 1;
     int64_t from, to;
     my_part(w->n / 16, 1, &from, &to);
     const int64_t apart = (to - from) / streams, rest = from + apart * streams;
@@ -193,7 +392,7 @@ static void my_outputs(const Matrix *w, const void *fixed, int64_t rows, bf16 *y
         for (int64_t m = 0; m < rows; m += 4) {
             const int now = rows - m < 4 ? rows - m : 4;
             Fixed x[4];
-            __m512 sums[4] = {0};
+            floats sums[64 / LANES] = {all(0)};
             for (int i = 0; i < now; i++) x[i] = fixed_at(fixed, w->k, m + i);
             switch (blocks * 10 + now) {
                 case 41: dot(w, block, apart, 4, x, 1, sums); break;
@@ -204,7 +403,9 @@ static void my_outputs(const Matrix *w, const void *fixed, int64_t rows, bf16 *y
                 default: dot(w, block, 0, 1, x, 4, sums);
             }
             for (int i = 0; i < blocks * now; i++)
-                store_bf16(y + (m + i % now) * w->n + (block + i / now * apart) * 16, sums[i]);
+                for (int h = 0; h < 16 / LANES; h++)
+                    store_bf16(y + (m + i % now) * w->n + (block + i / now * apart) * 16 + h * LANES,
+                               sums[i * (16 / LANES) + h]);
         }
     }
 }
@@ -230,23 +431,16 @@ typedef struct { Matrix w; int64_t first, count; bf16 *tile; } Dequantize;
 
 static void dequantize_body(void *call) {
     const Dequantize *c = call;
-    const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    const int64_t k = c->w.k;
     int64_t from, to;
     my_part(c->count, 32, &from, &to);
-    for (int64_t column = from; column < to; column += 32) {
-        int64_t left = (c->first + column) / 16, right = left + 1;  // two blocks fill a cache line of the tile
-        for (int64_t octet = 0; octet < k / 8; octet++) {
-            __m512i word[2] = {_mm512_loadu_si512(c->w.codes + (left * k / 8 + octet) * 16),
-                               _mm512_loadu_si512(c->w.codes + (right * k / 8 + octet) * 16)};
-            __m512 scale[2] = {load_scales(&c->w, (left * (k / 32) + octet / 4) * 16),
-                               load_scales(&c->w, (right * (k / 32) + octet / 4) * 16)};
-            for (int i = 0; i < 8; i++) {
-                __m512 low = _mm512_permutexvar_ps(_mm512_srli_epi32(word[0], 4 * i), table);
-                __m512 high = _mm512_permutexvar_ps(_mm512_srli_epi32(word[1], 4 * i), table);
-                __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, scale[1]), _mm512_mul_ps(low, scale[0]));
-                _mm512_storeu_si512(c->tile + (octet * 8 + i) * c->count + column, (__m512i)both);
-            }
+    for (int64_t column = from; column < to; column += 2 * LANES) {
+        const int64_t left = c->first + column, right = left + LANES;
+        for (int64_t octet = 0; octet < c->w.k / 8; octet++) {
+            ints word[2] = {load_words(words_at(&c->w, left, octet)), load_words(words_at(&c->w, right, octet))};
+            floats scale[2] = {scales_at(&c->w, left, octet / 4), scales_at(&c->w, right, octet / 4)};
+            for (int i = 0; i < 8; i++)
+                store_two_bf16(c->tile + (octet * 8 + i) * c->count + column, code(word[0], i) * scale[0],
+                               code(word[1], i) * scale[1]);
         }
     }
 }
@@ -257,86 +451,114 @@ void int4_dequantize(Matrix w, int64_t first, int64_t count, bf16 *tile, int thr
     GOMP_parallel(dequantize_body, &call, threads, 0);
 }
 
-// ---- Many rows, where there is no AMX: bfloat16 weights in the first cache ----
+// ---- Many rows, where there is no AMX: weights in the first cache ----
 
-enum { PANEL = 256, TALL = 43 * ROWS };  // inputs to a panel, rows to a unit of work at most
+// A cell is what a lane multiplies at once: two bfloat16 of consecutive inputs, or one float. ROWS rows of sums take
+// three quarters of the registers.
+#ifdef __AVX512F__
+enum { PER_CELL = 2, ROWS = 12 };
+typedef uint32_t cell;
+typedef __m512bh cells;
 
-typedef struct { Matrix w; const uint32_t *x; uint32_t *packed; int64_t rows; bf16 *y; } Product;
+static inline cell cell_of(const bf16 *x) { return *(const cell *)x; }
+static inline cells all_cells(cell x) { return (cells)_mm512_set1_epi32(x); }
+static inline cells load_cells(const cell *p) { return (cells)_mm512_loadu_si512(p); }
+static inline floats add_product(floats sum, cells x, cells y) { return _mm512_dpbf16_ps(sum, x, y); }
 
-// 32 outputs, inputs k0 .. k0 + count: panel [count / 2, 32], a word holding the weights of two consecutive inputs
-static void fill_panel(const Matrix *w, int64_t block, int64_t k0, int64_t count, uint32_t *panel) {
-    const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    for (int64_t b = block; b < block + 2; b++, panel += 16)
-        for (int64_t octet = k0 / 8; octet < (k0 + count) / 8; octet++) {
-            __m512i word = _mm512_loadu_si512(w->codes + (b * (w->k / 8) + octet) * 16);
-            __m512 scale = load_scales(w, (b * (w->k / 32) + octet / 4) * 16);
-            for (int i = 0; i < 4; i++, word = _mm512_srli_epi32(word, 8)) {
-                __m512 even = _mm512_mul_ps(_mm512_permutexvar_ps(word, table), scale);
-                __m512 odd = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(word, 4), table), scale);
-                __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
-                __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
-                __m512i both = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-                _mm512_storeu_si512(panel + ((octet - k0 / 8) * 4 + i) * 32, both);
-            }
-        }
+static inline void store_weights(cell *panel, ints word, floats scale) {
+    for (int i = 0; i < 8; i += 2) {
+        __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(code(word, i) * scale));
+        __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(code(word, i + 1) * scale));
+        _mm512_storeu_si512(panel + i / 2 * 32, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+}
+#else
+enum { PER_CELL = 1, ROWS = 6 };
+typedef float cell;
+typedef floats cells;
+
+static inline cell cell_of(const bf16 *x) {
+    const uint32_t bits = (uint32_t)*x << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+}
+static inline cells all_cells(cell x) { return all(x); }
+static inline cells load_cells(const cell *p) { return load(p); }
+static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x, y, sum); }
+
+static inline void store_weights(cell *panel, ints word, floats scale) {
+    for (int i = 0; i < 8; i++) store(panel + i * 16, code(word, i) * scale);
+}
+#endif
+
+enum { WIDTH = 2 * LANES, PANEL = 256, TALL = 43 * ROWS };  // outputs and inputs to a panel, rows to a unit of work
+
+typedef struct { Matrix w; const bf16 *x; cell *packed; int64_t rows; bf16 *y; } Product;
+
+// WIDTH outputs, inputs k0 .. k0 + count: panel [count / PER_CELL, WIDTH]
+static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t count, cell *panel) {
+    for (int half = 0; half < 2; half++, output += LANES)
+        for (int64_t octet = k0 / 8; octet < (k0 + count) / 8; octet++)
+            store_weights(panel + (octet - k0 / 8) * (8 / PER_CELL) * WIDTH + half * LANES,
+                          load_words(words_at(w, output, octet)), scales_at(w, output, octet / 4));
 }
 
-// ROWS rows at a time: their sums fill 24 of the 32 registers.
-// sums [ROWS, 32] += x [pairs, ROWS] times panel [pairs, 32], both of pairs of bfloat16
-static void multiply(const uint32_t *x, const uint32_t *panel, int64_t pairs, float *sums) {
-    __m512 s[ROWS][2];
+// sums [ROWS, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells
+static void multiply(const cell *x, const cell *panel, int64_t count, float *sums) {
+    floats s[ROWS][2];
     for (int r = 0; r < ROWS; r++)
-        for (int h = 0; h < 2; h++) s[r][h] = _mm512_loadu_ps(sums + r * 32 + h * 16);
-    for (int64_t p = 0; p < pairs; p++, x += ROWS, panel += 32) {
-        __m512bh left = (__m512bh)_mm512_loadu_si512(panel), right = (__m512bh)_mm512_loadu_si512(panel + 16);
+        for (int h = 0; h < 2; h++) s[r][h] = load(sums + r * WIDTH + h * LANES);
+    for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
+        cells left = load_cells(panel), right = load_cells(panel + LANES);
         for (int r = 0; r < ROWS; r++) {
-            __m512bh pair = (__m512bh)_mm512_set1_epi32(x[r]);
-            s[r][0] = _mm512_dpbf16_ps(s[r][0], pair, left);
-            s[r][1] = _mm512_dpbf16_ps(s[r][1], pair, right);
+            cells one = all_cells(x[r]);
+            s[r][0] = add_product(s[r][0], one, left);
+            s[r][1] = add_product(s[r][1], one, right);
         }
     }
     for (int r = 0; r < ROWS; r++)
-        for (int h = 0; h < 2; h++) _mm512_storeu_ps(sums + r * 32 + h * 16, s[r][h]);
+        for (int h = 0; h < 2; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
 }
 
 static void product_body(void *call) {
     const Product *c = call;
-    const int64_t k = c->w.k, n = c->w.n, groups = (c->rows + ROWS - 1) / ROWS;
+    const int64_t k = c->w.k, n = c->w.n, count = k / PER_CELL, groups = (c->rows + ROWS - 1) / ROWS;
     const int64_t parts = (groups * ROWS + TALL - 1) / TALL, tall = (groups + parts - 1) / parts;  // in groups
     int64_t from, to;
     my_part(groups, 1, &from, &to);
     for (int64_t g = from; g < to; g++)
-        for (int64_t p = 0; p < k / 2; p++)
+        for (int64_t p = 0; p < count; p++)
             for (int64_t r = 0; r < ROWS; r++)
-                c->packed[(g * (k / 2) + p) * ROWS + r] =
-                    g * ROWS + r < c->rows ? c->x[(g * ROWS + r) * (k / 2) + p] : 0;
+                c->packed[(g * count + p) * ROWS + r] =
+                    g * ROWS + r < c->rows ? cell_of(c->x + (g * ROWS + r) * k + p * PER_CELL) : 0;
     GOMP_barrier();
 
-    uint32_t panel[PANEL / 2 * 32] __attribute__((aligned(64)));
-    float sums[TALL * 32] __attribute__((aligned(64)));
-    my_part(n / 32 * parts, 1, &from, &to);
+    cell panel[PANEL / PER_CELL * WIDTH] __attribute__((aligned(64)));
+    float sums[TALL * WIDTH] __attribute__((aligned(64)));
+    my_part(n / WIDTH * parts, 1, &from, &to);
     for (int64_t unit = from; unit < to; unit++) {
-        int64_t column = unit / parts * 32, first = unit % parts * tall;
+        int64_t column = unit / parts * WIDTH, first = unit % parts * tall;
         int64_t last = first + tall < groups ? first + tall : groups;
         __builtin_memset(sums, 0, sizeof sums);
         for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
-            int64_t count = k - k0 < PANEL ? k - k0 : PANEL;
-            fill_panel(&c->w, column / 16, k0, count, panel);
+            int64_t some = (k - k0 < PANEL ? k - k0 : PANEL) / PER_CELL;
+            fill_panel(&c->w, column, k0, some * PER_CELL, panel);
             for (int64_t g = first; g < last; g++)
-                multiply(c->packed + (g * (k / 2) + k0 / 2) * ROWS, panel, count / 2, sums + (g - first) * ROWS * 32);
+                multiply(c->packed + (g * count + k0 / PER_CELL) * ROWS, panel, some,
+                         sums + (g - first) * ROWS * WIDTH);
         }
         for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++) {
-            const float *sum = sums + (row - first * ROWS) * 32;
-            __m512bh both = _mm512_cvtne2ps_pbh(_mm512_load_ps(sum + 16), _mm512_load_ps(sum));
-            _mm512_storeu_si512(c->y + row * n + column, (__m512i)both);
+            const float *sum = sums + (row - first * ROWS) * WIDTH;
+            store_two_bf16(c->y + row * n + column, load(sum), load(sum + LANES));
         }
     }
 }
 
-// x [rows, k] -> y [rows, n], n a multiple of 32; the weights rounded to bfloat16, the sums in float32. `packed` has
-// room for x with its rows filled up to a multiple of ROWS.
+// x [rows, k] -> y [rows, n], n a multiple of 32; the weights in cells, the sums in float32. `packed` has
+// room for x in float32, its rows filled up to a multiple of ROWS.
 void int4_product(Matrix w, const bf16 *x, int64_t rows, void *packed, bf16 *y, int threads) {
-    Product call = {w, (const uint32_t *)x, packed, rows, y};
+    Product call = {w, x, packed, rows, y};
     GOMP_parallel(product_body, &call, threads, 0);
 }
 
@@ -363,34 +585,29 @@ typedef struct {
 
 // As Gemma3RMSNorm: in float32, times 1 + weight, rounded once.
 static void rms_norm(const bf16 *x, const bf16 *weight, int64_t n, float eps, bf16 *y) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t i = 0; i < n; i += 16) sum = _mm512_fmadd_ps(load_bf16(x + i), load_bf16(x + i), sum);
-    __m512 scale = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(sum) / n + eps));
-    for (int64_t i = 0; i < n; i += 16) {
-        __m512 gain = _mm512_add_ps(load_bf16(weight + i), _mm512_set1_ps(1));
-        store_bf16(y + i, _mm512_mul_ps(_mm512_mul_ps(load_bf16(x + i), scale), gain));
-    }
+    floats sum = all(0);
+    for (int64_t i = 0; i < n; i += LANES) sum = fmadd(load_bf16(x + i), load_bf16(x + i), sum);
+    floats scale = all(1 / sqrtf(total(sum) / n + eps));
+    for (int64_t i = 0; i < n; i += LANES)
+        store_bf16(y + i, load_bf16(x + i) * scale * (load_bf16(weight + i) + all(1)));
 }
 
 static void add(const bf16 *x, const bf16 *y, int64_t n, bf16 *sum) {
-    for (int64_t i = 0; i < n; i += 16) store_bf16(sum + i, _mm512_add_ps(load_bf16(x + i), load_bf16(y + i)));
+    for (int64_t i = 0; i < n; i += LANES) store_bf16(sum + i, load_bf16(x + i) + load_bf16(y + i));
 }
 
 // y = gelu(gate) * up
 static void gated(const bf16 *gate, const bf16 *up, int64_t from, int64_t to, bf16 *y) {
-    for (int64_t i = from; i < to; i += 16) {
-        __m512 gelu = round_bf16(gelu_tanh(load_bf16(gate + i)));
-        store_bf16(y + i, _mm512_mul_ps(gelu, load_bf16(up + i)));
-    }
+    for (int64_t i = from; i < to; i += LANES)
+        store_bf16(y + i, round_bf16(gelu_tanh(load_bf16(gate + i))) * load_bf16(up + i));
 }
 
 // The rotary embedding: x * cos + rotate_half(x) * sin.
 static void rotate(const bf16 *x, const bf16 *cos, const bf16 *sin, int64_t n, bf16 *y) {
-    for (int64_t i = 0; i < n / 2; i += 16) {
-        __m512 a = load_bf16(x + i), b = load_bf16(x + n / 2 + i);
-        store_bf16(y + i, _mm512_fmsub_ps(a, load_bf16(cos + i), _mm512_mul_ps(b, load_bf16(sin + i))));
-        store_bf16(y + n / 2 + i, _mm512_fmadd_ps(b, load_bf16(cos + n / 2 + i),
-                                                  _mm512_mul_ps(a, load_bf16(sin + n / 2 + i))));
+    for (int64_t i = 0; i < n / 2; i += LANES) {
+        floats a = load_bf16(x + i), b = load_bf16(x + n / 2 + i);
+        store_bf16(y + i, fmadd(a, load_bf16(cos + i), -(b * load_bf16(sin + i))));
+        store_bf16(y + n / 2 + i, fmadd(b, load_bf16(cos + n / 2 + i), a * load_bf16(sin + n / 2 + i)));
     }
 }
 
@@ -402,58 +619,54 @@ static void my_scores(const Step *s) {
     my_part(s->padded, 16, &from, &to);
     for (int64_t h = 0; h < l->heads; h++)
         for (int64_t at = from; at < to; at++) {
-            const bf16 *q = s->q + h * n, *key = s->keys + h / group * s->head_stride + at * n;
             float *score = s->scores + h * s->padded + at;
             *score = -1e30f;
             if (at >= s->length || (s->mask && !s->mask[at])) continue;
-            __m512 sum = _mm512_setzero_ps();
-            for (int64_t i = 0; i < n; i += 32)
-                sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(q + i), (__m512bh)_mm512_loadu_si512(key + i));
-            *score = _mm512_reduce_add_ps(sum) * l->scaling;
+            *score = dot_bf16(s->q + h * n, s->keys + h / group * s->head_stride + at * n, n) * l->scaling;
         }
 }
 
 static void softmax(float *x, int64_t n) {
-    __m512 largest = _mm512_loadu_ps(x), sum = _mm512_setzero_ps();
-    for (int64_t i = 16; i < n; i += 16) largest = _mm512_max_ps(largest, _mm512_loadu_ps(x + i));
-    largest = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
-    for (int64_t i = 0; i < n; i += 16) {
-        __m512 e = exp_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), largest));
-        sum = _mm512_add_ps(sum, e);
-        _mm512_storeu_ps(x + i, e);
+    floats most = load(x), sum = all(0);
+    for (int64_t i = LANES; i < n; i += LANES) most = larger(most, load(x + i));
+    most = all(largest(most));
+    for (int64_t i = 0; i < n; i += LANES) {
+        floats e = exp_ps(load(x + i) - most);
+        sum = sum + e;
+        store(x + i, e);
     }
-    __m512 inverse = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sum));
-    for (int64_t i = 0; i < n; i += 16) _mm512_storeu_ps(x + i, _mm512_mul_ps(_mm512_loadu_ps(x + i), inverse));
+    floats inverse = all(1 / total(sum));
+    for (int64_t i = 0; i < n; i += LANES) store(x + i, load(x + i) * inverse);
 }
 
-// 32 columns of scores . values for so many heads of one group; `heads` is a constant wherever this is inlined.
+// WIDTH columns of scores . values for so many heads of one group; `heads` is a constant wherever this is inlined.
 static inline __attribute__((always_inline)) void mix(const Step *s, int64_t first, int64_t column, int heads) {
     const int64_t n = s->layer->head_dim, group = s->layer->heads / s->layer->kv_heads;
     const bf16 *value = s->values + first / group * s->head_stride + column;
-    __m512 sum[4][2];
-    for (int h = 0; h < heads; h++) sum[h][0] = sum[h][1] = _mm512_setzero_ps();
+    floats sum[4][2];
+    for (int h = 0; h < heads; h++) sum[h][0] = sum[h][1] = all(0);
     for (int64_t at = 0; at < s->length; at++, value += n) {
-        __m512 low = load_bf16(value), high = load_bf16(value + 16);
+        floats low = load_bf16(value), high = load_bf16(value + LANES);
         _mm_prefetch((const char *)(value + 16 * n), _MM_HINT_T0);  // a stride that no hardware prefetcher follows
         for (int h = 0; h < heads; h++) {
-            __m512 weight = _mm512_set1_ps(s->scores[(first + h) * s->padded + at]);
-            sum[h][0] = _mm512_fmadd_ps(weight, low, sum[h][0]);
-            sum[h][1] = _mm512_fmadd_ps(weight, high, sum[h][1]);
+            floats weight = all(s->scores[(first + h) * s->padded + at]);
+            sum[h][0] = fmadd(weight, low, sum[h][0]);
+            sum[h][1] = fmadd(weight, high, sum[h][1]);
         }
     }
     for (int h = 0; h < heads; h++)
         for (int half = 0; half < 2; half++)
-            store_bf16(s->attended + (first + h) * n + column + half * 16, sum[h][half]);
+            store_bf16(s->attended + (first + h) * n + column + half * LANES, sum[h][half]);
 }
 
-// The calling thread's share of the attended values, by columns of 32.
+// The calling thread's share of the attended values, by columns of WIDTH.
 static void my_mixture(const Step *s) {
     const Layer *l = s->layer;
-    const int64_t columns = l->head_dim / 32, group = l->heads / l->kv_heads;
+    const int64_t columns = l->head_dim / WIDTH, group = l->heads / l->kv_heads;
     int64_t from, to;
     my_part(l->kv_heads * columns, 1, &from, &to);
     for (int64_t unit = from; unit < to; unit++) {
-        int64_t head = unit / columns * group, end = head + group, column = unit % columns * 32;
+        int64_t head = unit / columns * group, end = head + group, column = unit % columns * WIDTH;
         for (; head + 4 <= end; head += 4) mix(s, head, column, 4);
         for (; head + 2 <= end; head += 2) mix(s, head, column, 2);
         if (head < end) mix(s, head, column, 1);
@@ -676,8 +889,7 @@ class Unavailable(Exception):
 def library() -> ctypes.CDLL | None:
     """The kernels, compiled on the first call. None where that fails: one warning then says why."""
     try:
-        _check_cpu()
-        loaded = ctypes.CDLL(str(_compiled()))
+        loaded = ctypes.CDLL(str(_compiled(compiler_flags())))
     except (Unavailable, OSError, subprocess.SubprocessError) as error:
         logger.warning(f"int4 CPU kernels not available, PyTorch's own int4 operator is used instead: {error}")
         return None
@@ -702,27 +914,34 @@ def _cpu_flags() -> list[str]:
     return next((line.split() for line in lines if line.startswith("flags")), [])
 
 
-def _check_cpu() -> None:
+def instruction_set() -> str | None:
+    """The first of INSTRUCTION_SETS that this CPU has all of."""
     flags = _cpu_flags()
-    if not flags:
-        raise Unavailable("they are for Linux on x86")
-    missing = [name for name in CPU_FEATURES if name not in flags]
-    if missing:
-        raise Unavailable(f"this CPU lacks {', '.join(missing)}")
+    return next((name for name, features in INSTRUCTION_SETS.items() if set(features) <= set(flags)), None)
 
 
-def _compiled() -> Path:
+def compiler_flags() -> list[str]:
+    """What to compile SOURCE with for this CPU."""
+    name = instruction_set()
+    if name is None:
+        least = list(INSTRUCTION_SETS.values())[-1]
+        missing = [feature for feature in least if feature not in _cpu_flags()]
+        raise Unavailable(f"this CPU lacks {', '.join(missing)}" if _cpu_flags() else "they are for Linux on x86")
+    return [*FLAGS, *(f"-m{feature.replace('_', '')}" for feature in INSTRUCTION_SETS[name])]
+
+
+def _compiled(flags: list[str]) -> Path:
     """Path of the compiled library, from the cache or made now."""
     compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or shutil.which("gcc")]
     if compiler[0] is None:
         raise Unavailable("no C compiler (cc or gcc; the environment variable CC names another)")
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    made_from = "\0".join([SOURCE, *FLAGS, *compiler, version])
+    made_from = "\0".join([SOURCE, *flags, *compiler, version])
     path = _cache_folder() / f"kernel-{hashlib.sha256(made_from.encode()).hexdigest()[:32]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:  # then renamed: never seen half-written
             made = Path(scratch) / path.name
-            command = [*compiler, *FLAGS, "-x", "c", "-", "-o", str(made)]
+            command = [*compiler, *flags, "-x", "c", "-", "-o", str(made)]
             run = subprocess.run(command, input=SOURCE, capture_output=True, text=True, timeout=300)
             if run.returncode:
                 raise Unavailable(f"{shlex.join(command)} failed: {run.stderr.strip()[-500:]}")

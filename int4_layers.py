@@ -19,7 +19,7 @@ Each owns one layout of `qweight` and `scales`; `choose_backend` is the only pla
 | model on         | dtype    | backend    | why                                                                 |
 |------------------|----------|------------|---------------------------------------------------------------------|
 | NVIDIA GPU       | bfloat16 | triton     | our kernels, Ampere and later; only on request until measured       |
-| x86 CPU, AVX512  | bfloat16 | native-cpu | our kernels, compiled here: 4.5 bits a weight; VNNI, BF16, Linux |
+| x86 CPU, Linux   | bfloat16 | native-cpu | our kernels, compiled here: AVX512 (VNNI, BF16) or AVX2             |
 | any other CPU    | bfloat16 | aten-cpu   | PyTorch's int4 kernel; wants bfloat16 activations and scales        |
 | CPU              | float32  | reference  | exact: float32(code * scale) from the scales as stored              |
 | any other device | any      | reference  | works everywhere                                                    |

@@ -265,15 +265,12 @@ class Peer:
         self.process.wait()
 
 
-def machine() -> dict[str, float]:
-    """What this machine can do: GB/s of reading, GFLOP/s of bfloat16 GEMM. Best of several."""
-    import torch
+def machine() -> dict[str, float | str]:
+    """What this machine can do: GB/s of reading, GFLOP/s of GEMM. Best of several."""
+    from benchmarks.bench_kernels import gemm_rate, read_bandwidth
 
-    from benchmarks.bench_kernels import best_seconds, read_bandwidth
-
-    a = torch.randn(512, 4096).bfloat16()
-    b = torch.randn(4096, 4096).bfloat16()
-    return {"read_gb_s": read_bandwidth(), "gemm_gflop_s": 2 * 512 * 4096**2 / best_seconds(lambda: a @ b) / 1e9}
+    dtype, gflop_s = gemm_rate()
+    return {"read_gb_s": read_bandwidth(), "gemm_dtype": dtype, "gemm_gflop_s": gflop_s}
 
 
 def linear_weights(repo: Path) -> int:
@@ -342,8 +339,8 @@ def machine_line(row: dict) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return (
-        f"{cpu}, {row['threads']} threads: reads {row['read_gb_s']:.1f} GB/s, bfloat16 GEMM {row['gemm_gflop_s']:.0f} "
-        f"GFLOP/s; load average before {row['load_average']:.1f}"
+        f"{cpu}, {row['threads']} threads: reads {row['read_gb_s']:.1f} GB/s, {row['gemm_dtype']} GEMM "
+        f"{row['gemm_gflop_s']:.0f} GFLOP/s; load average before {row['load_average']:.1f}"
     )
 
 

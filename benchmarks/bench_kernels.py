@@ -3,8 +3,10 @@
     python -m benchmarks.bench_kernels --sizes 270m 1b 4b --rows 1 2 4 8 16 32 128 512
 
 For few rows the limit is reading the int4 bytes once, so GB/s stand beside the measured read bandwidth; for many it is
-arithmetic, so GFLOP/s stand beside the rate of a large bfloat16 GEMM. Times are the best of several, all alternating.
-To read from memory and not from a cache, each kernel walks through copies of its matrix that fill `--walk` MB.
+arithmetic, so GFLOP/s stand beside the rate of a large GEMM. On a CPU without bfloat16 arithmetic the dense layer and
+that GEMM are torch's float32 ones, since its bfloat16 is no contestant there. Times are the best of several, all
+alternating. To read from memory and not from a cache, each kernel walks through copies of its matrix that fill `--walk`
+MB.
 """
 
 from __future__ import annotations
@@ -42,6 +44,16 @@ def read_bandwidth(megabytes: int = 1024) -> float:
     return matrix.nbytes / best_seconds(lambda: matrix @ vector) / 1e9
 
 
+def gemm_rate() -> tuple[str, float]:
+    """The dtype in which torch's GEMM is faster here, and GFLOP/s of a large one."""
+    a, b = (torch.randn(*shape, dtype=dense_dtype()) for shape in ((512, 4096), (4096, 4096)))
+    return str(a.dtype).removeprefix("torch."), 2 * 512 * 4096**2 / best_seconds(lambda: a @ b) / 1e9
+
+
+def dense_dtype() -> torch.dtype:
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
 def shapes(names: list[str]) -> dict[tuple[int, int], str]:
     """(outputs, inputs) -> the projections that have them."""
     found: dict[tuple[int, int], list[str]] = {}
@@ -77,16 +89,15 @@ def main() -> None:
         backend for backend in (NativeCpu, AtenCpu) if backend.supports(torch.device("cpu"), torch.bfloat16, 64, 64)
     ]
     bandwidth = read_bandwidth()
-    a, b = torch.randn(512, 4096).bfloat16(), torch.randn(4096, 4096).bfloat16()
-    gemm = 2 * 512 * 4096**2 / best_seconds(lambda: a @ b) / 1e9
-    print(f"{args.threads} threads; read {bandwidth:.1f} GB/s; bfloat16 GEMM {gemm:.0f} GFLOP/s\n")
+    dtype, gemm = gemm_rate()
+    print(f"{args.threads} threads; read {bandwidth:.1f} GB/s; {dtype} GEMM {gemm:.0f} GFLOP/s\n")
     titles = [f"{backend.name} {what}" for backend in backends for what in ("us", "GB/s", "of read", "GFLOP/s")]
-    print("| shape | rows |", " | ".join([*titles, "bf16 us", "bf16 GFLOP/s", "speed-up"]), "|")
+    print("| shape | rows |", " | ".join([*titles, f"{dtype} us", f"{dtype} GFLOP/s", "speed-up"]), "|")
     print("|---" * (len(titles) + 5) + "|")
     for (outputs, inputs), label in shapes(args.sizes).items():
         codes = torch.randint(0, 256, (outputs, inputs // 2), dtype=torch.uint8)
         scales = torch.rand(outputs, inputs // 32).to(getattr(torch, args.scale_dtype))
-        dense = torch.randn(outputs, inputs).bfloat16()
+        dense = torch.randn(outputs, inputs).to(dense_dtype())
         packed = []
         for backend in backends:
             copies = max(1, min(64, args.walk * 1_000_000 // codes.nbytes))
@@ -107,6 +118,7 @@ def main() -> None:
                 ]
                 if backend is backends[0]:
                     ours = seconds
+            x = x.to(dense.dtype)
             seconds = best_seconds(lambda x=x, w=dense: torch.nn.functional.linear(x, w), 5)
             cells += [f"{seconds * 1e6:.0f}", f"{flops / seconds / 1e9:.0f}", f"{seconds / ours:.2f}"]
             print(f"| {label} {outputs}x{inputs} | {rows} |", " | ".join(cells), "|", flush=True)

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,10 +16,20 @@ from gemma3_int4.int4_cpu import AtenCpu, NativeCpu
 from gemma3_int4.int4_layers import Int4Linear, Reference, choose_backend
 
 from tests.conftest import ROOT
+from tests.modeling.instruction_sets import only
 from tests.modeling.test_int4_layers import DTYPES, embedding_from_plain, linear_from, random_matrix
 
 CPU = torch.device("cpu")
-native = pytest.mark.skipif(int4_cpu_kernel.library() is None, reason="no AVX512 or no C compiler here")
+native = pytest.mark.usefixtures("instruction_set")
+
+
+@pytest.fixture(params=int4_cpu_kernel.INSTRUCTION_SETS)
+def instruction_set(request, monkeypatch):
+    """The kernels as they are compiled for each set of instructions, if this CPU has it."""
+    if request.param == "AVX2":
+        monkeypatch.setattr(int4_cpu, "MAX_NATIVE_ROWS", 5)
+    with only(request.param, int4_cpu_kernel):
+        yield request.param
 
 
 def random_rows(m: int, k: int, seed: int = 0) -> torch.Tensor:
@@ -72,12 +83,12 @@ def amx(request, monkeypatch):
 @native
 @pytest.mark.parametrize("scale_dtype", DTYPES)
 @pytest.mark.parametrize("m", [*range(1, 10), 16, 17, 23, 24, 25, 33, 64])
-def test_native_equals_the_dequantised_product(m, scale_dtype, amx):
+def test_native_equals_the_dequantised_product(m, scale_dtype, amx, instruction_set):
     codes, _, scales, weight = random_matrix(160, 256, scale_dtype, seed=m)
     linear = linear_from(codes, scales, torch.bfloat16)
     assert linear.backend is NativeCpu
     x = random_rows(m, 256, seed=m)
-    if m > int4_cpu.MAX_NATIVE_ROWS:
+    if m > int4_cpu.MAX_NATIVE_ROWS and (instruction_set == "AVX512" or int4_cpu.has_amx()):
         weight = weight.bfloat16().float()  # many rows are multiplied by bfloat16 weights
     terms = x.double().abs() @ weight.double().abs().T
     assert_rounded_to_bfloat16(linear(x), x.double() @ weight.double().T, terms)
@@ -121,6 +132,20 @@ def test_nan_and_infinity_do_not_vanish(bad):
     y = linear_from(codes, scales, torch.bfloat16)(x)
     assert y[0].isfinite().all()
     assert y[1].isnan().all()
+
+
+@native
+def test_numbers_are_rounded_to_the_nearest_bfloat16_and_to_the_even_one():
+    """One input times one code: the float32 product is exact, and its only rounding is the output's."""
+    codes = torch.zeros(128, 32, dtype=torch.int64)
+    codes[:, 0] = torch.arange(128) % 7 + 1
+    x = torch.zeros(64, 32).bfloat16()
+    x[:, 0] = (torch.arange(128, 192).float() * 3 + 1).bfloat16()
+    scales = (1 + torch.arange(128) / 128).bfloat16().float()[:, None]
+    exact = x[:, :1].float() @ (codes[:, :1].float() * scales).T
+    linear = linear_from(codes, scales, torch.bfloat16)
+    for m in (1, int4_cpu.MAX_NATIVE_ROWS):
+        assert torch.equal(torch.cat([linear(part) for part in x.split(m)]), exact.bfloat16())
 
 
 @native
@@ -243,7 +268,7 @@ def one_warning(caplog) -> str:
 
 def test_without_a_compiler_one_warning_and_the_aten_backend(fresh_library, monkeypatch, caplog):
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(int4_cpu_kernel, "CPU_FEATURES", ())
+    monkeypatch.setattr(int4_cpu_kernel, "INSTRUCTION_SETS", {"any": ()})
     monkeypatch.setattr(int4_cpu_kernel.shutil, "which", lambda name: None)
     assert choose_backend(CPU, torch.bfloat16, 64, 64) is not NativeCpu
     assert choose_backend(CPU, torch.bfloat16, 64, 64) is not NativeCpu
@@ -251,16 +276,26 @@ def test_without_a_compiler_one_warning_and_the_aten_backend(fresh_library, monk
 
 
 def test_a_compiler_that_fails_is_quoted(fresh_library, monkeypatch, caplog):
-    monkeypatch.setattr(int4_cpu_kernel, "CPU_FEATURES", ())
+    monkeypatch.setattr(int4_cpu_kernel, "INSTRUCTION_SETS", {"any": ()})
     monkeypatch.setattr(int4_cpu_kernel, "SOURCE", "#error out of order")
     assert fresh_library() is None
     assert "out of order" in one_warning(caplog)
 
 
 def test_another_cpu_is_told_what_it_lacks(fresh_library, monkeypatch, caplog):
-    monkeypatch.setattr(int4_cpu_kernel, "CPU_FEATURES", ("fma", "of_the_future"))
+    monkeypatch.setattr(int4_cpu_kernel, "_cpu_flags", lambda: ["sse2", "fma"])
     assert fresh_library() is None
-    assert "of_the_future" in one_warning(caplog)
+    assert "this CPU lacks avx2, f16c" in one_warning(caplog)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "expected"),
+    [((), "AVX512"), (("avx512_bf16",), "AVX2"), (("avx512f", "avx512_vnni"), "AVX2"), (("avx2",), "AVX512")],
+)
+def test_the_best_instruction_set_that_a_cpu_has_all_of(lacking, expected, monkeypatch):
+    features = {feature for features in int4_cpu_kernel.INSTRUCTION_SETS.values() for feature in features}
+    monkeypatch.setattr(int4_cpu_kernel, "_cpu_flags", lambda: [*(features - set(lacking)), "sse2"])
+    assert int4_cpu_kernel.instruction_set() == expected
 
 
 @native
@@ -295,10 +330,13 @@ def test_a_folder_of_another_user_is_refused(fresh_library, monkeypatch, caplog)
     assert "someone else" in one_warning(caplog)
 
 
-@native
-def test_the_source_compiles_without_warnings(tmp_path):
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+@pytest.mark.parametrize("instruction_set", int4_cpu_kernel.INSTRUCTION_SETS)
+def test_the_source_compiles_without_warnings(instruction_set, tmp_path, monkeypatch):
+    """For each set of instructions, also for one that this CPU does not have."""
+    monkeypatch.setattr(int4_cpu_kernel, "instruction_set", lambda: instruction_set)
     warn = ["-Wall", "-Wextra", "-Werror"]
-    command = ["cc", *int4_cpu_kernel.FLAGS, *warn, "-x", "c", "-", "-o", str(tmp_path / "kernel.so")]
+    command = ["cc", *int4_cpu_kernel.compiler_flags(), *warn, "-x", "c", "-", "-o", str(tmp_path / "kernel.so")]
     run = subprocess.run(command, input=int4_cpu_kernel.SOURCE, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 

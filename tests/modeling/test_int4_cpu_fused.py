@@ -10,16 +10,21 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache
 from transformers.models.gemma3 import modeling_gemma3 as stock
 
+from tests.modeling.instruction_sets import only
 from tests.modeling.tiny_repo import build, text_config
 
-pytestmark = pytest.mark.skipif(int4_cpu_kernel.library() is None, reason="no AVX512 or no C compiler here")
+pytestmark = pytest.mark.skipif(int4_cpu_kernel.library() is None, reason="no AVX2 or no C compiler here")
 IDS = torch.arange(3, 43)[None] * 7 % 250  # 40 tokens, more than the sliding window of 16
 NEXT = [11, 47, 5, 200, 31, 8, 99, 150]
 
 
-@pytest.fixture
-def model(text_repo):
-    return AutoModelForCausalLM.from_pretrained(text_repo.path, trust_remote_code=True)
+@pytest.fixture(params=int4_cpu_kernel.INSTRUCTION_SETS)
+def model(text_repo, request):
+    """A model on the kernels for each set of instructions; the layout of its weights is that of all of them."""
+    model = AutoModelForCausalLM.from_pretrained(text_repo.path, trust_remote_code=True)
+    package = decode_module(model).__name__.rpartition(".")[0]
+    with only(request.param, sys.modules[f"{package}.int4_cpu_kernel"]):
+        yield model
 
 
 @pytest.fixture
@@ -268,6 +273,47 @@ def test_mlp_agrees_with_the_stock_one(model):
     x[0, 0] = 0
     with torch.no_grad():
         assert_close(mlp(x).float(), stock.Gemma3MLP.forward(mlp, x).float())
+
+
+@pytest.fixture
+def tower(picture_repo, monkeypatch):
+    """The vision tower of a model that was loaded where nothing computes in bfloat16."""
+    model = AutoModelForImageTextToText.from_pretrained(picture_repo.path, trust_remote_code=True)
+    module = decode_module(model)
+    monkeypatch.setattr(module, "HAS_BF16_GEMM", False)
+    module.use_fused_modules(model)
+    return model.model.vision_tower
+
+
+def pictures(tower) -> torch.Tensor:
+    size = tower.config.image_size
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_the_vision_tower_without_bfloat16_arithmetic(tower):
+    x = pictures(tower)
+    float32 = copy.deepcopy(tower).float()
+    assert {parameter.dtype for parameter in tower.parameters()} == {torch.bfloat16}
+    linear, convolution = tower.encoder.layers[0].mlp.fc1, tower.embeddings.patch_embedding
+    inputs = torch.randn(3, linear.in_features).bfloat16()
+    with torch.no_grad():
+        assert_close(tower(x.bfloat16()).last_hidden_state.float(), float32(x).last_hidden_state)
+        assert_rounded_once(linear(inputs), copy.deepcopy(linear).double()(inputs.double()))
+        assert_rounded_once(convolution(x.bfloat16()), copy.deepcopy(convolution).double()(x.bfloat16().double()))
+
+
+def assert_rounded_once(found: torch.Tensor, exact: torch.Tensor) -> None:
+    assert found.dtype == torch.bfloat16
+    assert ((found.double() - exact).abs() <= exact.abs() * 2**-8 + exact.abs().max() * 2**-20).all()
+
+
+def test_the_vision_tower_without_bfloat16_arithmetic_has_gradients(tower):
+    convolution = tower.embeddings.patch_embedding
+    tower(pictures(tower).bfloat16()).last_hidden_state.float().square().mean().backward()
+    for weight in (convolution.weight, tower.encoder.layers[0].self_attn.q_proj.weight):
+        assert weight.grad.dtype == torch.bfloat16
+        assert weight.grad.isfinite().all()
+        assert weight.grad.abs().max() > 0
 
 
 def test_float32_models_take_the_stock_ways(text_repo):
