@@ -453,7 +453,7 @@ void int4_dequantize(Matrix w, int64_t first, int64_t count, bf16 *tile, int thr
 
 // ---- Many rows, where there is no AMX: weights in the first cache ----
 
-// A cell is what a lane multiplies at once: two bfloat16 of consecutive inputs, or one float. ROWS rows of sums take
+// A cell is what a lane multiplies at once: two bfloat16 of consecutive inputs, or a float. The sums of ROWS rows take
 // three quarters of the registers.
 #ifdef __AVX512F__
 enum { PER_CELL = 2, ROWS = 12 };
