@@ -242,7 +242,7 @@ class _Int4Gemma3:
 class Gemma3ForConditionalGeneration(_Int4Gemma3, StockForConditionalGeneration, GenerationMixin):
     """Gemma 3 with pictures, on int4 weights. Named as the stock class, because `save_pretrained` writes the name."""
 
-    _auto_classes = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
+    _auto_classes = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 
 class Gemma3ForCausalLM(_Int4Gemma3, StockForCausalLM, GenerationMixin):

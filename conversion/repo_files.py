@@ -43,7 +43,9 @@ def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str) -> dict:
     values = config.to_dict()
     multimodal = isinstance(config, Gemma3Config)
     name = "Gemma3ForConditionalGeneration" if multimodal else "Gemma3ForCausalLM"
-    classes = ["AutoModelForImageTextToText", "AutoModelForCausalLM"] if multimodal else ["AutoModelForCausalLM"]
+    classes = ["AutoModelForCausalLM"]
+    if multimodal:
+        classes += ["AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
     values |= {
         "architectures": [name],
         "auto_map": {auto: f"modeling_gemma3_int4.{name}" for auto in classes},

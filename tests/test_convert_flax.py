@@ -188,8 +188,11 @@ def test_the_files_of_a_repo(repo):
 def test_the_configuration(repo, config):
     values = json.loads((repo / "config.json").read_text())
     assert values["dtype"] == values["text_config"]["dtype"] == "bfloat16"
-    assert values["auto_map"]["AutoModelForImageTextToText"] == "modeling_gemma3_int4.Gemma3ForConditionalGeneration"
-    assert values["auto_map"]["AutoModelForCausalLM"] == "modeling_gemma3_int4.Gemma3ForConditionalGeneration"
+    assert values["auto_map"] == {
+        "AutoModelForCausalLM": "modeling_gemma3_int4.Gemma3ForConditionalGeneration",
+        "AutoModelForImageTextToText": "modeling_gemma3_int4.Gemma3ForConditionalGeneration",
+        "AutoModelForMultimodalLM": "modeling_gemma3_int4.Gemma3ForConditionalGeneration",
+    }
     quantization = values["quantization_config"]
     assert (quantization["quant_method"], quantization["bits"], quantization["group_size"]) == ("awq", 4, 32)
     assert {"model.vision_tower", "vision_tower", "embed_tokens"} <= set(quantization["modules_to_not_convert"])

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AwqConfig, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AwqConfig,
+    pipeline,
+)
 
 from tests.modeling.tiny_repo import ROOT, build, multimodal_config, text_config
 
@@ -79,8 +86,9 @@ def test_pictures(picture_repo):
     assert torch.equal(ours, picture_repo.reference.generate(**inputs, max_new_tokens=6, do_sample=False))
 
 
-def test_a_picture_model_is_a_causal_lm_too(picture_repo):
-    model = AutoModelForCausalLM.from_pretrained(picture_repo.path, trust_remote_code=True)
+@pytest.mark.parametrize("auto_class", [AutoModelForCausalLM, AutoModelForMultimodalLM])
+def test_a_picture_model_by_its_other_names(picture_repo, auto_class):
+    model = auto_class.from_pretrained(picture_repo.path, trust_remote_code=True)
     assert type(model).__name__ == "Gemma3ForConditionalGeneration"
     assert model.int4_bytes > 0
 

@@ -180,7 +180,9 @@ def _write(path: Path, config, tensors: dict, dtype: torch.dtype, multimodal: bo
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
     own = "Gemma3ForConditionalGeneration" if multimodal else "Gemma3ForCausalLM"
-    classes = ["AutoModelForImageTextToText", "AutoModelForCausalLM"] if multimodal else ["AutoModelForCausalLM"]
+    classes = ["AutoModelForCausalLM"]
+    if multimodal:
+        classes += ["AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
     values = config.to_dict() | {
         "architectures": [own],
         "dtype": str(dtype).removeprefix("torch."),
