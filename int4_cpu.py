@@ -4,7 +4,7 @@
 What this file offers:
     NativeCpu        the backend with our own kernels (`int4_cpu_kernel.py`): 4.5 bits a weight, the scales as stored
     AtenCpu          the backend with PyTorch's own int4 operator, where ours cannot be had
-    HAS_BF16_GEMM    whether this CPU multiplies bfloat16 matrices faster than float32 ones
+    HAS_BF16_GEMM    whether torch has more than plain loops to multiply bfloat16 matrices on this CPU
 
 AtenCpu's layout is the one that `aten::_weight_int4pack_mm_for_cpu` reads: blocks of B consecutive outputs, k-major
 inside a block, uint8 [N/B, K, B/2]. B and the place of an output's nibble depend on the instruction set that torch runs
@@ -28,7 +28,7 @@ import torch
 from .int4_cpu_kernel import Matrix, has_amx, instruction_set, library
 
 GROUP_SIZE = 32
-# Rows of activations up to which an int4 kernel beats multiplying by bfloat16 weights (see benchmarks/RESULTS.md).
+# Rows of activations up to which an int4 kernel beats multiplying by dequantised weights (see benchmarks/RESULTS.md).
 MAX_NATIVE_ROWS = 5 if instruction_set() == "AVX2" else 24 if has_amx() else 16
 MAX_KERNEL_ROWS = 256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8
 PRODUCT_ROWS = 12  # `int4_product` takes its rows 6 or 12 at a time
@@ -40,7 +40,7 @@ TILE_WEIGHTS = 1 << 23
 
 
 def _has_bf16_gemm() -> bool:
-    """What oneDNN says. Without it torch multiplies bfloat16 in plain loops, 10 to 100 times slower than float32."""
+    """What oneDNN says. Without it torch's plain loops take 9 to more than 100 times as long as float32's GEMM."""
     ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return ask is not None and ask()
 

@@ -60,7 +60,7 @@ typedef struct {
 
 // ---- Vectors of LANES numbers; +, -, *, / and shifts on them are the compiler's own ----
 
-#ifdef __AVX512F__
+#ifdef AVX512
 
 enum { LANES = 16 };
 typedef __m512 floats;
@@ -294,7 +294,7 @@ static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
 // memory: with AVX512 several streams of reading fill the bandwidth better than one. `blocks` and `rows` are constants
 // where it is inlined.
 
-#ifdef __AVX512F__
+#ifdef AVX512
 
 static inline __m512i four_bytes(const int8_t *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
 
@@ -381,7 +381,7 @@ static inline __attribute__((always_inline)) void dot(
 
 // The calling thread's share of y [rows, n] = x W.T, x in fixed point.
 static void my_outputs(const Matrix *w, const void *fixed, int64_t rows, bf16 *y) {
-    const int streams = LANES == 16 && rows <= 2 ? 4 / rows : 1;
+    const int streams = LANES == 8 ? 1 : rows == 1 ? 4 : rows == 2 ? 2 : 1;
     int64_t from, to;
     my_part(w->n / 16, 1, &from, &to);
     const int64_t apart = (to - from) / streams, rest = from + apart * streams;
@@ -455,7 +455,7 @@ void int4_dequantize(Matrix w, int64_t first, int64_t count, bf16 *tile, int thr
 
 // A cell is what a lane multiplies at once: two bfloat16 of consecutive inputs, or a float. The sums of ROWS rows take
 // three quarters of the registers.
-#ifdef __AVX512F__
+#ifdef AVX512
 enum { PER_CELL = 2, ROWS = 12 };
 typedef uint32_t cell;
 typedef __m512bh cells;
@@ -927,7 +927,7 @@ def compiler_flags() -> list[str]:
         least = list(INSTRUCTION_SETS.values())[-1]
         missing = [feature for feature in least if feature not in _cpu_flags()]
         raise Unavailable(f"this CPU lacks {', '.join(missing)}" if _cpu_flags() else "they are for Linux on x86")
-    return [*FLAGS, *(f"-m{feature.replace('_', '')}" for feature in INSTRUCTION_SETS[name])]
+    return [*FLAGS, f"-D{name}", *(f"-m{feature.replace('_', '')}" for feature in INSTRUCTION_SETS[name])]
 
 
 def _compiled(flags: list[str]) -> Path:

@@ -19,11 +19,15 @@ NEXT = [11, 47, 5, 200, 31, 8, 99, 150]
 
 
 @pytest.fixture(params=int4_cpu_kernel.INSTRUCTION_SETS)
-def model(text_repo, request):
+def instruction_set(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(text_repo, instruction_set):
     """A model on the kernels for each set of instructions; the layout of its weights is that of all of them."""
     model = AutoModelForCausalLM.from_pretrained(text_repo.path, trust_remote_code=True)
-    package = decode_module(model).__name__.rpartition(".")[0]
-    with only(request.param, sys.modules[f"{package}.int4_cpu_kernel"]):
+    with only(instruction_set, package(model)):
         yield model
 
 
@@ -42,6 +46,11 @@ def counted(model, monkeypatch) -> list[int]:
 
 def decode_module(model):
     return sys.modules[type(model.get_decoder().layers[0]).__module__]
+
+
+def package(model) -> str:
+    """The copy of our modules that transformers has made for the model."""
+    return decode_module(model).__name__.rpartition(".")[0]
 
 
 def layers(model):
@@ -244,11 +253,12 @@ def test_hidden_states_are_given_when_asked_for(model):
     assert [tuple(state.shape) for state in out.hidden_states] == [(1, 1, 128)] * 7
 
 
-def test_saving_does_not_know_of_it(model, tmp_path, text_repo):
+def test_saving_does_not_know_of_it(model, tmp_path, instruction_set):
     step_by_step(model)
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
-    assert torch.equal(step_by_step(again), step_by_step(model))
+    with only(instruction_set, package(again)):
+        assert torch.equal(step_by_step(again), step_by_step(model))
 
 
 # Norms and the MLP
@@ -295,6 +305,9 @@ def test_the_vision_tower_without_bfloat16_arithmetic(tower):
     float32 = copy.deepcopy(tower).float()
     assert {parameter.dtype for parameter in tower.parameters()} == {torch.bfloat16}
     linear, convolution = tower.encoder.layers[0].mlp.fc1, tower.embeddings.patch_embedding
+    for module, stock_class in ((linear, torch.nn.Linear), (convolution, torch.nn.Conv2d)):
+        assert type(module) is type(copy.deepcopy(module))
+        assert type(module).__mro__[1] is stock_class
     inputs = torch.randn(3, linear.in_features).bfloat16()
     with torch.no_grad():
         assert_close(tower(x.bfloat16()).last_hidden_state.float(), float32(x).last_hidden_state)

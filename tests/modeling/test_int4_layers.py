@@ -111,12 +111,14 @@ def test_a_backend_holds_the_weights_once(backend, scale_dtype):
     assert in_memory <= 1.12 * on_disk
 
 
-@pytest.mark.parametrize("has_bf16_gemm", [True, False])
+@pytest.mark.parametrize(("has_bf16_gemm", "kernel_rows"), [(True, 8), (False, 8), (False, 256)])
 @pytest.mark.parametrize("m", [1, 2, 8, 9, 33, 128])
 @pytest.mark.parametrize("scale_dtype", DTYPES)
-def test_aten_cpu_equals_the_dequantised_product_to_bfloat16_rounding(m, scale_dtype, has_bf16_gemm, monkeypatch):
+def test_aten_cpu_equals_the_dequantised_product_to_bfloat16_rounding(
+    m, scale_dtype, has_bf16_gemm, kernel_rows, monkeypatch
+):
     monkeypatch.setenv("GEMMA3_INT4_BACKEND", "aten-cpu")
-    monkeypatch.setattr(int4_cpu, "MAX_KERNEL_ROWS", 8)  # some go by the operator, some by a GEMM
+    monkeypatch.setattr(int4_cpu, "MAX_KERNEL_ROWS", kernel_rows)  # more than those go by a GEMM
     monkeypatch.setattr(int4_cpu, "HAS_BF16_GEMM", has_bf16_gemm)
     codes, _, scales, weight = random_matrix(192, 256, scale_dtype, seed=m)
     x = torch.randn(m, 256, generator=torch.Generator().manual_seed(m)).bfloat16()
@@ -141,6 +143,7 @@ def test_float32_is_exact_and_uses_the_scales_as_stored():
 def test_blocks_of_rows_cover_everything(monkeypatch):
     monkeypatch.setattr("gemma3_int4.int4_layers.BLOCK_WEIGHTS", 1000)
     monkeypatch.setattr("gemma3_int4.int4_cpu.BLOCK_WEIGHTS", 1000)
+    monkeypatch.setattr("gemma3_int4.int4_cpu.MAX_KERNEL_ROWS", 8)
     codes, rows, scales, weight = random_matrix(192, 64, torch.bfloat16)
     assert torch.equal(unpack_awq(pack_awq(rows)), rows)
     x = torch.randn(20, 64)
