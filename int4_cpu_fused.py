@@ -32,7 +32,7 @@ ROOM, ROOM_SHARE = 256, 1 / 4
 
 
 def use_fused_modules(model: nn.Module) -> None:
-    """Let the modules of a Gemma 3 take the short ways: those around matrices that are on the native backend."""
+    """Let the modules of a Gemma 3 take the short ways that there are for its backend and on this CPU."""
     fused = {
         stock.Gemma3DecoderLayer: Gemma3DecoderLayer,
         stock.Gemma3RMSNorm: Gemma3RMSNorm,
