@@ -215,4 +215,9 @@ def _size(text: str) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is kept where is told after a kill as after Ctrl-C
-    sys.exit(main())
+    code = main()
+    if code == 130:  # no shutting down of Python: reads still under way in tensorstore's threads could abort it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
