@@ -206,6 +206,8 @@ static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
 
 #endif
 
+enum { WIDTH = 2 * LANES };  // two vectors side by side, as the loops below take them
+
 static inline const uint32_t *words_at(const Matrix *w, int64_t output, int64_t octet) {
     return w->codes + (output / 16 * (w->k / 8) + octet) * 16 + output % 16;
 }
@@ -433,7 +435,7 @@ static void dequantize_body(void *call) {
     const Dequantize *c = call;
     int64_t from, to;
     my_part(c->count, 32, &from, &to);
-    for (int64_t column = from; column < to; column += 2 * LANES) {
+    for (int64_t column = from; column < to; column += WIDTH) {
         const int64_t left = c->first + column, right = left + LANES;
         for (int64_t octet = 0; octet < c->w.k / 8; octet++) {
             ints word[2] = {load_words(words_at(&c->w, left, octet)), load_words(words_at(&c->w, right, octet))};
@@ -469,7 +471,7 @@ static inline void store_weights(cell *panel, ints word, floats scale) {
     for (int i = 0; i < 8; i += 2) {
         __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(code(word, i) * scale));
         __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(code(word, i + 1) * scale));
-        _mm512_storeu_si512(panel + i / 2 * 32, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        _mm512_storeu_si512(panel + i / 2 * WIDTH, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
 }
 #else
@@ -488,11 +490,11 @@ static inline cells load_cells(const cell *p) { return load(p); }
 static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x, y, sum); }
 
 static inline void store_weights(cell *panel, ints word, floats scale) {
-    for (int i = 0; i < 8; i++) store(panel + i * 16, code(word, i) * scale);
+    for (int i = 0; i < 8; i++) store(panel + i * WIDTH, code(word, i) * scale);
 }
 #endif
 
-enum { WIDTH = 2 * LANES, PANEL = 256, TALL = 43 * ROWS };  // outputs and inputs to a panel, rows to a unit of work
+enum { PANEL = 256, TALL = 43 * ROWS };  // inputs to a panel, rows to a unit of work at most
 
 typedef struct { Matrix w; const bf16 *x; cell *packed; int64_t rows; bf16 *y; } Product;
 
@@ -555,8 +557,8 @@ static void product_body(void *call) {
     }
 }
 
-// x [rows, k] -> y [rows, n], n a multiple of 32; the weights in cells, the sums in float32. `packed` has
-// room for x in float32, its rows filled up to a multiple of ROWS.
+// x [rows, k] -> y [rows, n], n a multiple of 32; the weights in cells, the sums in float32. `packed` has room for x in
+// float32, its rows filled up to a multiple of ROWS.
 void int4_product(Matrix w, const bf16 *x, int64_t rows, void *packed, bf16 *y, int threads) {
     Product call = {w, x, packed, rows, y};
     GOMP_parallel(product_body, &call, threads, 0);
