@@ -28,8 +28,9 @@ import torch
 from .int4_cpu_kernel import Matrix, has_amx, instruction_set, library
 
 GROUP_SIZE = 32
-# Rows of activations up to which an int4 kernel beats multiplying by dequantised weights (see benchmarks/RESULTS.md).
-MAX_NATIVE_ROWS = 5 if instruction_set() == "AVX2" else 24 if has_amx() else 16
+# Rows of activations up to which an int4 kernel beats multiplying by dequantised weights (see benchmarks/RESULTS.md);
+# with AVX2 `int4_product` has a way of its own for 2 to 12.
+MAX_NATIVE_ROWS = 1 if instruction_set() == "AVX2" else 24 if has_amx() else 16
 MAX_KERNEL_ROWS = 256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8
 PRODUCT_ROWS = 12  # `int4_product` takes its rows 6 or 12 at a time
 # Weights that are dequantised, or activations that are rearranged, at a time. AtenCpu: 2 MB of bfloat16, so that a
@@ -118,7 +119,7 @@ def _native_linear(x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor)
         library().int4_linear(matrix, x.data_ptr(), rows, y.data_ptr(), threads)
     elif not has_amx():
         step = max(TILE_WEIGHTS // x.shape[1] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
-        packed = _buffer(2 * step * x.shape[1])  # in float32
+        packed = _buffer(2 * (step + PRODUCT_ROWS) * x.shape[1])  # in float32
         for part, out in zip(x.split(step), y.split(step), strict=True):
             library().int4_product(matrix, part.data_ptr(), len(part), packed.data_ptr(), out.data_ptr(), threads)
     else:

@@ -3,7 +3,7 @@
 
 What this file offers:
     use_fused_modules     puts the classes below in the place of the stock ones, in a model
-    Gemma3DecoderLayer    one token of one sequence: a whole layer in one call
+    Gemma3DecoderLayer    one token of each sequence: a whole layer in one call
     Gemma3RMSNorm         any number of rows: one pass instead of seven
     Gemma3MLP             gelu(gate) * up in one pass
     Linear, Conv2d        those of the vision tower, in float32 where the CPU has no bfloat16 arithmetic
@@ -23,8 +23,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from transformers.models.gemma3 import modeling_gemma3 as stock
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
-from .int4_cpu import HAS_BF16_GEMM, NativeCpu, empty, native_matrix
-from .int4_cpu_kernel import Layer, library
+from .int4_cpu import HAS_BF16_GEMM, MAX_NATIVE_ROWS, NativeCpu, empty, native_matrix
+from .int4_cpu_kernel import Layer, has_amx, library
 from .int4_layers import Int4Linear
 
 # Rows by which the buffers of a cache grow at least, and the share of their length by which they grow otherwise.
@@ -87,23 +87,26 @@ class Gemma3MLP(stock.Gemma3MLP):
 
 
 class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
-    """The stock layer, with a short way for one token. Named as the stock one: some look for it by its name."""
+    """The stock layer, with a short way for one token of each sequence. Named as the stock one: some look for it by
+    its name."""
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs):
         if (
             torch.compiler.is_compiling()
             or torch.is_grad_enabled()
             or self.training
-            or hidden_states.shape[:2] != (1, 1)
+            or hidden_states.shape[1] != 1
+            or (has_amx() and len(hidden_states) > MAX_NATIVE_ROWS)  # torch's GEMM is faster
             or hidden_states.dtype != torch.bfloat16
             or args
             or self.config._attn_implementation != "sdpa"
         ):
             return super().forward(hidden_states, *args, **kwargs)
-        cache = _layer_of(kwargs.get("past_key_values"), self.layer_idx)
+        rows = len(hidden_states)
+        cache = _layer_of(kwargs.get("past_key_values"), self.layer_idx, rows)
         native = self._native()
         mask = kwargs.get("attention_mask")
-        if cache is None or native is None or not (mask is None or _is_plain(mask, cache.keys.shape[2] + 1)):
+        if cache is None or native is None or not (mask is None or _is_plain(mask, rows, cache.keys.shape[2] + 1)):
             return super().forward(hidden_states, **kwargs)
 
         cos, sin = kwargs["position_embeddings"]
@@ -112,14 +115,18 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
         keys, values, head_stride, length = _append(cache)
         library().int4_decoder_layer(
             native.refreshed(),
+            rows,
+            MAX_NATIVE_ROWS,
             hidden_states.data_ptr(),
             cos.data_ptr(),
             sin.data_ptr(),
+            cos.stride(0) if len(cos) > 1 else 0,
             keys,
             values,
             head_stride,
             length,
             None if mask is None else mask.data_ptr(),
+            0 if mask is None else mask.stride(0),
             out.data_ptr(),
             torch.get_num_threads(),
         )
@@ -226,28 +233,28 @@ class _Room:
         cache.values = self.shown_values = self.values.narrow(2, start, length)
 
 
-def _layer_of(cache, index: int) -> DynamicLayer | None:
+def _layer_of(cache, index: int, rows: int) -> DynamicLayer | None:
     """The cache's layer, where it is one that `_append` knows."""
     if type(cache) is not DynamicCache or cache.offloading or len(cache.layers) <= index:
         return None
     layer = cache.layers[index]
     if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or getattr(layer, "record_past", False):
         return None
-    if not layer.get_seq_length() or layer.keys.shape[0] != 1 or layer.keys.dtype != torch.bfloat16:
+    if not layer.get_seq_length() or layer.keys.shape[0] != rows or layer.keys.dtype != torch.bfloat16:
         return None
     return layer
 
 
-def _is_plain(mask: torch.Tensor, length: int) -> bool:
-    return mask.dtype == torch.bool and mask.shape == (1, 1, 1, length) and mask.is_contiguous()
+def _is_plain(mask: torch.Tensor, rows: int, length: int) -> bool:
+    return mask.dtype == torch.bool and mask.shape == (rows, 1, 1, length) and mask.is_contiguous()
 
 
 def _append(cache: DynamicLayer) -> tuple[int, int, int, int]:
-    """What `cache.update` does for one token, except that the new row of keys and values is still to be written.
+    """What `cache.update` does for a token of each sequence, except that its keys and values are still to be written.
 
     Returns:
-        The addresses of the keys and of the values to attend to, the new row the last one, the distance of two heads
-        in numbers, and the number of rows.
+        The addresses of the keys and of the values to attend to, the new ones last, the distance of two heads in
+        numbers (those of a sequence after those of another), and the length.
     """
     room = cache.__dict__.get("_int4_room")
     if room is None or cache.keys is not room.shown_keys or cache.values is not room.shown_values:

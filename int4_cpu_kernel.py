@@ -294,9 +294,11 @@ static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
 
 // `dot`: y [blocks][rows][16] = rows of x times blocks of 16 outputs, which stand `apart` blocks from each other in
 // memory: with AVX512 several streams of reading fill the bandwidth better than one. `blocks` and `rows` are constants
-// where it is inlined.
+// where it is inlined; with AVX2 both are one. AT_ONCE: rows at most.
 
 #ifdef AVX512
+
+enum { AT_ONCE = 4 };
 
 static inline __m512i four_bytes(const int8_t *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
 
@@ -335,55 +337,53 @@ static inline __attribute__((always_inline)) void dot(
 
 #else
 
+enum { AT_ONCE = 1 };
+
 static inline __m256i four_bytes(const int8_t *p) { return _mm256_set1_epi32(*(const int32_t *)p); }
 
 // A lane of 16 bits adds up 16 products of a group: 16 * 15 * 128 < 2^15. All digits and the offset together come to
 // 2^30 at most (22 bits of x, 8 of 32 codes less 8); what overflows on the way there comes back.
-static inline __attribute__((always_inline)) void dot(
-    const Matrix *w, int64_t first, int64_t apart, int blocks, const Fixed *x, int rows, floats *y) {
+static inline void dot(const Matrix *w, int64_t first, const Fixed *x, floats *y) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), n256 = _mm256_set1_epi16(256);
     const int64_t k = w->k;
-    for (int i = 0; i < blocks * rows * 2; i++) y[i] = all(0);
-    for (int64_t g = 0; g < k / 32; g++)
-        for (int i = 0; i < blocks * rows; i++) {
-            const Fixed f = x[i % rows];
-            const int64_t output = (first + i / rows * apart) * 16;
-            const uint32_t *words = words_at(w, output, g * 4);
-            __m256i sum[2][3] = {{_mm256_setzero_si256()}};
+    y[0] = y[1] = all(0);
+    for (int64_t g = 0; g < k / 32; g++) {
+        const uint32_t *words = words_at(w, first * 16, g * 4);
+        __m256i sum[2][3] = {{_mm256_setzero_si256()}};
 #pragma GCC unroll 1  // unrolled, the sums do not stay in registers
-            for (int o = 0; o < 4; o++) {
-                if (i % rows == 0) _mm_prefetch((const char *)(words + o * 16) + 4096, _MM_HINT_T1);
-                __m256i even[2], odd[2];
-                for (int h = 0; h < 2; h++) {
-                    __m256i word = (__m256i)load_words(words + o * 16 + h * 8);
-                    even[h] = _mm256_and_si256(word, low);
-                    odd[h] = _mm256_and_si256(_mm256_srli_epi32(word, 4), low);
-                }
-                for (int d = 0; d < 3; d++) {
-                    const int8_t *digits = f.digits + d * k + g * 32 + o * 8;
-                    for (int h = 0; h < 2; h++) {
-                        sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(even[h], four_bytes(digits)));
-                        sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(odd[h], four_bytes(digits + 4)));
-                    }
-                }
-            }
-            const uint32_t *start = (const uint32_t *)f.start + g * 3;
+        for (int o = 0; o < 4; o++) {
+            _mm_prefetch((const char *)(words + o * 16) + 4096, _MM_HINT_T1);
+            __m256i even[2], odd[2];
             for (int h = 0; h < 2; h++) {
-                __m256i s = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
-                s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][0], ones));
-                s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][1], n256));
-                s = _mm256_add_epi32(s, _mm256_slli_epi32(_mm256_madd_epi16(sum[h][2], ones), 16));
-                floats scale = scales_at(w, output + h * 8, g) * all(f.unit[g]);
-                y[i * 2 + h] = fmadd(_mm256_cvtepi32_ps(s), scale, y[i * 2 + h]);
+                __m256i word = (__m256i)load_words(words + o * 16 + h * 8);
+                even[h] = _mm256_and_si256(word, low);
+                odd[h] = _mm256_and_si256(_mm256_srli_epi32(word, 4), low);
+            }
+            for (int d = 0; d < 3; d++) {
+                const int8_t *digits = x->digits + d * k + g * 32 + o * 8;
+                for (int h = 0; h < 2; h++) {
+                    sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(even[h], four_bytes(digits)));
+                    sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(odd[h], four_bytes(digits + 4)));
+                }
             }
         }
+        const uint32_t *start = (const uint32_t *)x->start + g * 3;
+        for (int h = 0; h < 2; h++) {
+            __m256i s = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
+            s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][0], ones));
+            s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][1], n256));
+            s = _mm256_add_epi32(s, _mm256_slli_epi32(_mm256_madd_epi16(sum[h][2], ones), 16));
+            floats scale = scales_at(w, first * 16 + h * 8, g) * all(x->unit[g]);
+            y[h] = fmadd(_mm256_cvtepi32_ps(s), scale, y[h]);
+        }
+    }
 }
 
 #endif
 
 // The calling thread's share of y [rows, n] = x W.T, x in fixed point.
 static void my_outputs(const Matrix *w, const void *fixed, int64_t rows, bf16 *y) {
-    const int streams = LANES == 8 ? 1 : rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    const int streams = AT_ONCE == 1 ? 1 : rows == 1 ? 4 : rows == 2 ? 2 : 1;
     int64_t from, to;
     my_part(w->n / 16, 1, &from, &to);
     const int64_t apart = (to - from) / streams, rest = from + apart * streams;
@@ -391,11 +391,12 @@ static void my_outputs(const Matrix *w, const void *fixed, int64_t rows, bf16 *y
         if (block == from + apart) block = rest;  // the streams have been through what lies between
         if (block == to) break;
         const int blocks = block < rest ? streams : 1;
-        for (int64_t m = 0; m < rows; m += 4) {
-            const int now = rows - m < 4 ? rows - m : 4;
-            Fixed x[4];
+        for (int64_t m = 0; m < rows; m += AT_ONCE) {
+            const int now = rows - m < AT_ONCE ? rows - m : AT_ONCE;
+            Fixed x[AT_ONCE];
             floats sums[64 / LANES] = {all(0)};
             for (int i = 0; i < now; i++) x[i] = fixed_at(fixed, w->k, m + i);
+#ifdef AVX512
             switch (blocks * 10 + now) {
                 case 41: dot(w, block, apart, 4, x, 1, sums); break;
                 case 22: dot(w, block, apart, 2, x, 2, sums); break;
@@ -404,6 +405,9 @@ static void my_outputs(const Matrix *w, const void *fixed, int64_t rows, bf16 *y
                 case 13: dot(w, block, 0, 1, x, 3, sums); break;
                 default: dot(w, block, 0, 1, x, 4, sums);
             }
+#else
+            dot(w, block, x, sums);
+#endif
             for (int i = 0; i < blocks * now; i++)
                 for (int h = 0; h < 16 / LANES; h++)
                     store_bf16(y + (m + i % now) * w->n + (block + i / now * apart) * 16 + h * LANES,
@@ -523,8 +527,95 @@ static void multiply(const cell *x, const cell *panel, int64_t count, float *sum
         for (int h = 0; h < 2; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
 }
 
+#ifndef AVX512
+// For up to SOME rows filling panels takes longer than multiplying: here codes become floats, and are multiplied, where
+// they lie in their words. So nibble i counts 16^i, which the activations are divided by; the 8 of the codes and the
+// scales come in once for a group.
+enum { SOME = 2 * ROWS };
+
+// The calling thread's share of x [rows, k] -> for each ROWS rows, those beyond the last 0: x / 16^i [k, ROWS], and
+// -8 * the sums of its groups [k / 32, ROWS].
+static void pack_some(const Product *c) {
+    static const float divided[8] = {1, 0x1p-4f, 0x1p-8f, 0x1p-12f, 0x1p-16f, 0x1p-20f, 0x1p-24f, 1};
+    const int64_t k = c->w.k;
+    int64_t from, to;
+    my_part(k / 32, 1, &from, &to);
+    for (int64_t row = 0; row < (c->rows + ROWS - 1) / ROWS * ROWS; row++) {
+        float *x = c->packed + row / ROWS * ROWS * (k + k / 32) + row % ROWS, *offset = x + ROWS * k;
+        for (int64_t g = from; g < to; g++) {
+            float sum = 0;
+            for (int64_t i = g * 32; i < g * 32 + 32; i++) {
+                const float value = row < c->rows ? cell_of(c->x + row * k + i) : 0;
+                x[i * ROWS] = value * divided[i % 8];
+                sum += value;
+            }
+            offset[g * ROWS] = -8 * sum;
+        }
+    }
+}
+
+// WIDTH outputs of `rows` rows, a constant where this is inlined: y [rows, n] = W times what `pack_some` makes.
+static inline __attribute__((always_inline)) void multiply_some(
+    const Matrix *w, int64_t output, const float *x, int rows, bf16 *y) {
+    const float *offset = x + ROWS * w->k;
+    floats sums[ROWS][2];
+    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = all(0);
+    for (int64_t g = 0; g < w->k / 32; g++, offset += ROWS) {
+        const uint32_t *words = words_at(w, output, g * 4);
+        floats s[ROWS][2];
+        for (int r = 0; r < rows; r++) s[r][0] = s[r][1] = all(offset[r]);
+#pragma GCC unroll 1
+        for (int o = 0; o < 4; o++, words += 16) {
+            _mm_prefetch((const char *)words + 4096, _MM_HINT_T1);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++, x += ROWS) {
+                ints left = load_words(words), right = load_words(words + LANES);
+                left = i < 7 ? left & 15 << 4 * i : left >> 28 & 15;
+                right = i < 7 ? right & 15 << 4 * i : right >> 28 & 15;
+                for (int r = 0; r < rows; r++) {
+                    floats one = all(x[r]);
+                    s[r][0] = fmadd(one, _mm256_cvtepi32_ps((__m256i)left), s[r][0]);
+                    s[r][1] = fmadd(one, _mm256_cvtepi32_ps((__m256i)right), s[r][1]);
+                }
+            }
+        }
+        for (int h = 0; h < 2; h++) {
+            floats scale = scales_at(w, output + h * LANES, g);
+            for (int r = 0; r < rows; r++) sums[r][h] = fmadd(s[r][h], scale, sums[r][h]);
+        }
+    }
+    for (int r = 0; r < rows; r++) store_two_bf16(y + r * w->n + output, sums[r][0], sums[r][1]);
+}
+
+static void some_rows(const Product *c) {
+    int64_t from, to;
+    pack_some(c);
+    GOMP_barrier();
+    my_part(c->w.n, WIDTH, &from, &to);
+    for (int64_t output = from; output < to; output += WIDTH)
+        for (int64_t row = 0; row < c->rows; row += ROWS) {
+            const float *x = c->packed + row * (c->w.k + c->w.k / 32);
+            bf16 *y = c->y + row * c->w.n;
+            switch (c->rows - row) {
+                case 1: multiply_some(&c->w, output, x, 1, y); break;
+                case 2: multiply_some(&c->w, output, x, 2, y); break;
+                case 3: multiply_some(&c->w, output, x, 3, y); break;
+                case 4: multiply_some(&c->w, output, x, 4, y); break;
+                case 5: multiply_some(&c->w, output, x, 5, y); break;
+                default: multiply_some(&c->w, output, x, ROWS, y);
+            }
+        }
+}
+#endif
+
 static void product_body(void *call) {
     const Product *c = call;
+#ifndef AVX512
+    if (c->rows <= SOME) {
+        some_rows(c);
+        return;
+    }
+#endif
     const int64_t k = c->w.k, n = c->w.n, count = k / PER_CELL, groups = (c->rows + ROWS - 1) / ROWS;
     const int64_t parts = (groups * ROWS + TALL - 1) / TALL, tall = (groups + parts - 1) / parts;  // in groups
     int64_t from, to;
@@ -558,13 +649,13 @@ static void product_body(void *call) {
 }
 
 // x [rows, k] -> y [rows, n], n a multiple of 32; the weights in cells, the sums in float32. `packed` has room for x in
-// float32, its rows filled up to a multiple of ROWS.
+// float32, and for ROWS rows more.
 void int4_product(Matrix w, const bf16 *x, int64_t rows, void *packed, bf16 *y, int threads) {
     Product call = {w, x, packed, rows, y};
     GOMP_parallel(product_body, &call, threads, 0);
 }
 
-// ---- One decoder layer for one token ----
+// ---- One decoder layer for one token of each sequence ----
 
 typedef struct {
     Matrix q, k, v, o, gate, up, down;
@@ -575,14 +666,20 @@ typedef struct {
 
 typedef struct {
     const Layer *layer;
-    const bf16 *hidden, *cos, *sin;  // [width], [head_dim], [head_dim]
-    bf16 *keys, *values;             // [kv_heads, length, head_dim], the last row still to be written
+    int64_t rows, few;               // sequences; up to how many of them products go by `my_outputs`
+    const bf16 *hidden;              // [rows, width]
+    const bf16 *cos, *sin;           // [rows, head_dim], or of all rows [head_dim] and a stride of 0
+    int64_t table_stride;
+    bf16 *keys, *values;             // [rows, kv_heads, length, head_dim], the last position still to be written
     int64_t head_stride, length;
-    const uint8_t *mask;             // [length], or NULL: attend to all
-    bf16 *out;                       // [width]
+    const uint8_t *mask;             // [rows, length], likewise; or NULL: attend to all
+    int64_t mask_stride;
+    bf16 *out;                       // [rows, width]
     bf16 *q, *k, *v, *attended, *mixed, *inner, *up, *update;
-    float *scores;                   // [heads, padded]
+    float *scores;                   // [rows, heads, padded]
     int64_t padded;                  // length, rounded up to 16
+    bf16 *x, *residual;              // [rows, width]: what a product takes, and what its result is added to
+    void *prepared;                  // what it takes, as `my_outputs` or `product_body` want it
 } Step;
 
 // As Gemma3RMSNorm: in float32, times 1 + weight, rounded once.
@@ -613,19 +710,21 @@ static void rotate(const bf16 *x, const bf16 *cos, const bf16 *sin, int64_t n, b
     }
 }
 
-// The calling thread's share of scores [heads, padded] = scaling * q . keys, by positions; -1e30 where masked.
+// The calling thread's share of scores [rows, heads, padded] = scaling * q . keys, by positions; -1e30 where masked.
 static void my_scores(const Step *s) {
     const Layer *l = s->layer;
     const int64_t n = l->head_dim, group = l->heads / l->kv_heads;
     int64_t from, to;
     my_part(s->padded, 16, &from, &to);
-    for (int64_t h = 0; h < l->heads; h++)
+    for (int64_t h = 0; h < s->rows * l->heads; h++) {
+        const uint8_t *mask = s->mask ? s->mask + h / l->heads * s->mask_stride : NULL;
         for (int64_t at = from; at < to; at++) {
             float *score = s->scores + h * s->padded + at;
             *score = -1e30f;
-            if (at >= s->length || (s->mask && !s->mask[at])) continue;
+            if (at >= s->length || (mask && !mask[at])) continue;
             *score = dot_bf16(s->q + h * n, s->keys + h / group * s->head_stride + at * n, n) * l->scaling;
         }
+    }
 }
 
 static void softmax(float *x, int64_t n) {
@@ -666,7 +765,7 @@ static void my_mixture(const Step *s) {
     const Layer *l = s->layer;
     const int64_t columns = l->head_dim / WIDTH, group = l->heads / l->kv_heads;
     int64_t from, to;
-    my_part(l->kv_heads * columns, 1, &from, &to);
+    my_part(s->rows * l->kv_heads * columns, 1, &from, &to);
     for (int64_t unit = from; unit < to; unit++) {
         int64_t head = unit / columns * group, end = head + group, column = unit % columns * WIDTH;
         for (; head + 4 <= end; head += 4) mix(s, head, column, 4);
@@ -675,32 +774,83 @@ static void my_mixture(const Step *s) {
     }
 }
 
-static void decoder_layer_body(void *step) {
-    const Step *s = step;
-    const Layer *l = s->layer;
-    const int64_t width = l->q.k, n = l->head_dim;
-    const int64_t widest = l->down.k > l->o.k ? l->down.k : l->o.k;
-    bf16 x[width], residual[width];
-    char memory[fixed_bytes(width > widest ? width : widest)];
-    int64_t from, to;
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-    rms_norm(s->hidden, l->norms[0], width, l->eps, x);
-    to_fixed(x, width, fixed_at(memory, width, 0));
-    my_outputs(&l->q, memory, 1, s->q);
-    my_outputs(&l->k, memory, 1, s->k);
-    my_outputs(&l->v, memory, 1, s->v);
+// Bytes of `x`, `residual` and `prepared`: the last has four for each input, and a few rows more, which is enough for
+// all forms.
+static int64_t work_bytes(const Step *s) {
+    const Layer *l = s->layer;
+    const int64_t prepared = s->rows <= s->few ? s->rows : s->rows + ROWS;
+    return s->rows * l->q.k * 4 + prepared * most(most(l->q.k, l->o.k), l->down.k) * 4;
+}
+
+static void use_memory(Step *s, char *memory) {
+    s->x = (bf16 *)memory;
+    s->residual = s->x + s->rows * s->layer->q.k;
+    s->prepared = s->residual + s->rows * s->layer->q.k;
+}
+
+// The rows that the calling thread prepares for a product, or completes after it: its share of several, which it then
+// has to show to the others. A single row each thread prepares for itself, which is quicker than waiting for another.
+static void my_rows(const Step *s, int64_t *from, int64_t *to) {
+    *from = 0;
+    *to = 1;
+    if (s->rows > 1) my_part(s->rows, 1, from, to);
+}
+
+// To be called with x [k] for each of `my_rows`, then, by all threads, `show`, then `my_product`.
+static void prepare(const Step *s, const bf16 *x, int64_t k, int64_t row) {
+    if (s->rows <= s->few) to_fixed(x, k, fixed_at(s->prepared, k, row));
+}
+
+static void show(const Step *s) {
+    if (s->rows > 1) GOMP_barrier();
+}
+
+// The calling thread's share of y [rows, n] = x W.T, x [rows, k].
+static void my_product(const Step *s, const Matrix *w, const bf16 *x, bf16 *y) {
+    if (s->rows <= s->few) {
+        my_outputs(w, s->prepared, s->rows, y);
+    } else {
+        Product call = {*w, x, s->prepared, s->rows, y};
+        product_body(&call);
+        GOMP_barrier();  // before the next product packs
+    }
+}
+
+static void decoder_layer_body(void *step) {
+    Step own = *(const Step *)step;
+    const Step *s = &own;
+    const Layer *l = s->layer;
+    const int64_t width = l->q.k, n = l->head_dim, all_heads = l->heads + l->kv_heads;
+    char memory[s->rows == 1 ? work_bytes(s) : 1];
+    if (s->rows == 1) use_memory(&own, memory);
+    int64_t first, last, from, to;
+    my_rows(s, &first, &last);
+
+    for (int64_t r = first; r < last; r++) {
+        rms_norm(s->hidden + r * width, l->norms[0], width, l->eps, s->x + r * width);
+        prepare(s, s->x + r * width, width, r);
+    }
+    show(s);
+    my_product(s, &l->q, s->x, s->q);
+    my_product(s, &l->k, s->x, s->k);
+    my_product(s, &l->v, s->x, s->v);
     GOMP_barrier();
 
-    my_part(l->heads + l->kv_heads, 1, &from, &to);
-    for (int64_t h = from; h < to; h++) {
+    my_part(s->rows * all_heads, 1, &from, &to);
+    for (int64_t i = from; i < to; i++) {
+        const int64_t r = i / all_heads, h = i % all_heads;
+        const bf16 *cos = s->cos + r * s->table_stride, *sin = s->sin + r * s->table_stride;
         bf16 normed[n];
         if (h < l->heads) {
-            rms_norm(s->q + h * n, l->norms[1], n, l->eps, normed);
-            rotate(normed, s->cos, s->sin, n, s->q + h * n);
+            bf16 *q = s->q + (r * l->heads + h) * n;
+            rms_norm(q, l->norms[1], n, l->eps, normed);
+            rotate(normed, cos, sin, n, q);
         } else {
-            int64_t kv = h - l->heads, at = kv * s->head_stride + (s->length - 1) * n;
+            int64_t kv = r * l->kv_heads + h - l->heads, at = kv * s->head_stride + (s->length - 1) * n;
             rms_norm(s->k + kv * n, l->norms[2], n, l->eps, normed);
-            rotate(normed, s->cos, s->sin, n, s->keys + at);
+            rotate(normed, cos, sin, n, s->keys + at);
             __builtin_memcpy(s->values + at, s->v + kv * n, n * sizeof(bf16));
         }
     }
@@ -708,56 +858,69 @@ static void decoder_layer_body(void *step) {
 
     my_scores(s);
     GOMP_barrier();
-    my_part(l->heads, 1, &from, &to);
+    my_part(s->rows * l->heads, 1, &from, &to);
     for (int64_t h = from; h < to; h++) softmax(s->scores + h * s->padded, s->padded);
     GOMP_barrier();
     my_mixture(s);
     GOMP_barrier();
 
-    to_fixed(s->attended, l->o.k, fixed_at(memory, l->o.k, 0));
-    my_outputs(&l->o, memory, 1, s->mixed);
+    for (int64_t r = first; r < last; r++) prepare(s, s->attended + r * l->o.k, l->o.k, r);
+    show(s);
+    my_product(s, &l->o, s->attended, s->mixed);
     GOMP_barrier();
 
-    rms_norm(s->mixed, l->norms[3], width, l->eps, x);
-    add(x, s->hidden, width, residual);
-    rms_norm(residual, l->norms[4], width, l->eps, x);
-    to_fixed(x, width, fixed_at(memory, width, 0));
-    my_outputs(&l->gate, memory, 1, s->inner);
-    my_outputs(&l->up, memory, 1, s->up);
-    my_part(l->gate.n / 16, 1, &from, &to);  // what this thread has just written
-    gated(s->inner, s->up, from * 16, to * 16, s->inner);
+    for (int64_t r = first; r < last; r++) {
+        bf16 *x = s->x + r * width, *residual = s->residual + r * width;
+        rms_norm(s->mixed + r * width, l->norms[3], width, l->eps, x);
+        add(x, s->hidden + r * width, width, residual);
+        rms_norm(residual, l->norms[4], width, l->eps, x);
+        prepare(s, x, width, r);
+    }
+    show(s);
+    my_product(s, &l->gate, s->x, s->inner);
+    my_product(s, &l->up, s->x, s->up);
+    my_part(l->gate.n / 16, 1, &from, &to);  // what this thread has just written, or, with `product_body`, all have
+    for (int64_t at = 0; at < s->rows * l->gate.n; at += l->gate.n)
+        gated(s->inner, s->up, at + from * 16, at + to * 16, s->inner);
     GOMP_barrier();
 
-    to_fixed(s->inner, l->down.k, fixed_at(memory, l->down.k, 0));
-    my_outputs(&l->down, memory, 1, s->update);
+    for (int64_t r = first; r < last; r++) prepare(s, s->inner + r * l->down.k, l->down.k, r);
+    show(s);
+    my_product(s, &l->down, s->inner, s->update);
     GOMP_barrier();
 
-    if (omp_get_thread_num() == 0) {
-        rms_norm(s->update, l->norms[5], width, l->eps, x);
-        add(x, residual, width, s->out);
+    if (s->rows == 1 && omp_get_thread_num()) return;
+    for (int64_t r = first; r < last; r++) {
+        rms_norm(s->update + r * width, l->norms[5], width, l->eps, s->x + r * width);
+        add(s->x + r * width, s->residual + r * width, width, s->out + r * width);
     }
 }
 
-// hidden [width] -> out [width]; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3 does.
-void int4_decoder_layer(const Layer *layer, const bf16 *hidden, const bf16 *cos, const bf16 *sin, bf16 *keys,
-                        bf16 *values, int64_t head_stride, int64_t length, const uint8_t *mask, bf16 *out,
-                        int threads) {
-    Step s = {.layer = layer, .hidden = hidden, .cos = cos, .sin = sin, .keys = keys, .values = values,
-              .head_stride = head_stride, .length = length, .mask = mask, .out = out,
+// hidden [rows, width] -> out [rows, width]; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3
+// does. See `Step` for the arguments.
+void int4_decoder_layer(const Layer *layer, int64_t rows, int64_t few, const bf16 *hidden, const bf16 *cos,
+                        const bf16 *sin, int64_t table_stride, bf16 *keys, bf16 *values, int64_t head_stride,
+                        int64_t length, const uint8_t *mask, int64_t mask_stride, bf16 *out, int threads) {
+    Step s = {.layer = layer, .rows = rows, .few = few, .hidden = hidden, .cos = cos, .sin = sin,
+              .table_stride = table_stride, .keys = keys, .values = values, .head_stride = head_stride,
+              .length = length, .mask = mask, .mask_stride = mask_stride, .out = out,
               .padded = (length + 15) / 16 * 16};
     const int64_t width = layer->q.k, q = layer->q.n, kv = layer->k.n;
-    bf16 *memory = malloc((2 * q + 2 * kv + 2 * width + 2 * layer->gate.n) * sizeof(bf16));
-    s.scores = malloc(layer->heads * s.padded * sizeof(float));
+    bf16 *memory = malloc(rows * (2 * q + 2 * kv + 2 * width + 2 * layer->gate.n) * sizeof(bf16));
+    char *shared = rows > 1 ? malloc(work_bytes(&s)) : NULL;
+    s.scores = malloc(rows * layer->heads * s.padded * sizeof(float));
     s.q = memory;
-    s.k = s.q + q;
-    s.v = s.k + kv;
-    s.attended = s.v + kv;
-    s.mixed = s.attended + q;
-    s.update = s.mixed + width;
-    s.inner = s.update + width;
-    s.up = s.inner + layer->gate.n;
+    s.k = s.q + rows * q;
+    s.v = s.k + rows * kv;
+    s.attended = s.v + rows * kv;
+    s.mixed = s.attended + rows * q;
+    s.update = s.mixed + rows * width;
+    s.inner = s.update + rows * width;
+    s.up = s.inner + rows * layer->gate.n;
+    if (rows > 1) use_memory(&s, shared);
     GOMP_parallel(decoder_layer_body, &s, threads, 0);
     free(s.scores);
+    free(shared);
     free(memory);
 }
 
@@ -875,7 +1038,8 @@ SIGNATURES = {
     "int4_linear": (Matrix, _POINTER, _INT64, _POINTER, _INT),
     "int4_product": (Matrix, _POINTER, _INT64, _POINTER, _POINTER, _INT),
     "int4_dequantize": (Matrix, _INT64, _INT64, _POINTER, _INT),
-    "int4_decoder_layer": (_POINTER,) * 6 + (_INT64, _INT64, _POINTER, _POINTER, _INT),
+    "int4_decoder_layer": (_POINTER, _INT64, _INT64, _POINTER, _POINTER, _POINTER, _INT64, _POINTER, _POINTER)
+    + (_INT64, _INT64, _POINTER, _INT64, _POINTER, _INT),
     "int4_rms_norm": (_POINTER, _POINTER, _INT64, _INT64, ctypes.c_float, _POINTER, _INT),
     "int4_gated": (_POINTER, _POINTER, _INT64, _POINTER, _INT),
     "int4_pack_awq": (_POINTER, _POINTER, _INT64, _INT64, _INT),

@@ -18,7 +18,7 @@ def only(name: str, package: str) -> Iterator[None]:
         if kernel.library() is None:
             pytest.skip(f"no {name} or no C compiler here")
         if name == "AVX2":
-            cpu.MAX_NATIVE_ROWS = 5
+            cpu.MAX_NATIVE_ROWS = 1
         yield
     finally:
         kernel.INSTRUCTION_SETS, cpu.MAX_NATIVE_ROWS = before

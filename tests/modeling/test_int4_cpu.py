@@ -82,7 +82,7 @@ def amx(request, monkeypatch):
 
 @native
 @pytest.mark.parametrize("scale_dtype", DTYPES)
-@pytest.mark.parametrize("m", [*range(1, 10), 16, 17, 23, 24, 25, 33, 64])
+@pytest.mark.parametrize("m", [*range(1, 10), 12, 13, 16, 17, 23, 24, 25, 33, 64])
 def test_native_equals_the_dequantised_product(m, scale_dtype, amx, instruction_set):
     codes, _, scales, weight = random_matrix(160, 256, scale_dtype, seed=m)
     linear = linear_from(codes, scales, torch.bfloat16)
@@ -144,7 +144,7 @@ def test_numbers_are_rounded_to_the_nearest_bfloat16_and_to_the_even_one():
     scales = (1 + torch.arange(128) / 128).bfloat16().float()[:, None]
     exact = x[:, :1].float() @ (codes[:, :1].float() * scales).T
     linear = linear_from(codes, scales, torch.bfloat16)
-    for m in (1, int4_cpu.MAX_NATIVE_ROWS):
+    for m in (1, 4, int4_cpu.MAX_NATIVE_ROWS):
         assert torch.equal(torch.cat([linear(part) for part in x.split(m)]), exact.bfloat16())
 
 

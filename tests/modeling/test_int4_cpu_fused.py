@@ -138,6 +138,48 @@ def test_padding_is_masked(model, short, monkeypatch):
     assert (found - step_by_step(model)).norm() / found.norm() > 0.05  # the mask matters
 
 
+@torch.no_grad()
+def sequences_by_step(model, rows: int, padded: bool) -> torch.Tensor:
+    """Logits of several sequences after each of three tokens, [3, rows, V]; padded: by 0, 3, 6, ... on the left."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 250, (rows, 43), generator=generator)
+    mask = (torch.arange(43) >= 3 * torch.arange(rows)[:, None]).long() if padded else torch.ones_like(ids)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache, logits = DynamicCache(config=model.config), []
+    for part in (slice(40), slice(40, 41), slice(41, 42), slice(42, 43)):
+        out = model(
+            ids[:, part], attention_mask=mask[:, : part.stop], position_ids=positions[:, part], past_key_values=cache
+        )
+        logits.append(out.logits[:, -1])
+    return torch.stack(logits[1:]).float()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(("rows", "threads"), [(2, 2), (3, 1), (5, 3), (6, 2), (13, 3)])
+def test_one_token_of_each_of_several_sequences(model, short, monkeypatch, rows, threads, padded):
+    monkeypatch.setattr(decode_module(model), "has_amx", lambda: False)
+    monkeypatch.setattr(decode_module(model), "MAX_NATIVE_ROWS", 5)  # from 6 on by the product for many rows
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = sequences_by_step(model, rows, padded)
+    finally:
+        torch.set_num_threads(before)
+    assert len(short) == len(layers(model)) * 3
+    with monkeypatch.context() as patched:
+        patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
+        expected = sequences_by_step(model, rows, padded)
+    for sequence in range(rows):
+        assert_close(found[:, sequence], expected[:, sequence])
+
+
+def test_more_sequences_than_the_kernels_are_best_at_go_the_long_way(model, short, monkeypatch):
+    module = decode_module(model)
+    monkeypatch.setattr(module, "has_amx", lambda: True)
+    sequences_by_step(model, module.MAX_NATIVE_ROWS + 1, padded=False)
+    assert not short
+
+
 def test_a_cache_that_others_change(model, short, monkeypatch):
     def forked(cache):
         step_by_step(model, ids=IDS[:, :8], tokens=NEXT[:3], cache=cache)
@@ -171,12 +213,13 @@ def test_generate_in_all_its_ways(model, options):
     assert out.shape[1] == 52
 
 
-def test_generate_is_the_same_with_and_without(model, short, monkeypatch):
-    found = model.generate(IDS, max_new_tokens=24, do_sample=False)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generate_is_the_same_with_and_without(model, short, monkeypatch, beams):
+    found = model.generate(IDS, max_new_tokens=24, do_sample=False, num_beams=beams)
     assert short
     with monkeypatch.context() as patched:
         patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
-        assert torch.equal(model.generate(IDS, max_new_tokens=24, do_sample=False), found)
+        assert torch.equal(model.generate(IDS, max_new_tokens=24, do_sample=False, num_beams=beams), found)
 
 
 # Where the long way is the right one
