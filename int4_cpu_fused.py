@@ -120,13 +120,13 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
             hidden_states.data_ptr(),
             cos.data_ptr(),
             sin.data_ptr(),
-            cos.stride(0) if len(cos) > 1 else 0,
+            _stride(cos),
             keys,
             values,
             head_stride,
             length,
             None if mask is None else mask.data_ptr(),
-            0 if mask is None else mask.stride(0),
+            0 if mask is None else _stride(mask),
             out.data_ptr(),
             torch.get_num_threads(),
         )
@@ -246,7 +246,14 @@ def _layer_of(cache, index: int, rows: int) -> DynamicLayer | None:
 
 
 def _is_plain(mask: torch.Tensor, rows: int, length: int) -> bool:
-    return mask.dtype == torch.bool and mask.shape == (rows, 1, 1, length) and mask.is_contiguous()
+    """Whether the C code can read it: a row for each sequence, or one for all."""
+    shapes = (rows, 1, 1, length), (1, 1, 1, length)
+    return mask.dtype == torch.bool and mask.shape in shapes and mask.stride(3) == 1
+
+
+def _stride(table: torch.Tensor) -> int:
+    """Distance of the rows of two sequences, 0 where they share one."""
+    return table.stride(0) if len(table) > 1 else 0
 
 
 def _append(cache: DynamicLayer) -> tuple[int, int, int, int]:

@@ -9,7 +9,8 @@ Of the two large sizes only the first layers are taken (`LAYERS`, or `--layers`)
 says so. `real270m` is the real model that `make real270m` has left in the cache.
 
 Each engine runs in a process of its own that stays alive; in every round each of them, one after the other, reads a
-prompt of 512 tokens and generates 128 more, greedily. The table gives the medians over the rounds. An engine that fails
+prompt of 512 tokens and generates 128 more, greedily; with `--batch`, several prompts at once, and tokens/s count those
+of all. The table gives the medians over the rounds. An engine that fails
 has a row that says why. Before an engine loads, the weights are read into the page cache, and as much memory as they
 take is touched and given back: where a host lends a virtual machine its memory page by page, the first touch is slower
 than any loader.
@@ -81,23 +82,10 @@ def touch_memory(path: str) -> float:
     return len(memory) / (time.perf_counter() - start) / 1e9
 
 
-class Clock:
-    """A streamer that notes when each token came."""
-
-    def __init__(self):
-        self.times = []
-
-    def put(self, tokens) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
 class Transformers:
     """Ours and stock transformers."""
 
-    def __init__(self, engine: str, repo: str, threads: int):
+    def __init__(self, engine: str, repo: str, threads: int, batch: int):
         import torch
         import transformers
         from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
@@ -142,34 +130,47 @@ class Transformers:
             "backend": getattr(self.model, "int4_backend", ", ".join(sorted(kernels)) or "dense"),
         }
 
-    def run(self, prompt: list[int], new: int) -> list[float]:
+    def run(self, prompts: list[list[int]], new: int) -> list[float]:
         import torch
+        from transformers import StoppingCriteriaList
 
-        clock = Clock()
-        ids = torch.tensor([prompt])
-        clock.put(None)
+        times = []
+
+        def note(ids, scores, **kwargs):  # generate calls it after each token; a streamer would take no batch
+            times.append(time.perf_counter())
+            return torch.zeros(len(ids), dtype=torch.bool)
+
+        ids = torch.tensor(prompts)
+        start = time.perf_counter()
         self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new + 1, streamer=clock, **self.options
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new + 1,
+            stopping_criteria=StoppingCriteriaList([note]),
+            **self.options,
         )
-        start, _, *tokens = clock.times  # the streamer gets the prompt first
-        return [tokens[0] - start, (tokens[-1] - tokens[0]) / new]
+        return [times[0] - start, (times[-1] - times[0]) / new]
 
 
 class LlamaCpp:
     """llama.cpp by its C interface: nothing between two tokens but its own greedy sampler."""
 
-    def __init__(self, engine: str, file: str, threads: int):
+    def __init__(self, engine: str, file: str, threads: int, batch: int):
         import llama_cpp
 
-        self.llama_cpp = llama_cpp
+        self.llama = llama_cpp
         self.touch_gb_s = touch_memory(file)
         self.baseline = memory()
         start = time.perf_counter()
-        self.model = llama_cpp.Llama(
-            file, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False, flash_attn=engine == "llama-fa"
-        )
+        self.model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx, options.n_seq_max = 1024 * batch, batch
+        options.n_threads = options.n_threads_batch = threads
+        options.flash_attn_type = int(engine == "llama-fa")
+        self.context = llama_cpp.llama_init_from_model(self.model, options)
         self.load_s = time.perf_counter() - start
         self.sampler = llama_cpp.llama_sampler_init_greedy()
+        self.tokens = llama_cpp.llama_batch_init(1024, 0, 1)
         self.bytes = os.path.getsize(file)
 
     def facts(self) -> dict:
@@ -183,25 +184,35 @@ class LlamaCpp:
             "backend": "llama.cpp",
         }
 
-    def run(self, prompt: list[int], new: int) -> list[float]:
-        context = self.model.ctx
-        self.model.reset()
-        self.llama_cpp.llama_memory_clear(self.llama_cpp.llama_get_memory(context), True)
-        times = [time.perf_counter()]
-        self.model.eval(prompt)
-        for _ in range(new + 1):
-            token = self.llama_cpp.llama_sampler_sample(self.sampler, context, -1)
-            times.append(time.perf_counter())
-            if len(times) < new + 2:
-                self.model.eval([token])
-        return [times[1] - times[0], (times[-1] - times[1]) / new]
+    def decode(self, tokens: list[tuple[int, int, int, bool]]) -> list[int]:
+        """(token, position, sequence, whether the next one is wanted) of each -> the next tokens that are wanted."""
+        self.tokens.n_tokens = len(tokens)
+        for i, (token, position, sequence, wanted) in enumerate(tokens):
+            self.tokens.token[i], self.tokens.pos[i], self.tokens.logits[i] = token, position, wanted
+            self.tokens.n_seq_id[i], self.tokens.seq_id[i][0] = 1, sequence
+        if status := self.llama.llama_decode(self.context, self.tokens):
+            raise RuntimeError(f"llama_decode gave {status}")
+        wanted = [i for i, token in enumerate(tokens) if token[3]]
+        return [self.llama.llama_sampler_sample(self.sampler, self.context, i) for i in wanted]
+
+    def run(self, prompts: list[list[int]], new: int) -> list[float]:
+        self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
+        times, following = [time.perf_counter()], []
+        for sequence, prompt in enumerate(prompts):
+            last = len(prompt) - 1
+            following += self.decode([(token, i, sequence, i == last) for i, token in enumerate(prompt)])
+        times.append(time.perf_counter())
+        for position in range(len(prompts[0]), len(prompts[0]) + new):
+            following = self.decode([(token, position, sequence, True) for sequence, token in enumerate(following)])
+        times.append(time.perf_counter())
+        return [times[1] - times[0], (times[2] - times[1]) / new]
 
 
-def work(engine: str, path: str, threads: int) -> None:
-    """Answer lines of JSON (prompt, number of new tokens) on stdin with lines of JSON on stdout."""
+def work(engine: str, path: str, threads: int, batch: int) -> None:
+    """Answer lines of JSON (prompts, number of new tokens) on stdin with lines of JSON on stdout."""
     answers, sys.stdout = sys.stdout, sys.stderr
     read_into_page_cache(path)
-    worker = (LlamaCpp if engine.startswith("llama") else Transformers)(engine, path, threads)
+    worker = (LlamaCpp if engine.startswith("llama") else Transformers)(engine, path, threads, batch)
     print(json.dumps(worker.facts()), file=answers, flush=True)
     for line in sys.stdin:
         prefill, decode = worker.run(*json.loads(line))
@@ -224,11 +235,12 @@ class Peer:
         Failed: from every method, when the process has ended or cannot be started.
     """
 
-    def __init__(self, engine: str, path: Path, python: Path, threads: int):
+    def __init__(self, engine: str, path: Path, python: Path, threads: int, batch: int):
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         if engine in ("native", "aten", "compiled"):
             environment["GEMMA3_INT4_BACKEND"] = "aten-cpu" if engine == "aten" else "native-cpu"
-        command = [python, "-m", "benchmarks.bench_generate", "--work", engine, str(path), "--threads", str(threads)]
+        command = [python, "-m", "benchmarks.bench_generate", "--work", engine, str(path)]
+        command += ["--threads", str(threads), "--batch", str(batch)]
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (as long as the process)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log, "text": True}
         try:
@@ -249,14 +261,14 @@ class Peer:
             raise Failed(signal.strsignal(-status) if status < 0 else said.strip().splitlines()[-1])
         return json.loads(line)
 
-    def run(self, prompt: list[int], new: int, keep: bool) -> None:
-        self.process.stdin.write(json.dumps([prompt, new]) + "\n")
+    def run(self, prompts: list[list[int]], new: int, keep: bool) -> None:
+        self.process.stdin.write(json.dumps([prompts, new]) + "\n")
         self.process.stdin.flush()
         prefill, decode, changed = self._answer()
         self.facts |= changed
         if keep:
-            self.prefill.append(len(prompt) / prefill)
-            self.decode.append(1 / decode)
+            self.prefill.append(sum(map(len, prompts)) / prefill)
+            self.decode.append(len(prompts) / decode)
         else:
             self.facts["first_call_s"] = prefill + decode * new
 
@@ -309,25 +321,27 @@ def bench(name: str, args) -> list[dict]:
     peers, failed = [], {}
     for engine in args.engines:
         try:
-            peers.append(Peer(engine, paths.get(engine, repo), pythons.get(engine, sys.executable), args.threads))
+            python = pythons.get(engine, sys.executable)
+            peers.append(Peer(engine, paths.get(engine, repo), python, args.threads, args.batch))
         except Failed as error:
             failed[engine] = str(error)
     generator = torch.Generator().manual_seed(0)
     for number in range(-1, args.rounds):  # round -1 warms up, and compiles
         for peer in [peer for peer in peers if peer.engine not in failed]:
-            prompt = torch.randint(1000, 200_000, (args.prompt,), generator=generator).tolist()
+            prompts = torch.randint(1000, 200_000, (args.batch, args.prompt), generator=generator).tolist()
             try:
-                peer.run(prompt, args.new, keep=number >= 0)
+                peer.run(prompts, args.new, keep=number >= 0)
             except Failed as error:
                 failed[peer.engine] = str(error)
-    conditions = machine() | {"run": started, "load_average": load_average, "threads": args.threads}
+    conditions = machine() | {"run": started, "load_average": load_average}
+    conditions |= {"threads": args.threads, "batch": args.batch}
     linear = linear_weights(repo)
     rows = [{"model": label, "engine": engine, "failed": why, **conditions} for engine, why in failed.items()]
     for peer in [peer for peer in peers if peer.engine not in failed]:
         peer.close()
         prefill, decode = statistics.median(peer.prefill), statistics.median(peer.decode)
         row = {"model": label, "engine": peer.engine, "prefill": prefill, "decode": decode, **peer.facts, **conditions}
-        row["gb_s"] = peer.facts["weights_mb"] / 1e3 * decode
+        row["gb_s"] = peer.facts["weights_mb"] / 1e3 * decode / args.batch
         row["gflop_s"] = 2 * linear * prefill / 1e9
         row["decode_runs"], row["prefill_runs"] = peer.decode, peer.prefill
         rows.append(row)
@@ -339,8 +353,8 @@ def machine_line(row: dict) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return (
-        f"{cpu}, {row['threads']} threads: reads {row['read_gb_s']:.1f} GB/s, {row['gemm_dtype']} GEMM "
-        f"{row['gemm_gflop_s']:.0f} GFLOP/s; load average before {row['load_average']:.1f}"
+        f"{cpu}, {row['threads']} threads, batch {row['batch']}: reads {row['read_gb_s']:.1f} GB/s, "
+        f"{row['gemm_dtype']} GEMM {row['gemm_gflop_s']:.0f} GFLOP/s; load average before {row['load_average']:.1f}"
     )
 
 
@@ -388,13 +402,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=1, help="sequences at once, each of --prompt tokens")
     parser.add_argument("--cache", type=Path, default=CACHE / "benchmarks")
     parser.add_argument("--prepare", action="store_true", help="only write the models, and measure nothing")
     parser.add_argument("--out", type=Path, help="also append every row to this file, one JSON object a line")
     parser.add_argument("--work", nargs=2, metavar=("ENGINE", "PATH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        work(*args.work, args.threads)
+        work(*args.work, args.threads, args.batch)
         return
     if args.prepare:
         for name in args.models:

@@ -213,13 +213,19 @@ def test_generate_in_all_its_ways(model, options):
     assert out.shape[1] == 52
 
 
-@pytest.mark.parametrize("beams", [1, 3])
-def test_generate_is_the_same_with_and_without(model, short, monkeypatch, beams):
-    found = model.generate(IDS, max_new_tokens=24, do_sample=False, num_beams=beams)
+def test_generate_is_the_same_with_and_without(model, short, monkeypatch):
+    found = model.generate(IDS, max_new_tokens=24, do_sample=False)
     assert short
     with monkeypatch.context() as patched:
         patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
-        assert torch.equal(model.generate(IDS, max_new_tokens=24, do_sample=False, num_beams=beams), found)
+        assert torch.equal(model.generate(IDS, max_new_tokens=24, do_sample=False), found)
+
+
+@pytest.mark.parametrize(("rows", "beams"), [(3, 1), (1, 3)])
+def test_generate_takes_the_short_way_for_several_sequences(model, short, rows, beams):
+    ids = torch.cat([IDS + row for row in range(rows)])
+    model.generate(ids, max_new_tokens=24, do_sample=False, num_beams=beams, eos_token_id=None)
+    assert len(short) == 23 * len(layers(model))
 
 
 # Where the long way is the right one
