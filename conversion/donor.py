@@ -10,12 +10,14 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    XetDownloadError,
 )
 from safetensors import SafetensorError, safe_open
 
-from conversion.errors import BadInput, SourceLost
+from conversion.errors import BadInput, SourceLost, first_line
 from conversion.name_map import first_layout
 from conversion.shards import INDEX
 
@@ -88,9 +90,8 @@ class Donor:
             raise BadInput(f"--donor {self.source}: holds {missing}") from None
         except (HFValidationError, RepositoryNotFoundError) as error:
             raise BadInput(f"--donor {self.source}: no folder, and no repo that is yours to read ({error})") from error
-        except OSError as error:
+        except (OSError, HTTPError, XetDownloadError) as error:
             raise self._lost(error) from error
 
-    def _lost(self, error: OSError) -> SourceLost:
-        reason = str(error).strip().split("\n", 1)[0]
-        return SourceLost(f"--donor {self.source}: cannot be read or fetched: {reason}")
+    def _lost(self, error: Exception) -> SourceLost:
+        return SourceLost(f"--donor {self.source}: cannot be read or fetched: {first_line(error)}")

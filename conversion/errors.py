@@ -13,6 +13,11 @@ class NoSpace(Exception):
     """The disk is full. Work done so far stays good."""
 
 
+def first_line(error: Exception) -> str:
+    """Of the message of a library's error, or the name of its class where it says nothing."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
 SHOWN = 5  # problems named before the rest is only counted
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
 
-from conversion.errors import BadInput
+from conversion.errors import BadInput, first_line
+
+FAILURES = (HTTPError, HFValidationError, LocalTokenNotFoundError, OSError, RuntimeError)  # the last: hf_xet's
 
 
 def push(folder: Path, repo_id: str) -> str:
@@ -21,15 +23,14 @@ def push(folder: Path, repo_id: str) -> str:
         Address of the commit.
 
     Raises:
-        BadInput: not logged in, not allowed, or the upload failed; the folder is as it was.
+        BadInput: not logged in, not allowed, or the connection broke; the folder is as it was.
     """
     try:
         api = HfApi()
         api.create_repo(repo_id, private=True, exist_ok=True)
         return str(api.upload_folder(folder_path=folder, repo_id=repo_id, commit_message="Add converted weights"))
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except FAILURES as error:
         raise BadInput(
-            f"{folder} is complete, but was not uploaded to {repo_id}: {reason}; log in with `hf auth login`, "
-            f"then `hf upload {repo_id} {folder}`"
+            f"{folder} is complete, but was not uploaded to {repo_id}: {first_line(error)}; "
+            f"log in with `hf auth login`, then `hf upload {repo_id} {folder}`"
         ) from error

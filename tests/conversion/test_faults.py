@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, XetDownloadError
 
 import convert_flax
 from conversion import donor, flax_checkpoint, pipeline, shards
@@ -277,7 +277,15 @@ def test_bad_input_on_resume_keeps_what_an_earlier_run_finished(source, tmp_path
     assert list((output / ".partial" / "shards").iterdir())
 
 
-def test_a_donor_out_of_reach_keeps_the_work(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (LocalEntryNotFoundError("please check your connection\nand more"), "please check your connection"),
+        (HTTPError(""), "HTTPError"),
+        (XetDownloadError("the connection broke"), "the connection broke"),
+    ],
+)
+def test_a_donor_out_of_reach_keeps_the_work(tmp_path, monkeypatch, capsys, error, reason):
     config = tiny.multimodal_config()
     tree = tiny.make_tree(config)
     tree = {module: leaves for module, leaves in tree.items() if "mm_input_projection" not in module}
@@ -287,15 +295,15 @@ def test_a_donor_out_of_reach_keeps_the_work(tmp_path, monkeypatch, capsys):
 
     def download(repo, file):
         if file != donor.INDEX:
-            raise LocalEntryNotFoundError("please check your connection\nand more")
+            raise error
         (tmp_path / file).write_text(json.dumps({"weight_map": {name: "model-00002-of-00002.safetensors"}}))
         return tmp_path / file
 
     monkeypatch.setattr(donor, "hf_hub_download", download)
     output = tmp_path / "repo"
     assert convert_flax.main([*_words(tmp_path, output), "--donor", "someone/gemma"]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "--donor someone/gemma: cannot be read or fetched: please check your connection; the work so far" in error
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"--donor someone/gemma: cannot be read or fetched: {reason}; the work so far" in said
     assert (output / ".partial").exists()
 
 

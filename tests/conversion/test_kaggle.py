@@ -15,7 +15,7 @@ import kagglehub
 import kagglesdk.kaggle_env
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 import convert_flax
 from demo.flax_export import save_tree
@@ -188,14 +188,25 @@ def test_push_to_hub(archive, tmp_path, monkeypatch, capsys):
     assert "https://hub/someone/gemma/commit/1" in capsys.readouterr().out
 
 
-def test_push_refused(archive, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            HfHubHTTPError(
+                "401 Unauthorized", response=httpx.Response(401, request=httpx.Request("POST", "http://hub"))
+            ),
+            "401 Unauthorized",
+        ),
+        (HTTPError(""), "HTTPError"),
+        (RuntimeError("Data processing error: the connection broke\nand more"), "Data processing error"),
+    ],
+)
+def test_push_refused(archive, tmp_path, monkeypatch, capsys, error, reason):
     def refuse(self, repo_id, private, exist_ok):
-        raise HfHubHTTPError(
-            "401 Unauthorized", response=httpx.Response(401, request=httpx.Request("POST", "http://hub"))
-        )
+        raise error
 
     monkeypatch.setattr(HfApi, "create_repo", refuse)
     config = archive.parent / "config.json"
     assert tiny.run(archive, tmp_path / "repo", config, "--push-to-hub", "someone/gemma") == 2
-    assert "is complete, but was not uploaded to someone/gemma: 401 Unauthorized" in capsys.readouterr().err
+    assert f"is complete, but was not uploaded to someone/gemma: {reason}" in capsys.readouterr().err
     assert convert_flax.main(["verify", str(tmp_path / "repo")]) == 0
