@@ -315,6 +315,8 @@ def bench(name: str, args) -> list[dict]:
     import torch
 
     label, repo, gguf, plain = model_files(name, args)
+    if args.batch > 1:
+        label += f", batch {args.batch}"
     load_average, started = os.getloadavg()[0], time.time()
     paths = {"llama": gguf, "llama-fa": gguf, "gptqmodel": plain}
     pythons = {"llama": args.llama_python, "llama-fa": args.llama_python, "gptqmodel": args.gptqmodel_python}
@@ -333,8 +335,7 @@ def bench(name: str, args) -> list[dict]:
                 peer.run(prompts, args.new, keep=number >= 0)
             except Failed as error:
                 failed[peer.engine] = str(error)
-    conditions = machine() | {"run": started, "load_average": load_average}
-    conditions |= {"threads": args.threads, "batch": args.batch}
+    conditions = machine() | {"run": started, "load_average": load_average, "threads": args.threads}
     linear = linear_weights(repo)
     rows = [{"model": label, "engine": engine, "failed": why, **conditions} for engine, why in failed.items()]
     for peer in [peer for peer in peers if peer.engine not in failed]:
@@ -353,8 +354,8 @@ def machine_line(row: dict) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return (
-        f"{cpu}, {row['threads']} threads, batch {row['batch']}: reads {row['read_gb_s']:.1f} GB/s, "
-        f"{row['gemm_dtype']} GEMM {row['gemm_gflop_s']:.0f} GFLOP/s; load average before {row['load_average']:.1f}"
+        f"{cpu}, {row['threads']} threads: reads {row['read_gb_s']:.1f} GB/s, {row['gemm_dtype']} GEMM "
+        f"{row['gemm_gflop_s']:.0f} GFLOP/s; load average before {row['load_average']:.1f}"
     )
 
 
