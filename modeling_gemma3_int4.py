@@ -317,7 +317,10 @@ def _take_quantization_config(path, config) -> dict:
     """Remove `quantization_config` from the config, checked, and give it back as a dict."""
     quantization = getattr(config, "quantization_config", None)
     if quantization is None:
-        raise Int4LoadError(f"{path}: config.json has no quantization_config, so this is no int4 repo of ours.")
+        raise Int4LoadError(
+            f"{path}: no quantization_config. Either config.json has none, and this is no int4 repo of ours; or it was "
+            "given as None: leave that out, these weights are int4 in any case."
+        )
     if wrong := _unsupported(quantization):
         raise Int4LoadError(f"{path}: quantization_config has {wrong}; this code runs {SUPPORTED} only.")
     quantization = quantization if isinstance(quantization, dict) else quantization.to_dict()

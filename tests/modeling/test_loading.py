@@ -192,6 +192,11 @@ def test_a_quantization_config_is_refused(text_repo):
         load_text(text_repo.path, quantization_config={"quant_method": "awq", "bits": 8})
 
 
+def test_no_quantization_config_is_refused(text_repo):
+    with pytest.raises(Exception, match="it was given as None"):
+        load_text(text_repo.path, quantization_config=None)
+
+
 def test_its_own_quantization_config_may_be_given(text_repo):
     """As lm-eval does, which reads config.json first; it makes an object of it."""
     config = AwqConfig(bits=4, group_size=32, version="gemm", zero_point=True)
