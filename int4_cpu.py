@@ -106,7 +106,7 @@ class NativeCpu:
 
 
 def _native_linear(x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """x [M, K] -> [M, N]: the scale multiplies a float32 sum for few rows, and is in the weight for many.
+    """x [M, K] -> [M, N]: the scale multiplies a float32 sum for few rows (AVX2: to 12), and is in the weight for many.
 
     For many rows the weights are multiplied where they are dequantised, in the first cache; or, on a CPU with AMX, by
     torch's GEMM, a tile at a time.

@@ -106,10 +106,16 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
         cache = _layer_of(kwargs.get("past_key_values"), self.layer_idx, rows)
         native = self._native()
         mask = kwargs.get("attention_mask")
-        if cache is None or native is None or not (mask is None or _is_plain(mask, rows, cache.keys.shape[2] + 1)):
+        cos, sin = kwargs["position_embeddings"]
+        if (
+            cache is None
+            or native is None
+            or not (mask is None or _is_plain(mask, rows, cache.keys.shape[2] + 1))
+            or not (cos.dtype == sin.dtype == torch.bfloat16 and cos.is_contiguous() and sin.is_contiguous())
+            or not (len(cos) in (1, rows) and cos.shape == sin.shape)
+        ):
             return super().forward(hidden_states, **kwargs)
 
-        cos, sin = kwargs["position_embeddings"]
         hidden_states = hidden_states.contiguous()
         out = torch.empty_like(hidden_states)
         keys, values, head_stride, length = _append(cache)

@@ -529,8 +529,8 @@ static void multiply(const cell *x, const cell *panel, int64_t count, float *sum
 
 #ifndef AVX512
 // For up to SOME rows filling panels takes longer than multiplying: here codes become floats, and are multiplied, where
-// they lie in their words. So nibble i counts 16^i, which the activations are divided by; the 8 of the codes and the
-// scales come in once for a group.
+// they lie in their words. So nibble i counts 16^i, which the activations are divided by (the last one, at the sign's
+// place, is moved down); the 8 of the codes and the scales come in once for a group.
 enum { SOME = 2 * ROWS };
 
 // The calling thread's share of x [rows, k] -> for each ROWS rows, those beyond the last 0: x / 16^i [k, ROWS], and
@@ -648,8 +648,8 @@ static void product_body(void *call) {
     }
 }
 
-// x [rows, k] -> y [rows, n], n a multiple of 32; the weights in cells, the sums in float32. `packed` has room for x in
-// float32, and for ROWS rows more.
+// x [rows, k] -> y [rows, n], n a multiple of 32; the weights in cells or as codes, the sums in float32. `packed` has
+// room for x in float32, and for ROWS rows more.
 void int4_product(Matrix w, const bf16 *x, int64_t rows, void *packed, bf16 *y, int threads) {
     Product call = {w, x, packed, rows, y};
     GOMP_parallel(product_body, &call, threads, 0);
@@ -666,7 +666,7 @@ typedef struct {
 
 typedef struct {
     const Layer *layer;
-    int64_t rows, few;               // sequences; up to how many of them products go by `my_outputs`
+    int64_t rows, few;               // sequences; up to how many of them products go by `my_outputs`: one at least
     const bf16 *hidden;              // [rows, width]
     const bf16 *cos, *sin;           // [rows, head_dim], or of all rows [head_dim] and a stride of 0
     int64_t table_stride;
@@ -776,8 +776,8 @@ static void my_mixture(const Step *s) {
 
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Bytes of `x`, `residual` and `prepared`: the last has four for each input, and a few rows more, which is enough for
-// all forms.
+// Bytes of `x`, `residual` and `prepared`: the last has four for each input, which is enough for `my_outputs`, and ROWS
+// rows more for `product_body`.
 static int64_t work_bytes(const Step *s) {
     const Layer *l = s->layer;
     const int64_t prepared = s->rows <= s->few ? s->rows : s->rows + ROWS;

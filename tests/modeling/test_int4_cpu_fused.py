@@ -173,6 +173,22 @@ def test_one_token_of_each_of_several_sequences(model, short, monkeypatch, rows,
         assert_close(found[:, sequence], expected[:, sequence])
 
 
+def test_position_tables_of_any_strides(model, short, monkeypatch):
+    rotary, forward = model.get_decoder().rotary_emb, type(model.get_decoder().rotary_emb).forward
+
+    def strided(self, *args, **kwargs):
+        cos, sin = forward(self, *args, **kwargs)
+        return torch.cat([cos, cos], dim=-1)[..., : cos.shape[-1]], sin
+
+    expected = sequences_by_step(model, 3, padded=True)
+    assert short
+    short.clear()
+    monkeypatch.setattr(type(rotary), "forward", strided)
+    found = sequences_by_step(model, 3, padded=True)
+    assert not short
+    assert_close(found, expected)
+
+
 def test_more_sequences_than_the_kernels_are_best_at_go_the_long_way(model, short, monkeypatch):
     module = decode_module(model)
     monkeypatch.setattr(module, "has_amx", lambda: True)
