@@ -111,8 +111,7 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
             cache is None
             or native is None
             or not (mask is None or _is_plain(mask, rows, cache.keys.shape[2] + 1))
-            or not (cos.dtype == sin.dtype == torch.bfloat16 and cos.is_contiguous() and sin.is_contiguous())
-            or not (len(cos) in (1, rows) and cos.shape == sin.shape)
+            or not (_is_table(cos, rows) and _is_table(sin, rows) and cos.shape == sin.shape)
         ):
             return super().forward(hidden_states, **kwargs)
 
@@ -255,6 +254,11 @@ def _is_plain(mask: torch.Tensor, rows: int, length: int) -> bool:
     """Whether the C code can read it: a row for each sequence, or one for all."""
     shapes = (rows, 1, 1, length), (1, 1, 1, length)
     return mask.dtype == torch.bool and mask.shape in shapes and mask.stride(3) == 1
+
+
+def _is_table(table: torch.Tensor, rows: int) -> bool:
+    """Likewise, of the positions' cosines or sines."""
+    return table.dtype == torch.bfloat16 and len(table) in (1, rows) and table.is_contiguous()
 
 
 def _stride(table: torch.Tensor) -> int:

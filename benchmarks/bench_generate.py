@@ -10,10 +10,9 @@ says so. `real270m` is the real model that `make real270m` has left in the cache
 
 Each engine runs in a process of its own that stays alive; in every round each of them, one after the other, reads a
 prompt of 512 tokens and generates 128 more, greedily; with `--batch`, several prompts at once, and tokens/s count those
-of all. The table gives the medians over the rounds. An engine that fails
-has a row that says why. Before an engine loads, the weights are read into the page cache, and as much memory as they
-take is touched and given back: where a host lends a virtual machine its memory page by page, the first touch is slower
-than any loader.
+of all. The table gives the medians over the rounds. An engine that fails has a row that says why. Before an engine
+loads, the weights are read into the page cache, and as much memory as they take is touched and given back: where a host
+lends a virtual machine its memory page by page, the first touch is slower than any loader.
 
 Engines: `native` (our kernels), `aten` (PyTorch's int4 operator), `compiled` (native, static cache, torch.compile),
 `llama` (llama.cpp Q4_0), `llama-fa` (with flash attention), `bf16` (stock transformers), `gptqmodel` (stock
@@ -41,6 +40,7 @@ CACHE = Path.home() / ".cache" / "gemma3-int4"
 REAL = "real270m"
 REAL_REPO = CACHE / "real270m" / "bfloat16"  # where tests/check_real270m.py leaves it
 ENGINES = ("native", "aten", "compiled", "llama", "llama-fa", "bf16", "gptqmodel")
+LLAMA_CONTEXT = 1024  # tokens of a sequence
 LAYERS = {"12b": 8, "27b": 4}  # so that all engines together stay within 20 GB of memory
 
 
@@ -164,13 +164,13 @@ class LlamaCpp:
         start = time.perf_counter()
         self.model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx, options.n_seq_max = 1024 * batch, batch
+        options.n_ctx, options.n_seq_max = LLAMA_CONTEXT * batch, batch
         options.n_threads = options.n_threads_batch = threads
         options.flash_attn_type = int(engine == "llama-fa")
         self.context = llama_cpp.llama_init_from_model(self.model, options)
         self.load_s = time.perf_counter() - start
         self.sampler = llama_cpp.llama_sampler_init_greedy()
-        self.tokens = llama_cpp.llama_batch_init(1024, 0, 1)
+        self.tokens = llama_cpp.llama_batch_init(LLAMA_CONTEXT, 0, 1)
         self.bytes = os.path.getsize(file)
 
     def facts(self) -> dict:
@@ -196,6 +196,8 @@ class LlamaCpp:
         return [self.llama.llama_sampler_sample(self.sampler, self.context, i) for i in wanted]
 
     def run(self, prompts: list[list[int]], new: int) -> list[float]:
+        if len(prompts[0]) + new > LLAMA_CONTEXT:
+            raise ValueError(f"llama.cpp has room for {LLAMA_CONTEXT} tokens here, prompt and answer")
         self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
         times, following = [time.perf_counter()], []
         for sequence, prompt in enumerate(prompts):
