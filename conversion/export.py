@@ -50,18 +50,13 @@ def export(
     check_export(output, kind)
     repo = AwqRepo(source)
     work = WorkFolder(output)
-    work.start({"source": str(source.resolve()), "format": kind, "gguf_embedding": gguf_embedding})
+    times = {path.name: path.stat().st_mtime_ns for path in sorted(source.iterdir()) if path.is_file()}
+    work.start(
+        {"source": str(source.resolve()), "source files": times, "format": kind, "gguf_embedding": gguf_embedding}
+    )
     try:
-        if kind == "gguf":
-            _write_gguf(repo, work.repo, gguf_embedding, report)
-        else:
-            _write_compressed_tensors(repo, work, report)
-        _copy(source, work.repo, ("NOTICE", "LICENSE"))
-        card = (source / "README.md").read_text() if (source / "README.md").is_file() else ""
-        (work.repo / "README.md").write_text(export_card(card, kind, gemma=(source / "NOTICE").is_file()))
-        names = sorted({path.name for path in work.repo.iterdir()} - {"conversion.json"})
-        write_json(work.repo / "conversion.json", {"files": {name: sha256(work.repo / name) for name in names}})
-        work.finish([*names, "conversion.json"])
+        if not work.complete:
+            _write(repo, work, kind, gguf_embedding, report)
         work.publish()
     except BadInput as error:
         raise work.discard(error) from error
@@ -69,6 +64,20 @@ def export(
         raise KeyboardInterrupt("repeat the command to go on") from None
     except OSError as error:
         raise NoSpace(f"{error}; repeat the command to go on, or remove {work.path}") from error
+
+
+def _write(repo: AwqRepo, work: WorkFolder, kind: str, gguf_embedding: str, report: Callable[[str], None]) -> None:
+    """Everything that is published."""
+    if kind == "gguf":
+        _write_gguf(repo, work.repo, gguf_embedding, report)
+    else:
+        _write_compressed_tensors(repo, work, report)
+    _copy(repo.path, work.repo, ("NOTICE", "LICENSE"))
+    card = (repo.path / "README.md").read_text() if (repo.path / "README.md").is_file() else ""
+    (work.repo / "README.md").write_text(export_card(card, kind, gemma=(repo.path / "NOTICE").is_file()))
+    names = sorted({path.name for path in work.repo.iterdir()} - {"conversion.json"})
+    write_json(work.repo / "conversion.json", {"files": {name: sha256(work.repo / name) for name in names}})
+    work.finish([*names, "conversion.json"])
 
 
 def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:

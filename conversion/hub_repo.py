@@ -6,9 +6,10 @@ Everything happens in `OUTPUT/.partial`:
     shards/*.json           facts of each complete shard; its presence says that the shard is complete and synced
     scales/*                float32 scales waiting for their final dtype
     repo/*                  the files of the repo
-    complete                all of `repo/` is there and synced; what remains is moving it
+    complete                state.json and the names in `repo/`: all is there and synced, what remains is moving it
 
-Nothing gets its final name before `complete` is there.
+Nothing gets its final name before `complete` is there. Once every file has its own, `complete` becomes
+`OUTPUT/.published`: what remains is removing the work folder, and then that file.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from conversion.errors import BadInput
 
 PARTIAL = ".partial"
+PUBLISHED = ".published"
 
 
 class WorkFolder:
@@ -46,20 +48,14 @@ class WorkFolder:
         if output.exists() and not output.is_dir():
             raise BadInput(f"{output}: is a file; --output takes a folder that is empty or does not exist")
         found = {path.name for path in output.iterdir()} if output.exists() else set()
-        expected = {PARTIAL}
-        if self.complete:
-            expected |= set(self.read_json("complete"))
+        expected = {PARTIAL, PUBLISHED, *(self._completion() or {"files": ()})["files"]}
         self.inherits = any((self.path / "shards").glob("*.json"))
         if foreign := sorted(found - expected):
             raise BadInput(f"{output}: is not empty (holds {foreign[0]}); give --output a new or an empty folder")
 
     @property
-    def resumes(self) -> bool:
-        return (self.path / "state.json").exists()
-
-    @property
     def complete(self) -> bool:
-        return (self.path / "complete").exists()
+        return self._completion() is not None
 
     def start(self, state: dict) -> None:
         """Makes the folder, or makes sure that it belongs to the same conversion.
@@ -68,32 +64,30 @@ class WorkFolder:
             BadInput: it belongs to another one and stays as it is, or it cannot be made.
         """
         self.check(state)
-        if self.resumes:
-            return
         try:
             for folder in ("shards", "scales", "repo"):
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
         except (PermissionError, NotADirectoryError) as error:
             raise BadInput(f"{self.output}: cannot be made ({error}); give --output a folder elsewhere") from error
-        self.write_json("state.json", state)
+        if self._state() is None:
+            self.write_json("state.json", state)
 
     def check(self, state: dict) -> None:
         """Raises BadInput if there is an unfinished conversion, and another one."""
-        if not self.resumes:
-            return
-        before, state = self.read_json("state.json"), json.loads(json.dumps(state))
-        if before != state:
+        before, state = self._state(), json.loads(json.dumps(state))
+        if before is not None and before != state:
             changed = ", ".join(sorted(key for key in before | state if before.get(key) != state.get(key)))
             raise BadInput(
-                f"{self.path}: holds an unfinished conversion that differs in: {changed}; repeat the command that "
-                f"began it, or remove the folder to begin anew"
+                f"{self.output}: holds an unfinished conversion that differs in: {changed}; repeat the command that "
+                f"began it, or empty the folder to begin anew"
             )
 
     def discard(self, error: BadInput) -> BadInput:
         """Leaves the output folder as it was before this run began; returns the error, to be raised."""
         if self.inherits:
             return BadInput(f"{error}; what an earlier run finished stays in {self.path}: remove it to begin anew")
-        shutil.rmtree(self.path, ignore_errors=True)
+        for path in (self.path / "shards", self.path):  # first what says that shards are complete
+            shutil.rmtree(path, ignore_errors=True)
         if not self._output_existed:
             with suppress(OSError):  # somebody else put something there
                 self.output.rmdir()
@@ -128,15 +122,30 @@ class WorkFolder:
             names: the files, all of `repo/` by default.
         """
         sync_folder(self.repo)
-        self.write_json("complete", sorted(names or (path.name for path in self.repo.iterdir())))
+        files = sorted(names or (path.name for path in self.repo.iterdir()))
+        self.write_json("complete", {"state": self._state(), "files": files})
 
     def publish(self) -> None:
         """Gives every file its final name; goes on where an interruption left it."""
-        for name in self.read_json("complete"):
+        for name in self._completion()["files"]:
             if (self.repo / name).exists():
                 os.replace(self.repo / name, self.output / name)
         sync_folder(self.output)
+        if (self.path / "complete").exists():
+            os.replace(self.path / "complete", self.output / PUBLISHED)
         shutil.rmtree(self.path)
+        (self.output / PUBLISHED).unlink()
+
+    def _completion(self) -> dict | None:
+        """What `finish` noted, None if it did not."""
+        paths = (self.path / "complete", self.output / PUBLISHED)
+        return next((json.loads(path.read_text()) for path in paths if path.exists()), None)
+
+    def _state(self) -> dict | None:
+        """What is being converted, and how; None if nothing is."""
+        if completion := self._completion():
+            return completion["state"]
+        return self.read_json("state.json") if (self.path / "state.json").exists() else None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

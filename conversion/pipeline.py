@@ -61,7 +61,8 @@ def convert(options: Options, report: Callable[[str], None] = print, publish: bo
     started = time.monotonic()
     work = WorkFolder(options.output)
     plan = make_conversion_plan(options)
-    _check_space(plan, work)
+    if not work.complete:
+        _check_space(plan, work)
     if options.source_hashes:
         check_source_hashes(options.source_hashes, options.checkpoint, plan.checkpoint, options.workers, report)
     state = _state(options, plan)

@@ -5,6 +5,7 @@ Run: pytest tests/conversion/test_export.py
 
 import json
 import math
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,14 @@ from conversion.errors import BadInput
 from conversion.export import export
 from conversion.formats import compressed_tensors
 from conversion.formats import gguf as gguf_format
+from conversion.hub_repo import WorkFolder
 from conversion.name_map import entries
 from conversion.repo_files import CODE_FILES
 from conversion.tokenizer import build_tokenizer, read_sentencepiece
 from convert_flax import main
 from demo.flax_export import export_flax
 from tests.conversion.small_tokenizer import IDS, small_model
+from tests.conversion.tiny import files_of
 from tests.real270m import Unavailable, tokenizer_model_path
 
 PREFIX = "language_model.model."
@@ -418,6 +421,29 @@ def test_an_interrupted_export_goes_on(plain, tmp_path, monkeypatch, capsys):
     assert main(words) == 0
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert not list(tmp_path.glob("*.awq"))
+
+
+def test_an_export_stopped_before_its_files_are_moved_is_not_written_again(plain, tmp_path, monkeypatch):
+    source = shutil.copytree(plain.path, tmp_path / "source")
+    export(source, tmp_path / "whole", "compressed-tensors", report=lambda line: None)
+
+    def stopped(work):
+        raise KeyboardInterrupt
+
+    output = tmp_path / "out"
+    monkeypatch.setattr(WorkFolder, "publish", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export(source, output, "compressed-tensors")
+    monkeypatch.undo()
+    monkeypatch.setattr(compressed_tensors, "values", lambda repo: pytest.fail("written again"))
+    weights = source / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    os.utime(weights, ns=(0, 0))
+    with pytest.raises(BadInput, match="unfinished conversion that differs in: source files; repeat"):
+        export(source, output, "compressed-tensors")
+    os.utime(weights, ns=(written, written))
+    export(source, output, "compressed-tensors")
+    assert files_of(output) == files_of(tmp_path / "whole")
 
 
 def test_an_export_that_fails_leaves_the_awq_repo_to_be_published(tmp_path, capsys):

@@ -23,11 +23,13 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, XetDownlo
 import convert_flax
 from conversion import donor, flax_checkpoint, pipeline, shards
 from conversion.errors import BadInput
+from conversion.hub_repo import WorkFolder
 from demo.flax_export import save_tree
 from tests.conversion import tiny
 
 OPTIONS = ("--shard-size", "80KB", "--embedding", "plain")
 KILLS = 50
+MARKS = {".partial", ".published"}  # of a conversion that is not done
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +80,15 @@ def test_killed_at_random_moments(source, undisturbed, tmp_path):
                 code = _in_child(context, _words(source, output), writes=chance.randrange(tensors))
             if code == 0:
                 break
-            assert code == -9, code
+            assert code == -9, Path(f"{output}.log").read_text()
             kills += 1
             names = {path.name for path in output.iterdir()} if output.exists() else set()
-            assert not names or ".partial" in names
-            assert all((output / name).read_bytes() == undisturbed[name] for name in names - {".partial"})
+            if names == set(undisturbed):
+                break
+            assert not names or names & MARKS
+            assert all((output / name).read_bytes() == undisturbed[name] for name in names - MARKS)
             resumed += any((output / ".partial" / "shards").glob("*.json"))
-        if ".partial" in {path.name for path in output.iterdir()} if output.exists() else True:
+        if not output.exists() or set(os.listdir(output)) != set(undisturbed):
             assert _in_child(context, _words(source, output)) == 0
         assert tiny.files_of(output) == undisturbed
         shutil.rmtree(output)
@@ -92,8 +96,12 @@ def test_killed_at_random_moments(source, undisturbed, tmp_path):
 
 
 def _in_child(context, words, seconds=None, writes=None):
-    """Exit code of the command line in a process of its own, killed after so many seconds or tensors."""
-    child = context.Process(target=_child, args=(words, writes))
+    """Exit code of the command line in a process of its own, killed after so many seconds or tensors.
+
+    What it says is in a file named as its output, with `.log`.
+    """
+    log = words[words.index("--output") + 1] + ".log"
+    child = context.Process(target=_child, args=(words, writes, log))
     child.start()
     child.join(seconds)
     if seconds is not None:
@@ -102,10 +110,10 @@ def _in_child(context, words, seconds=None, writes=None):
     return child.exitcode
 
 
-def _child(words, writes):
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
+def _child(words, writes, log):
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
     if writes is not None:
         original, left = shards.Shard.write, itertools.count(writes, -1)
 
@@ -116,6 +124,51 @@ def _child(words, writes):
 
         shards.Shard.write = write
     os._exit(convert_flax.main(words))
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_stopped_before_every_change_of_a_folder(tmp_path, monkeypatch):
+    """Whatever was made, moved or removed last, repeating the work ends with the repo and nothing else."""
+    original = {name: getattr(os, name) for name in ("mkdir", "replace", "unlink", "rmdir")}
+    content = {name: name.encode() for name in ("config.json", "model.safetensors", "README.md")}
+    left = [0]
+
+    def counted(name):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise _Killed
+            return original[name](*args, **kwargs)
+
+        return call
+
+    for name in original:
+        monkeypatch.setattr(os, name, counted(name))
+
+    def make(output, steps):
+        left[0] = steps
+        work = WorkFolder(output)
+        work.start({"source": "one"})
+        if not work.complete:
+            for name, values in content.items():
+                (work.repo / name).write_bytes(values)
+            work.finish()
+        work.publish()
+
+    for steps in itertools.count():
+        output = tmp_path / str(steps)
+        try:
+            make(output, steps)
+        except _Killed:
+            left[0] = 100
+            make(output, 100)
+        else:
+            break
+        assert tiny.files_of(output) == content
+    assert steps > 10
 
 
 def test_complete_shards_are_not_written_again(source, undisturbed, tmp_path, monkeypatch):
