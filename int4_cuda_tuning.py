@@ -42,7 +42,7 @@ class Dequantize(NamedTuple):
 Plan = OneRow | ManyRows | Dequantize
 
 
-def by_rule(rows: int, outputs: int, inputs: int, processors: int) -> Plan:
+def by_rule(rows: int, outputs: int, inputs: int, capability: tuple[int, int], processors: int) -> Plan:
     """A way that runs on every GPU from Ampere on (at most 96 KB of shared memory); reasoned, not measured."""
     if rows == 1:  # the fewer the outputs, the smaller the blocks, so that all processors wait for memory at once
         block_n = 8 if outputs >= 64 * processors else 4 if outputs >= 32 * processors else 2
@@ -55,9 +55,11 @@ def by_rule(rows: int, outputs: int, inputs: int, processors: int) -> Plan:
     block_m = min(max(16, 1 << (rows - 1).bit_length()), 64)
     programs = math.ceil(outputs / 64) * math.ceil(rows / block_m)
     split_k = min(max(2 * processors // programs, 1), max(inputs // 256, 1), 8)
-    # two warps are too few for the tensor cores' own ways on Hopper and Blackwell, which take more instructions
+    # two warps are too few for the tensor cores' own ways of Hopper, which takes more instructions for 16 rows, and of
+    # Blackwell's large GPUs, which takes up to three times as many for any number, and most of the tensor memory
     few = block_m == 16
-    return ManyRows(64, block_m, split_k, num_warps=2 if few else 4, num_stages=3 if few else 2, permuted=rows > 16)
+    warps = 2 if few or capability[0] in (10, 11) else 4
+    return ManyRows(64, block_m, split_k, warps, num_stages=3 if few else 2, permuted=rows > 16)
 
 
 def choose(rows: int, outputs: int, inputs: int, capability: tuple[int, int], processors: int) -> Plan:
@@ -76,7 +78,7 @@ def choose(rows: int, outputs: int, inputs: int, capability: tuple[int, int], pr
     """
     table = TABLES.get(capability)
     if not table:
-        return by_rule(rows, outputs, inputs, processors)
+        return by_rule(rows, outputs, inputs, capability, processors)
     nearest = min(table, key=lambda shape: abs(math.log(outputs / shape[0])) + abs(math.log(inputs / shape[1])))
     return next(plan for up_to, plan in table[nearest] if rows <= up_to)
 

@@ -51,9 +51,11 @@ def candidates(rows: int, inputs: int) -> Iterator[Plan]:
     if rows <= 1024:
         block_m = 32 if rows <= 32 else 64 if rows <= 64 else 128
         splits = (1, 2, 4) if rows <= 128 else (1,)
-        for block_n, m, split_k, stages in itertools.product((64, 128), {block_m, min(block_m, 64)}, splits, (2, 3)):
+        blocks = {(n, m) for n in (64, 128) for m in (block_m, min(block_m, 64))}
+        ways = [(n, m, 8 if n * m > 128 * 64 else 4) for n, m in blocks] + [(64, min(block_m, 64), 2)]
+        for (block_n, m, warps), split_k, stages in itertools.product(ways, splits, (2, 3)):
             if split_k <= inputs // 256:
-                yield ManyRows(block_n, m, split_k, 8 if block_n * m > 128 * 64 else 4, stages, True)
+                yield ManyRows(block_n, m, split_k, warps, stages, True)
     if rows >= 64:
         for weights in (1 << 23, 1 << 25, 1 << 27):
             yield Dequantize(weights)

@@ -476,21 +476,29 @@ def test_kernels_compile_from_ampere_to_blackwell(capability):
     pointers = {"x": "*bf16", "y": "*bf16"}
     for name in "abc":
         pointers |= {f"qweight_{name}": "*i32", f"scales_{name}": "*fp16", f"outputs_{name}": "i32"}
-    for kernel, blocks in (
-        (one_row_kernel, {"INPUTS": 96, "BLOCK_N": 4, "BLOCK_G": 64, "STAGES": 3}),
-        (many_rows_kernel, {"INPUTS": 1024, "PERMUTED": True, "SPLIT_K": 1, "BLOCK_N": 64, "BLOCK_M": 16}),
-    ):
+    for rows in (1, 16, 32, 64):
+        plan = int4_cuda_tuning.by_rule(rows, 8192, 5376, divmod(capability, 10), 132)
+        if isinstance(plan, OneRow):
+            kernel = one_row_kernel
+            blocks = {"INPUTS": 5376, "BLOCK_N": plan.block_n, "BLOCK_G": plan.block_g, "STAGES": plan.num_stages}
+        else:
+            kernel = many_rows_kernel
+            blocks = {"INPUTS": 5376, "PERMUTED": plan.permuted, "SPLIT_K": 1}
+            blocks |= {"BLOCK_N": plan.block_n, "BLOCK_M": plan.block_m}
         types = pointers | {"rows": "i32"} | dict.fromkeys(blocks, "constexpr")
         signature = {name: types[name] for name in kernel.arg_names}
         constants = {(kernel.arg_names.index(name),): value for name, value in blocks.items()}
         aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind != "constexpr"}
         source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
-        compiled = triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": 2, "num_stages": 3})
+        options = {"num_warps": plan.num_warps, "num_stages": plan.num_stages, "enable_fp_fusion": False}
+        compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
         assert compiled.metadata.shared <= 99 << 10
         assert len(compiled.asm["cubin"]) > 1000
         assert ".ftz" not in compiled.asm["ptx"]  # which would flush the codes, denormal floats, to zero
+        assert compiled.asm["ptx"].count("fma.rn.f32") >= 64  # one instruction a weight, whatever Triton does unasked
+        assert "tcgen05" not in compiled.asm["ptx"]  # Blackwell's tensor memory: three times the instructions
         # no waiting of the warps for each other at each of the eight products: weights stay in registers
-        assert compiled.asm["ptx"].count("bar.sync") < 8
+        assert compiled.asm["ptx"].count("bar.sync") < 20
 
 
 # Operators
@@ -633,7 +641,7 @@ def test_tables_go_by_capability_and_nearest_shape(monkeypatch):
     assert int4_cuda_tuning.choose(1, 4096, 5376, (9, 0), 132) == few
     assert int4_cuda_tuning.choose(2, 4000, 5000, (9, 0), 132) == many
     assert int4_cuda_tuning.choose(1, 5376, 20000, (9, 0), 132) == Dequantize(8)
-    assert int4_cuda_tuning.choose(1, 4096, 5376, (8, 0), 108) == int4_cuda_tuning.by_rule(1, 4096, 5376, 108)
+    assert int4_cuda_tuning.choose(1, 4096, 5376, (8, 0), 108) == int4_cuda_tuning.by_rule(1, 4096, 5376, (8, 0), 108)
 
 
 def test_measured_tables_are_complete():
