@@ -133,6 +133,7 @@ class WorkFolder:
         sync_folder(self.output)
         if (self.path / "complete").exists():
             os.replace(self.path / "complete", self.output / PUBLISHED)
+            _sync(self.output)  # before the work folder goes
         shutil.rmtree(self.path)
         (self.output / PUBLISHED).unlink()
 
