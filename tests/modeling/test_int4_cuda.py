@@ -497,8 +497,8 @@ def test_kernels_compile_from_ampere_to_blackwell(capability):
         assert ".ftz" not in compiled.asm["ptx"]  # which would flush the codes, denormal floats, to zero
         assert compiled.asm["ptx"].count("fma.rn.f32") >= 64  # one instruction a weight, whatever Triton does unasked
         assert "tcgen05" not in compiled.asm["ptx"]  # Blackwell's tensor memory: three times the instructions
-        # no waiting of the warps for each other at each of the eight products: weights stay in registers
-        assert compiled.asm["ptx"].count("bar.sync") < 20
+        # weights stay in registers; if not, the warps wait for each other at each of the eight products, 15 times more
+        assert compiled.asm["ptx"].count("bar.sync") < 19
 
 
 # Operators
