@@ -9,8 +9,20 @@ the tied embedding. Attention, masks, caches and `generate` stay transformers'. 
 
 Loading goes around transformers' own AWQ support, which needs gptqmodel and casts to float16, in which Gemma 3
 overflows: `quantization_config` is put aside on a copy of the config while the stock loader runs, and put back after.
+
+transformers 4 copies only those files out of a folder that this one names, and must get as far as `int4_versions`:
+    from .int4_cpu import ...
+    from .int4_cpu_fused import ...
+    from .int4_cpu_kernel import ...
+    from .int4_cuda import ...
+    from .int4_cuda_kernels import ...
+    from .int4_cuda_tuning import ...
 """
 
+# First of all: it refuses other versions of transformers and torch.
+from .int4_versions import RANGES  # noqa: F401
+
+# isort: split
 import copy
 import os
 from collections.abc import Iterator
