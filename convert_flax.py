@@ -1,10 +1,10 @@
 """Kaggle's Gemma 3 QAT INT4 checkpoint (Flax) -> a complete Hugging Face repo in AWQ format.
 
-    python convert_flax.py --checkpoint DIR --output DIR        convert
-    python convert_flax.py --from-repo DIR --format gguf --output DIR      a converted repo, for another engine
-    python convert_flax.py plan --checkpoint DIR                what a conversion would do, from metadata alone
-    python convert_flax.py verify OUTPUT [--checkpoint DIR]     prove a finished repo against its source
-    python convert_flax.py quality OUTPUT --text FILE           perplexity on a text, and the lm-eval command
+    python convert_flax.py convert --checkpoint DIR --output DIR             a checkpoint becomes a repo
+    python convert_flax.py export REPO --format gguf --output DIR            a converted repo, for another engine
+    python convert_flax.py plan --checkpoint DIR                             what a conversion would do
+    python convert_flax.py verify REPO [--checkpoint DIR]                    proof of a finished repo
+    python convert_flax.py quality REPO --text FILE                          perplexity on a text
 
 Each takes --help. Exit code 0, 2 after an error that says what to do, or 130 if interrupted.
 """
@@ -12,25 +12,26 @@ Each takes --help. Exit code 0, 2 after an error that says what to do, or 130 if
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
-import shutil
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from conversion.errors import BadInput, NoSpace
-from conversion.export import FORMATS, check_export, export
-from conversion.flax_checkpoint import FlaxCheckpoint
-from conversion.hub_repo import WorkFolder
-from conversion.hub_upload import push
-from conversion.pipeline import convert
-from conversion.plan import NO_TOKENIZER, Options, check_options, describe, make_conversion_plan
-from conversion.shards import SHARD_BYTES
-from conversion.source_hashes import check_source_hashes
-from conversion.verify import check_repo, prove_repo
+from conversion.options import (
+    DTYPES,
+    EMBEDDINGS,
+    FORMATS,
+    GGUF_EMBEDDINGS,
+    NO_FLOAT16,
+    SCALE_DTYPES,
+    SHARD_BYTES,
+    VARIANTS,
+)
 
-PLAN = "What a conversion would do, from the checkpoint's metadata alone: tensors, shards, disk space, memory and time."
+VERBS = ("convert", "export", "plan", "verify", "quality")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,19 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         0, or 2 for an error that the user can do something about, or 130 if interrupted.
+
+    Raises:
+        SystemExit: after --help (0), and for words that the parser does not take (2).
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    command = words.pop(0) if words and words[0] in ("plan", "verify", "quality", "convert") else "convert"
     try:
-        if command == "plan":
-            options = _options(words, "plan")
-            print(describe(make_conversion_plan(options), options))
-        elif command == "verify":
-            _verify(words)
-        elif command == "quality":
-            _quality(words)
-        else:
-            _convert(words)
+        chosen = parse(sys.argv[1:] if arguments is None else arguments)
+        command = import_module(f"conversion.commands.{chosen.verb}")  # libraries, seconds: only when they are needed
+        if signal.getsignal(signal.SIGINT) is _end_at_once:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        command.run(chosen)
     except (BadInput, NoSpace, OSError) as error:
         print(f"convert_flax: error: {error}", file=sys.stderr)
         return 2
@@ -60,149 +58,161 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _verify(words: list[str]) -> None:
-    """Checks a finished repo, against its source too if that is given."""
-    description = (
-        "Checks a finished repo against its own hashes, and with --checkpoint number by number against its source."
-    )
-    parser = argparse.ArgumentParser(prog="convert_flax.py verify", allow_abbrev=False, description=description)
-    add = parser.add_argument
-    add("output", type=Path, help="folder of a converted repo")
-    add("--checkpoint", help="the checkpoint it was made from")
-    add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files; needs --checkpoint")
-    add("--workers", type=int, default=os.cpu_count(), help="tensors compared at a time (default: all cores)")
-    chosen = parser.parse_args(words)
-    if chosen.workers < 1:
-        raise BadInput(f"--workers {chosen.workers}: give 1 or more")
-    if chosen.source_hashes and not chosen.checkpoint:
-        raise BadInput("--source-hashes: are those of a checkpoint; name it with --checkpoint")
-    repo = check_repo(chosen.output, chosen.workers, print)
-    if chosen.checkpoint:
-        folder = _checkpoint(chosen.checkpoint)
-        checkpoint = FlaxCheckpoint(folder)
-        if chosen.source_hashes:
-            check_source_hashes(chosen.source_hashes, folder, checkpoint, chosen.workers, print)
-        prove_repo(repo, checkpoint, chosen.workers, print)
+def parse(words: list[str]) -> argparse.Namespace:
+    """The command line as options, `verb` among them.
 
+    Without a verb the words are those of `convert`; with --from-repo, once an option of it, those of `export`.
 
-def _quality(words: list[str]) -> None:
-    """Measures a finished repo on a text."""
-    from conversion.quality import measure  # no other command runs a model
-
-    description = "Perplexity of a converted repo on a text, and the lm-eval command for it."
-    parser = argparse.ArgumentParser(prog="convert_flax.py quality", allow_abbrev=False, description=description)
-    add = parser.add_argument
-    add("output", type=Path, help="folder of a converted repo, tokenizer included")
-    add("--text", type=Path, required=True, help="a text file in UTF-8")
-    add("--window", type=int, default=2048, help="tokens that the model sees at a time (default: 2048)")
-    add("--stride", type=int, default=1024, help="how far the window moves (default: 1024); less takes longer")
-    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
-    add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="to compute in (default: bfloat16)")
-    chosen = vars(parser.parse_args(words))
-    measure(chosen.pop("output"), chosen.pop("text"), **chosen, report=print)
-
-
-def _convert(words: list[str]) -> None:
-    """Converts a checkpoint or, with --from-repo, a converted repo; uploads the result if asked."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    _add_format(parser)
-    chosen, rest = parser.parse_known_args(words)
-    if chosen.gguf_embedding and chosen.format != "gguf":
+    Raises:
+        BadInput: an option was given without its fellow.
+        SystemExit: after --help, and for words that are not understood.
+    """
+    parser, verbs = _parsers()
+    words = list(words)
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        words.insert(0, "convert")
+    chosen, unknown = parser.parse_known_args(_from_repo(words))
+    if unknown:
+        verbs[chosen.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
+    if getattr(chosen, "gguf_embedding", None) and chosen.format != "gguf":
         raise BadInput(f"--gguf-embedding: is for --format gguf, not for {chosen.format}")
-    gguf_embedding = chosen.gguf_embedding or "q4_0"
-    if chosen.from_repo:
-        parser = argparse.ArgumentParser(prog="convert_flax.py --from-repo DIR", allow_abbrev=False)
-        parser.add_argument("--output", type=Path, required=True)
-        output = parser.parse_args(rest).output
-        export(chosen.from_repo, output, chosen.format, gguf_embedding=gguf_embedding)
-    else:
-        options = _options(words, "convert", chosen.format)
-        output = options.output
-        if chosen.format == "awq":
-            convert(options)
-        else:
-            _convert_and_export(options, chosen.format, gguf_embedding)
-    if chosen.push_to_hub:
-        print(push(output, chosen.push_to_hub))
+    if chosen.verb == "verify" and chosen.source_hashes and not chosen.checkpoint:
+        raise BadInput("--source-hashes: are those of a checkpoint; name it with --checkpoint")
+    return chosen
 
 
-def _convert_and_export(options: Options, kind: str, gguf_embedding: str) -> None:
-    """Other formats than AWQ come from an AWQ repo, made for it and removed afterwards."""
-    output, awq = options.output, options.output.with_name(f"{options.output.name}.awq")
-    options = dataclasses.replace(options, output=awq)
-    if kind == "gguf" and make_conversion_plan(options).tokenizer is None:
-        raise BadInput(f"--format gguf: {NO_TOKENIZER}")
-    repo = convert(options, publish=False)
-    try:
-        export(repo, output, kind, gguf_embedding=gguf_embedding)
-    except BadInput as error:
-        kept = f"the AWQ repo is done and waits: without --format and with --output {awq} the same command publishes it"
-        raise BadInput(f"{error}; {kept}") from error
-    shutil.rmtree(awq)
+def _from_repo(words: list[str]) -> list[str]:
+    """`convert --from-repo DIR ...` as `export DIR ...`."""
+    if words[:1] != ["convert"]:
+        return words
+    for place, word in enumerate(words):
+        if word.startswith("--from-repo="):
+            return ["export", word.partition("=")[2], *words[1:place], *words[place + 1 :]]
+        if word == "--from-repo" and place + 1 < len(words):
+            return ["export", words[place + 1], *words[1:place], *words[place + 2 :]]
+    return words
 
 
-def _add_format(parser: argparse.ArgumentParser) -> None:
+class _Parser(argparse.ArgumentParser):
+    """Errors in two lines: the usage, and what is wrong."""
+
+    def __init__(self, **settings: object):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.format_usage()}convert_flax: error: {message.removeprefix('argument ')}\n")
+
+
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    """The parser of the whole command line, and that of each verb."""
+    parser = _Parser(prog="convert_flax.py", usage=f"convert_flax.py {{{','.join(VERBS)}}} ...", description=__doc__)
+    add_verb = parser.add_subparsers(dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS).add_parser
+    verbs = {}
+    for verb, options, words, does in (
+        ("convert", _convert, "--checkpoint DIR --output DIR [option ...]", "Converts a checkpoint into a repo."),
+        ("export", _export, f"REPO --format {{{','.join(FORMATS)}}} --output DIR", "Writes a converted repo anew."),
+        ("plan", _plan, "--checkpoint DIR [option ...]", "Tells from metadata alone what a conversion would do."),
+        ("verify", _verify, "REPO [--checkpoint DIR] [option ...]", "Proves a finished repo."),
+        ("quality", _quality, "REPO --text FILE [option ...]", "Measures a converted repo on a text."),
+    ):
+        prog = f"convert_flax.py {verb}"
+        verbs[verb] = add_verb(verb, prog=prog, usage=f"{prog} {words}", description=options.__doc__, help=does)
+        options(verbs[verb])
+    return parser, verbs
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    """Converts a checkpoint into a complete Hugging Face repo. Interrupted, the same command goes on."""
     add = parser.add_argument
+    _add_conversion(parser, output_required=True)
+    add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files: proves every byte")
+    add("--verify", action="store_true", help="read all back and compare it with the source before it is done")
     add("--format", default="awq", choices=("awq", *FORMATS), help="of the output (default: awq)")
-    add("--from-repo", type=Path, help="a converted AWQ repo to write in another format, instead of --checkpoint")
-    add("--push-to-hub", metavar="ID", help="upload the result to the Hub as ID; a new repo is private")
-    add("--gguf-embedding", choices=("q4_0", "f16"), help="of a GGUF file (default: q4_0, as trained)")
+    _add_after(parser)
 
 
-def _options(words: list[str], command: str, kind: str = "awq") -> Options:
-    """The options of a conversion or its plan, all checked before a checkpoint is downloaded."""
-    planning = command == "plan"
-    parser = argparse.ArgumentParser(
-        prog="convert_flax.py plan" if planning else "convert_flax.py",
-        description=PLAN if planning else __doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _export(parser: argparse.ArgumentParser) -> None:
+    """Writes a converted AWQ repo for another engine: the same codes, read back and compared."""
     add = parser.add_argument
-    add("--checkpoint", required=True, help="Orbax checkpoint, Kaggle's archive, or kaggle:gemma3-27b-it-int4")
-    add("--output", type=Path, required=not planning, help="new or empty folder for the repo")
+    add("repo", metavar="REPO", type=Path, help="folder of a converted AWQ repo")
+    add("--format", required=True, choices=FORMATS, help="compressed-tensors for vLLM, gguf for llama.cpp")
+    add("--output", type=Path, required=True, help="new or empty folder")
+    _add_after(parser)
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    """Tells what a conversion would do, from the checkpoint's metadata alone: tensors, shards, disk, memory, time."""
+    _add_conversion(parser, output_required=False)
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    """Checks a finished repo against its own hashes, and with --checkpoint number by number against its source."""
+    add = parser.add_argument
+    add("repo", metavar="REPO", type=Path, help="folder of a converted repo")
+    add("--checkpoint", metavar="DIR", help="the checkpoint it was made from")
+    add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files; needs --checkpoint")
+    _add_workers(parser, "tensors compared")
+
+
+def _quality(parser: argparse.ArgumentParser) -> None:
+    """Perplexity and bits per byte of a converted repo on a text, and the lm-eval command for it."""
+    add = parser.add_argument
+    add("repo", metavar="REPO", type=Path, help="folder of a converted repo, tokenizer included")
+    add("--text", metavar="FILE", type=Path, required=True, help="a text file in UTF-8")
+    add("--window", type=_count, default=2048, help="tokens that the model sees at a time (default: 2048)")
+    add("--stride", type=_count, default=1024, help="how far the window moves (default: 1024); less takes longer")
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    add("--dtype", type=_dtype, default="bfloat16", choices=DTYPES, help="to compute in (default: bfloat16)")
+
+
+def _add_conversion(parser: argparse.ArgumentParser, output_required: bool) -> None:
+    """The options that a conversion and its plan share."""
+    add = parser.add_argument
+    add("--checkpoint", metavar="DIR", required=True, help="Orbax checkpoint, or kaggle:gemma3-27b-it-int4")
+    add("--output", metavar="DIR", type=Path, required=output_required, help="new or empty folder for the repo")
     add("--config", type=Path, help="Gemma3Config or Gemma3TextConfig as JSON, for sizes that are not Google's")
-    add("--variant", help="it or pt: decides eos, chat template and base_model (default: the kaggle: name's, else it)")
+    add("--variant", choices=VARIANTS, help="decides eos, chat template and base_model (default: kaggle:'s, else it)")
     add("--tokenizer", type=Path, help="folder of tokenizer files, or a SentencePiece tokenizer.model")
-    add("--dtype", default="bfloat16", help="of what is not quantised: bfloat16 (default) or float32")
-    add("--scale-dtype", default="auto", help="auto (default), bfloat16, float16 or float32")
-    add("--embedding", default="plain", help="plain (default, for any engine) or int4 (for this project's model)")
-    add("--tolerance", type=float, help="accept groups off the grid up to this deviation, relative to their absmax")
+    add("--dtype", type=_dtype, default="bfloat16", choices=DTYPES, help="of what is not quantized (default: bfloat16)")
+    add("--scale-dtype", default="auto", choices=SCALE_DTYPES, help="of the scales (default: auto)")
+    add("--embedding", default="plain", choices=EMBEDDINGS, help="plain (default): any engine; int4: ours alone")
+    add("--tolerance", type=_share, help="accept groups off the grid up to this deviation, relative to their absmax")
     add("--text-only", action="store_true", help="drop the vision tower and write a text model")
     add("--donor", help="folder or Hub repo (transformers) for tensors that the checkpoint lacks")
     add("--shard-size", type=_size, default=SHARD_BYTES, help="of a shard at most: 2GB (default), 500MB, ...")
-    add("--workers", type=int, default=os.cpu_count(), help="leaves converted at a time (default: all cores)")
-    if not planning:
-        add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files: proves every byte")
-        add("--verify", action="store_true", help="read all back and compare it with the source before it is done")
-        _add_format(parser)
-    chosen = vars(parser.parse_args(words))
-    given = chosen["checkpoint"]
-    chosen |= {"checkpoint": Path(given), "variant": _variant(chosen["variant"], given)}
-    options = Options(**{name: value for name, value in chosen.items() if name in Options.__dataclass_fields__})
-    check_options(options)
-    if kind != "awq":
-        check_export(options.output, kind)
-    elif options.output:
-        WorkFolder(options.output)
-    return dataclasses.replace(options, checkpoint=_checkpoint(given))
+    _add_workers(parser, "leaves converted")
 
 
-def _variant(asked: str | None, checkpoint: str) -> str:
-    """What was asked for, or what the name of a checkpoint of Kaggle's says, or `it`."""
-    named = next((v for v in ("it", "pt") if checkpoint.startswith("kaggle:") and f"-{v}-" in checkpoint), None)
-    if asked and named and asked != named:
-        raise BadInput(f"--variant {asked}: {checkpoint} is {named}; leave --variant out")
-    return asked or named or "it"
+def _add_after(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--gguf-embedding", choices=GGUF_EMBEDDINGS, help="of a GGUF file (default: q4_0, as trained)")
+    add("--push-to-hub", metavar="ID", help="upload the result to the Hub as ID; a new repo is private")
 
 
-def _checkpoint(given: str) -> Path:
-    """A folder as it is; `kaggle:NAME` is downloaded first."""
-    if not given.startswith("kaggle:"):
-        return Path(given)
-    from conversion.kaggle import download  # only those who download need kagglehub
+def _add_workers(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--workers", type=_count, default=os.cpu_count(), help=f"{what} at a time (default: all cores)")
 
-    return download(given)
+
+def _dtype(text: str) -> str:
+    if text == "float16":
+        raise argparse.ArgumentTypeError(f"float16: {NO_FLOAT16}; choose {' or '.join(DTYPES)}")
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number, 1 or more")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a number from 0 to below 1")
+    return share
 
 
 def _size(text: str) -> int:
@@ -213,7 +223,14 @@ def _size(text: str) -> int:
     return int(number) * units[unit]
 
 
+def _end_at_once(*_: object) -> NoReturn:
+    """Ctrl-C while libraries are imported: nothing is under way, and not every library lets the interrupt through."""
+    os.write(2, b"convert_flax: interrupted\n")
+    os._exit(130)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _end_at_once)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is kept where is told after a kill as after Ctrl-C
     code = main()
     if code == 130:  # no shutting down of Python: reads still under way in tensorstore's threads could abort it

@@ -20,10 +20,9 @@ from conversion.errors import BadInput, NoSpace
 from conversion.formats import compressed_tensors
 from conversion.hub_repo import WorkFolder
 from conversion.model_card import export_card
+from conversion.options import FORMATS
 from conversion.repo_files import TOKENIZER_FILES, write_json
 from conversion.shards import INDEX, Shard, plan_shards, sha256
-
-FORMATS = ("compressed-tensors", "gguf")
 
 
 def export(

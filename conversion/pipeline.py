@@ -32,7 +32,8 @@ from conversion.int4_grid import GROUP_SIZE
 from conversion.leaf_writer import Cancelled, LeafFacts, ScaleFacts, write_leaf, write_plain
 from conversion.model_card import model_card, precision
 from conversion.name_map import Entry
-from conversion.plan import NO_TOKENIZER, Options, Plan, make_conversion_plan
+from conversion.options import Options
+from conversion.plan import NO_TOKENIZER, Plan, make_conversion_plan
 from conversion.shards import INDEX, Shard, ShardPlan, TensorSpec, sha256
 from conversion.source_hashes import check_source_hashes
 from conversion.verify import MANIFEST, check_repo, prove_repo

@@ -1,7 +1,6 @@
 """What a conversion will do, known from metadata alone.
 
-* `Options`: what the user chose.
-* `make_conversion_plan`: checkpoint + options -> `Plan`: leaves, where each comes from, and the shards they fill.
+`make_conversion_plan`: checkpoint + options -> `Plan`: leaves, where each comes from, and the shards they fill.
 """
 
 from __future__ import annotations
@@ -18,43 +17,15 @@ from conversion.flax_checkpoint import FlaxCheckpoint
 from conversion.int4_grid import GROUP_SIZE
 from conversion.leaf_writer import check_divisible, output_tensors
 from conversion.name_map import Entry, is_language, make_plan
+from conversion.options import Options
 from conversion.repo_files import find_tokenizer
-from conversion.shards import SHARD_BYTES, ShardPlan, plan_shards
+from conversion.shards import ShardPlan, plan_shards
 from conversion.sizes import Size, published_config, read_config, recognise
 
-DTYPES = ("bfloat16", "float32")
-EMBEDDINGS = ("plain", "int4")
-SCALE_DTYPES = ("auto", "bfloat16", "float16", "float32")
 NO_TOKENIZER = (
     "no tokenizer was found, the repo is incomplete: the checkpoint's folder and the two above it hold no "
     "tokenizer.model; --tokenizer takes one, or a folder with tokenizer.json"
 )
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user chose; `convert_flax.py --help` describes each."""
-
-    checkpoint: Path
-    output: Path
-    config: Path | None = None
-    variant: str = "it"
-    tokenizer: Path | None = None
-    dtype: str = "bfloat16"
-    scale_dtype: str = "auto"
-    embedding: str = "plain"
-    tolerance: float | None = None
-    text_only: bool = False
-    donor: str | None = None
-    source_hashes: Path | None = None
-    verify: bool = False
-    shard_size: int = SHARD_BYTES
-    workers: int = 2
-
-    def that_shape_the_output(self) -> dict:
-        """The options that must be the same for a conversion to be resumed; kept in the manifest."""
-        names = ("variant", "dtype", "scale_dtype", "embedding", "tolerance", "text_only", "donor", "shard_size")
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -103,29 +74,14 @@ class Plan:
 
 
 def check_options(options: Options) -> None:
-    """Raises BadInput for what is wrong before any checkpoint is seen; values get a table of what is valid."""
-    valid = options.dtype in DTYPES and options.embedding in EMBEDDINGS and options.scale_dtype in SCALE_DTYPES
-    tolerable = options.tolerance is None or 0 <= options.tolerance < 1
-    if valid and tolerable and options.variant in ("it", "pt") and options.workers > 0:
-        if options.config:
-            read_config(options.config)
-        if options.tokenizer:
-            find_tokenizer(options.tokenizer, options.checkpoint)
-        if options.source_hashes and not options.source_hashes.is_file():
-            raise BadInput(f"--source-hashes {options.source_hashes}: no such file")
-        return
-    raise BadInput(
-        f"--dtype {options.dtype} --scale-dtype {options.scale_dtype} --embedding {options.embedding} "
-        f"--variant {options.variant} --workers {options.workers} --tolerance {options.tolerance} "
-        "is not a valid combination.\n"
-        "  option         valid values\n"
-        "  --dtype        bfloat16, float32 (Gemma 3 overflows float16)\n"
-        "  --scale-dtype  auto, bfloat16, float16, float32\n"
-        "  --embedding    plain (any engine), int4 (this project's model only)\n"
-        "  --variant      it, pt\n"
-        "  --workers      1 or more\n"
-        "  --tolerance    from 0 to below 1, relative to a group's largest weight; left out: 0"
-    )
+    """Raises BadInput for what is wrong before any checkpoint is seen."""
+    options.check_values()
+    if options.config:
+        read_config(options.config)
+    if options.tokenizer:
+        find_tokenizer(options.tokenizer, options.checkpoint)
+    if options.source_hashes and not options.source_hashes.is_file():
+        raise BadInput(f"--source-hashes {options.source_hashes}: no such file")
 
 
 def make_conversion_plan(options: Options) -> Plan:

@@ -24,8 +24,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from conversion.options import SHARD_BYTES
+
 INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 2_000_000_000  # small enough that a kill costs little work, and that hashes are taken side by side
 HEADER_ENTRY = 256  # more than the header says about one tensor
 COPY_BYTES = 1 << 24
 

@@ -19,8 +19,10 @@ from transformers import AutoConfig, GenerationConfig
 
 import convert_flax
 from conversion import pipeline, repo_files
+from conversion.errors import BadInput
 from conversion.flax_checkpoint import FlaxCheckpoint
 from conversion.int4_grid import dequantise
+from conversion.options import Options
 from demo.flax_export import save_tree
 from tests.conversion import tiny
 
@@ -514,13 +516,89 @@ def test_scales_that_float16_cannot_hold(capsys, config, config_file, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("option", "value"), [("--dtype", "float16"), ("--tolerance", "-1.0"), ("--workers", "0")])
-def test_invalid_combinations_show_the_valid_ones(capsys, checkpoint, config_file, tmp_path, option, value):
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--dtype", "bf16", "bfloat16"),
+        ("--dtype", "float16", "Gemma 3 overflows float16; choose bfloat16 or float32"),
+        ("--scale-dtype", "int8", "bfloat16"),
+        ("--embedding", "int8", "plain"),
+        ("--variant", "base", "pt"),
+        ("--format", "mlx", "gguf"),
+        ("--tolerance", "-1.0", "from 0 to below 1"),
+        ("--tolerance", "little", "from 0 to below 1"),
+        ("--workers", "0", "1 or more"),
+        ("--shard-size", "5", "is no size"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_option_and_its_values(
+    capsys, checkpoint, config_file, tmp_path, option, value, said
+):
     assert tiny.run(checkpoint, tmp_path / "repo", config_file, option, value) == 2
-    error = capsys.readouterr().err
-    assert f"{option} {value}" in error
-    assert "bfloat16, float32 (Gemma 3 overflows float16)" in error
+    usage, error = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: convert_flax.py convert --checkpoint DIR --output DIR")
+    assert error.startswith(f"convert_flax: error: {option}: ")
+    assert value in error
+    assert said in error
     assert not (tmp_path / "repo").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"dtype": "float16"}, "--dtype float16: Gemma 3 overflows float16; choose bfloat16 or float32"),
+        ({"scale_dtype": "int8"}, "--scale-dtype int8: choose auto or"),
+        ({"embedding": "int8"}, "--embedding int8: choose plain or int4"),
+        ({"variant": "base"}, "--variant base: choose it or pt"),
+        ({"workers": 0}, "--workers 0: give 1 or more"),
+        ({"tolerance": 1.0}, "--tolerance 1.0: give a number from 0 to below 1"),
+    ],
+)
+def test_a_caller_gets_the_same_refusals(changed, said):
+    with pytest.raises(BadInput, match=said):
+        Options(Path("checkpoint"), Path("repo"), **changed).check_values()
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "said"),
+    [
+        ([], "{convert,export,plan,verify,quality}", "VERB"),
+        (["convrt", "--output", "x"], "{convert,export,plan,verify,quality}", "'convrt'"),
+        (["convert"], "convert --checkpoint DIR", "--checkpoint, --output"),
+        (["--output", "x"], "convert --checkpoint DIR", "required: --checkpoint"),
+        (["plan"], "plan --checkpoint DIR", "required: --checkpoint"),
+        (["export", "repo", "--output", "x"], "export REPO", "required: --format"),
+        (["--from-repo", "repo", "--format", "gguf"], "export REPO", "required: --output"),
+        (["verify"], "verify REPO", "required: REPO"),
+        (["quality", "repo"], "quality REPO", "required: --text"),
+        (["quality", "repo", "--text", "x", "--window", "wide"], "quality REPO", "--window: wide"),
+    ],
+)
+def test_what_is_missing_or_unknown_is_one_line_and_the_usage(capsys, words, usage, said):
+    assert tiny.command_line(words) == 2
+    first, error = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"usage: convert_flax.py {usage}")
+    assert error.startswith("convert_flax: error: ")
+    assert said in error
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--checkpoint", "a", "--output", "b"], ["convert", "--checkpoint", "a", "--output", "b"]),
+        (
+            ["--from-repo", "a", "--format", "gguf", "--output", "b"],
+            ["export", "a", "--format", "gguf", "--output", "b"],
+        ),
+        (["--format=gguf", "--from-repo=a", "--output=b"], ["export", "a", "--format", "gguf", "--output", "b"]),
+        (
+            ["convert", "--from-repo", "a", "--format", "gguf", "--output", "b"],
+            ["export", "a", "--format", "gguf", "--output", "b"],
+        ),
+    ],
+)
+def test_old_spellings_mean_the_same(old, new):
+    assert convert_flax.parse(old) == convert_flax.parse(new)
 
 
 @pytest.mark.parametrize(
@@ -546,7 +624,6 @@ def test_options_that_would_be_ignored_are_unknown(checkpoint, config_file, tmp_
     ("words", "said"),
     [
         (["verify", "repo", "--source-hashes", "SHA256SUMS"], "name it with --checkpoint"),
-        (["verify", "repo", "--workers", "0"], "--workers 0: give 1 or more"),
         (["--checkpoint", "x", "--output", "y", "--gguf-embedding", "f16"], "--gguf-embedding: is for --format gguf"),
     ],
 )
@@ -555,16 +632,54 @@ def test_options_without_their_fellow(words, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_help_names_the_commands(capsys):
-    for words, said in (
-        ([], ["convert_flax.py plan --checkpoint DIR", "convert_flax.py verify OUTPUT", "130 if interrupted"]),
-        (["plan"], ["from the checkpoint's metadata alone"]),
-        (["verify"], ["number by number"]),
-    ):
-        with pytest.raises(SystemExit):
-            convert_flax.main([*words, "--help"])
-        text = " ".join(capsys.readouterr().out.split())
-        assert all(part in text for part in said)
+HELP = {
+    "": "convert_flax.py verify REPO [--checkpoint DIR]",
+    "convert": "Converts a checkpoint into a complete Hugging Face repo",
+    "export": "for another engine",
+    "plan": "from the checkpoint's metadata alone",
+    "verify": "number by number",
+    "quality": "Perplexity and bits per byte",
+}
+HELP_ALONE = """
+import sys
+import convert_flax
+heavy = {"numpy", "torch", "transformers", "tensorstore", "ml_dtypes", "tokenizers", "safetensors", "huggingface_hub"}
+try:
+    convert_flax.main(sys.argv[1:])
+finally:
+    assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("verb", HELP)
+def test_help_imports_nothing_heavy(verb):
+    words = [*([verb] if verb else []), "--help"]
+    command = [sys.executable, "-c", HELP_ALONE, *words]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert HELP[verb] in " ".join(result.stdout.split())
+
+
+INTERRUPTED = """
+import importlib.abc, os, runpy, signal, sys
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["convert_flax.py", *{words}]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy", "tensorstore", "transformers", "torch", "conversion.pipeline"])
+def test_interrupted_while_importing(module, tmp_path):
+    words = ["convert", "--checkpoint", str(tmp_path), "--output", str(tmp_path / "repo")]
+    code = INTERRUPTED.format(module=module, words=words, script=str(ROOT / "convert_flax.py"))
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr, result.stdout) == (130, "convert_flax: interrupted\n", "")
 
 
 def test_a_relative_path_that_goes_up(checkpoint, config_file, tmp_path, monkeypatch, capsys):

@@ -28,9 +28,9 @@ from transformers import (
     Gemma3ForConditionalGeneration,
 )
 
-import convert_flax
 from conversion import pipeline
 from conversion.awq_repo import AwqRepo
+from conversion.commands import convert as convert_command
 from conversion.errors import BadInput
 from conversion.export import export
 from conversion.formats import compressed_tensors
@@ -42,7 +42,7 @@ from conversion.tokenizer import build_tokenizer, read_sentencepiece
 from convert_flax import main
 from demo.flax_export import export_flax
 from tests.conversion.small_tokenizer import IDS, small_model
-from tests.conversion.tiny import files_of
+from tests.conversion.tiny import command_line, files_of
 from tests.real270m import Unavailable, tokenizer_model_path
 
 PREFIX = "language_model.model."
@@ -379,8 +379,10 @@ def test_scores_rank_the_real_vocabulary_as_sentencepiece_does(tmp_path):
 
 def test_command_line_writes_any_format(plain, tmp_path):
     for kind, file in (("gguf", "model-Q4_0.gguf"), ("compressed-tensors", "model.safetensors")):
-        from_repo, from_checkpoint = tmp_path / kind, tmp_path / f"{kind}-anew"
+        from_repo, exported, from_checkpoint = (tmp_path / f"{kind}-{way}" for way in ("old", "new", "anew"))
         assert main(["--from-repo", str(plain.path), "--format", kind, "--output", str(from_repo)]) == 0
+        assert main(["export", str(plain.path), "--format", kind, "--output", str(exported)]) == 0
+        assert files_of(from_repo) == files_of(exported)
         made_with = json.loads((plain.path.parent / "made_with.json").read_text())
         assert main([*made_with, "--format", kind, "--output", str(from_checkpoint)]) == 0
         if kind == "compressed-tensors":
@@ -396,13 +398,13 @@ def _words(plain, output, *options):
 def test_the_final_folder_is_checked_before_anything_is_converted(plain, tmp_path, monkeypatch, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("do not lose")
-    monkeypatch.setattr(convert_flax, "convert", lambda *args, **more: pytest.fail("converted"))
+    monkeypatch.setattr(convert_command, "convert", lambda *args, **more: pytest.fail("converted"))
     assert main(_words(plain, tmp_path / "out", "--format", "gguf")) == 2
     assert "is not empty (holds thesis.tex)" in capsys.readouterr().err
 
 
 def test_a_gguf_file_needs_a_tokenizer_from_the_start(plain, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(convert_flax, "convert", lambda *args, **more: pytest.fail("converted"))
+    monkeypatch.setattr(convert_command, "convert", lambda *args, **more: pytest.fail("converted"))
     words = _words(plain, tmp_path / "out", "--format", "gguf")
     where = words.index("--checkpoint") + 1
     ignored = shutil.ignore_patterns("tokenizer.model")
@@ -477,8 +479,11 @@ def test_what_is_read_back_otherwise_is_no_full_disk(plain, tmp_path, monkeypatc
 
 
 def test_command_line_says_what_is_wrong(plain, tmp_path, capsys):
-    assert main(["--from-repo", str(plain.path), "--output", str(tmp_path / "out")]) == 2
-    assert "is a repo in AWQ format already" in capsys.readouterr().err
+    for words in (["--from-repo", str(plain.path)], ["export", str(plain.path), "--format", "awq"]):
+        assert command_line([*words, "--output", str(tmp_path / "out")]) == 2
+        assert "--format" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="is a repo in AWQ format already"):
+        export(plain.path, tmp_path / "out", "awq")
     assert main(["--from-repo", str(tmp_path), "--format", "gguf", "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("convert_flax: error: ")
 

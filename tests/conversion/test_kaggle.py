@@ -18,6 +18,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 import convert_flax
+from conversion.commands.plan import variant_of
 from demo.flax_export import save_tree
 from tests.conversion import tiny
 
@@ -140,7 +141,7 @@ def test_kaggle_out_of_reach(kaggle, archive, tmp_path, capsys):
 )
 def test_cheap_mistakes_are_found_before_the_download(kaggle, tmp_path, capsys, options, said):
     words = ["--checkpoint", f"kaggle:{NAME}", "--output", str(tmp_path / "repo"), *options]
-    assert convert_flax.main(words) == 2
+    assert tiny.command_line(words) == 2
     assert said in capsys.readouterr().err
     assert not kaggle.calls
 
@@ -156,7 +157,7 @@ def test_cheap_mistakes_are_found_before_the_download(kaggle, tmp_path, capsys, 
     ],
 )
 def test_the_variant_follows_the_handle(asked, checkpoint, variant):
-    assert convert_flax._variant(asked, checkpoint) == variant
+    assert variant_of(asked, checkpoint) == variant
 
 
 def test_a_disk_that_the_download_fills(kaggle, archive, tmp_path, capsys, monkeypatch):

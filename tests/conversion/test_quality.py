@@ -83,7 +83,7 @@ def test_the_command_line(repo, tmp_path, capsys):
         (None, [], "text.txt: cannot be read"),
         (b"caf\xe9", [], "cannot be read as UTF-8"),
         (b"the cat", ["--window", "8"], "--window 8 --stride 1024"),
-        (b"the cat", ["--stride", "0"], "the stride is at least 1"),
+        (b"the cat", ["--stride", "2049"], "the stride is at least 1"),
     ],
 )
 def test_what_is_no_text(repo, tmp_path, capsys, content, options, match):

@@ -78,7 +78,15 @@ def write_config(config, path: Path) -> Path:
 def run(checkpoint: Path, output: Path, config: Path | None, *options: str) -> int:
     """Exit code of the command line, in this process."""
     words = ["--checkpoint", str(checkpoint), "--output", str(output), "--workers", "2", *options]
-    return convert_flax.main(words + (["--config", str(config)] if config else []))
+    return command_line([*words, *(["--config", str(config)] if config else [])])
+
+
+def command_line(words: list[str]) -> int:
+    """Exit code of the command line, in this process; also where the parser ends it."""
+    try:
+        return convert_flax.main(words)
+    except SystemExit as end:
+        return end.code
 
 
 def read_back(repo: Path) -> dict[str, np.ndarray]:

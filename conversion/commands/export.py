@@ -1,0 +1,21 @@
+"""`convert_flax.py export`: a converted repo in another engine's format."""
+
+from __future__ import annotations
+
+import argparse
+
+from conversion.export import export
+from conversion.hub_upload import push
+from conversion.sources import check_repo_folder
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Exports, and uploads the result if asked.
+
+    Raises:
+        BadInput, NoSpace: as `export` says.
+    """
+    check_repo_folder(chosen.repo, "export")
+    export(chosen.repo, chosen.output, chosen.format, gguf_embedding=chosen.gguf_embedding or "q4_0")
+    if chosen.push_to_hub:
+        print(push(chosen.output, chosen.push_to_hub))
