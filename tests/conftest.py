@@ -1,4 +1,4 @@
-"""Shared by all tests: where the goldens are, and a cache of their own for the remote code that transformers copies.
+"""Shared by all tests: the golden cases, and a cache of their own for the remote code that transformers copies.
 
 The modeling files import each other relatively, as transformers loads them; here they are the package `gemma3_int4`.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GOLDENS = ROOT.parent / "shared" / "goldens"
 
 # Before anything imports transformers, which reads it once.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="gemma3-int4-modules-")
@@ -27,8 +26,11 @@ sys.modules["gemma3_int4"] = package
 
 
 @pytest.fixture(scope="session")
-def goldens() -> Path:
+def goldens(tmp_path_factory) -> Path:
     """Folder of the golden cases: small checkpoints and the logits of DeepMind's own Flax code."""
-    if not GOLDENS.is_dir():
-        pytest.skip("the golden cases are not beside the project's folder")
-    return GOLDENS
+    from tests.goldens import build  # here, since tests of the model need nothing that it imports
+
+    folder = tmp_path_factory.mktemp("goldens")
+    for name in build.CASES:
+        build.build(name, folder)
+    return folder

@@ -9,9 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import convert_flax
-from tests.conftest import GOLDENS
-
-CASES = sorted(path.parent.name for path in GOLDENS.glob("*/case.json")) or ["no golden cases beside the project"]
+from tests.goldens.build import CASES
 
 
 @pytest.fixture(scope="module", params=CASES)

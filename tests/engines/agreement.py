@@ -38,17 +38,22 @@ def reference(case: Case, causal_pictures: bool = False) -> Reference:
 
 
 def run(engine: str, driver: str, model: Path, case: Case, ours: Reference, folder: Path, windows=NO_WINDOWS) -> dict:
-    """Runs a driver in its engine's environment on the prompts of a case; returns its result.
+    """Runs a driver on the prompts of a case; as `run_driver`."""
+    return run_driver(engine, driver, model, Job(case.prompts, ours.tokens, case.soft_token, windows), folder)
+
+
+def run_driver(engine: str, driver: str, model: Path, job: Job, folder: Path) -> dict[str, np.ndarray]:
+    """Runs a driver in its engine's environment; returns its result.
 
     Raises:
         AssertionError: the driver failed; the message is the end of what it printed.
         Unavailable: the environment cannot be made.
     """
     python = environment(engine)
-    job, result = folder / "job.npz", folder / "result.npz"
-    Job(case.prompts, ours.tokens, case.soft_token, windows).write(job)
+    result = folder / "result.npz"
+    job.write(folder / "job.npz")
     script = Path(__file__).with_name(driver)
-    done = subprocess.run([python, script, model, job, result], capture_output=True, text=True)
+    done = subprocess.run([python, script, model, folder / "job.npz", result], capture_output=True, text=True)
     assert done.returncode == 0, f"{driver} failed:\n{(done.stdout + done.stderr)[-5000:]}"
     with np.load(result) as arrays:
         return dict(arrays)

@@ -40,7 +40,7 @@ class Job:
 
     Attributes:
         prompts: the prompts.
-        continuations: int64 [prompts, steps], the tokens after each.
+        continuations: int64 [prompts, steps], the tokens after each; soft tokens only where the driver takes them.
         soft_token: the id that stands for a soft token in `Prompt.ids`; -1 if the model does not see.
         windows: int64 [windows, tokens], text whose likelihood is asked for; often none.
     """

@@ -108,12 +108,13 @@ def main() -> None:
     logits = np.empty((*continuations.shape, rows), np.float32)
     for n, prompt in enumerate(prompts):
         tokens = np.zeros((1, length), np.int32)
-        whole = np.concatenate([np.where(prompt.ids == job.soft_token, SOFT, prompt.ids), continuations[n]])
-        tokens[0, : len(whole)] = whole
+        whole = np.concatenate([prompt.ids, continuations[n]])
+        tokens[0, : len(whole)] = np.where(whole == job.soft_token, SOFT, whole)
         images = jnp.asarray(prompt.pictures)[None] if len(prompt.pictures) else None
         start = len(prompt.ids) - 1
         logits[n] = np.asarray(run(params, jnp.asarray(tokens), images))[0, start : start + steps]
-    np.savez(result, logits=logits, **summary(logits, continuations))
+    spoken = np.where(continuations == job.soft_token, 0, continuations)  # a soft token may have no logit
+    np.savez(result, logits=logits, **summary(logits, spoken))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import cases
 import numpy as np
 import pytest
 from agreement import Reference, agreement, run
+from golden_logits import golden_logits
 from jobs import summary
+
+from tests.goldens.build import CASES
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +33,13 @@ def test_gemma_flax(name, limit, request, reference_of, report, tmp_path):
     report(f"float32 logits within {apart:.1e}", *found.lines())
     assert apart < limit
     assert found.same == found.total
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_golden_logits_are_what_deepminds_code_computes(name, goldens, report, tmp_path):
+    expected = np.load(goldens / name / "expected.npz")
+    for kind, logits in golden_logits(goldens / name, tmp_path).items():
+        apart = float(np.abs(logits[expected[f"{kind}_logit_positions"]] - expected[f"{kind}_logits"]).max())
+        report(f"{kind}: within {apart:.1e}")
+        assert apart < 5e-5
+        assert (logits.argmax(-1) == expected[f"{kind}_argmax"]).all()
