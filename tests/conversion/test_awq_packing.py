@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conversion.formats import awq
-from tests.real270m import CACHE
+from real270m.fetch import CACHE
 
 VERSION = "0.2.9"
 FOLDER = CACHE / "engines" / "autoawq"

@@ -12,7 +12,7 @@ from jinja2.exceptions import TemplateError
 from transformers import GemmaTokenizer
 
 from conversion.tokenizer import CHAT_TEMPLATE
-from tests.real270m import Unavailable, published_tokenizer
+from real270m.fetch import Unavailable, published_tokenizer
 
 OURS = CHAT_TEMPLATE.read_text(encoding="utf-8")
 IMAGE = {"type": "image"}

@@ -41,9 +41,9 @@ from conversion.repo_files import CODE_FILES
 from conversion.tokenizer import build_tokenizer, read_sentencepiece
 from convert_flax import main
 from demo.flax_export import export_flax
+from real270m.fetch import Unavailable, tokenizer_model_path
 from tests.conversion.small_tokenizer import IDS, small_model
 from tests.conversion.tiny import command_line, files_of
-from tests.real270m import Unavailable, tokenizer_model_path
 
 PREFIX = "language_model.model."
 

@@ -1,6 +1,6 @@
 """The models that engines are compared on, as repos and prompts.
 
-    real_270m    the real Gemma 3 270M, text only, snapped to the int4 grid by tests/check_real270m.py
+    real_270m    the real Gemma 3 270M, text only, snapped to the int4 grid by tests/check.py
     shipped      the checkpoint at the root (or another of its form: --checkpoint), with pictures
 
 Scales are bfloat16, the one dtype that every engine holds exactly, except where float32 is asked for.
@@ -25,7 +25,7 @@ from demo.convert import weights_of_repo
 from demo.examples import QUESTIONS, draw
 from demo.flax_export import export_flax
 from demo.tokenizer import ROOT
-from tests import check_real270m
+from real270m import check
 
 # For the shipped checkpoint, besides the questions of demo/examples.py: chats as (picture or None, question) by turns.
 MORE_CHATS = [
@@ -80,13 +80,13 @@ class Case:
 
 def real_270m(folder: Path, scale_dtype: str = "bfloat16") -> Case:
     """Converts it on first use; `folder` is scratch."""
-    checkpoint, repo = check_real270m.CHECKPOINT, check_real270m.FOLDER / scale_dtype
+    checkpoint, repo = check.CHECKPOINT, check.FOLDER / scale_dtype
     if not (checkpoint / "tokenizer.model").exists():
-        check_real270m.kaggle_checkpoint(check_real270m.snapped_model())
+        check.kaggle_checkpoint(check.snapped_model())
     if not (repo / "conversion.json").exists():
-        check_real270m.converted(scale_dtype)
+        check.converted(scale_dtype)
     tokenizer = AutoTokenizer.from_pretrained(repo)
-    prompts = [np.array(tokenizer(text)["input_ids"]) for text in check_real270m.PROMPTS]
+    prompts = [np.array(tokenizer(text)["input_ids"]) for text in check.PROMPTS]
     blind = np.zeros((0, 0, 0, 3), np.uint8)
     return Case(_with_current_code(repo, folder), checkpoint / "checkpoint", [Prompt(p, p, blind) for p in prompts])
 

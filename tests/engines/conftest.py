@@ -18,7 +18,7 @@ import agreement
 import cases
 
 from demo.tokenizer import ROOT
-from tests.real270m import Unavailable
+from real270m.fetch import Unavailable
 
 FOUND = pytest.StashKey[list[str]]()
 

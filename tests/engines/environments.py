@@ -13,7 +13,7 @@ import subprocess
 import venv
 from pathlib import Path
 
-from tests.real270m import CACHE, Unavailable
+from real270m.fetch import CACHE, Unavailable
 
 ENGINES = CACHE / "engines"
 PINS = Path(__file__).parent / "pins"

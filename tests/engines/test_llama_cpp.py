@@ -12,7 +12,7 @@ from agreement import agreement, run
 from transformers import AutoTokenizer
 
 from conversion.quality import perplexity
-from tests.check_real270m import WINDOW
+from real270m.check import WINDOW
 
 EXCUSED = 0.5
 

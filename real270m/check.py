@@ -19,7 +19,7 @@ import convert_flax
 from conversion.quality import perplexity
 from conversion.sizes import SIZES, published_config
 from demo.flax_export import export_flax
-from tests.real270m import CACHE, gguf_path, tokenizer_model_path
+from real270m.fetch import CACHE, gguf_path, tokenizer_model_path
 
 FOLDER = CACHE / "real270m"
 CHECKPOINT = FOLDER / "gemma-3-flax-gemma3-270m-pt-int4"
