@@ -212,7 +212,7 @@ def ours(
 
 
 def cublas(codes: torch.Tensor, scales: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The dequantised matrix in bfloat16."""
+    """The dequantized matrix in bfloat16."""
 
     weight = torch.empty(codes.shape[0], codes.shape[1] * 2, dtype=torch.bfloat16, device=codes.device)
     for block in row_blocks(*weight.shape):

@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.bench_generate import ENGINES, over_llama
 
-COLOURS = dict(zip(ENGINES, ("#1b6ca8", "#76b5d9", "#3f9e8f", "#8a8a8a", "#bdbdbd", "#d9a441", "#b5533c"), strict=True))
+COLORS = dict(zip(ENGINES, ("#1b6ca8", "#76b5d9", "#3f9e8f", "#8a8a8a", "#bdbdbd", "#d9a441", "#b5533c"), strict=True))
 
 
 def read_rows(file: Path) -> list[dict]:
@@ -29,7 +29,7 @@ def read_rows(file: Path) -> list[dict]:
 
 
 def draw(rows: list[dict], picture: Path) -> None:
-    """Two panels of bars, a group for each model, a colour for each engine."""
+    """Two panels of bars, a group for each model, a color for each engine."""
     engines = [engine for engine in ENGINES if any(row["engine"] == engine for row in rows)]
     models = list(dict.fromkeys(row["model"] for row in rows if over_llama(row, rows, "decode") is not None))
     figure, panels = plt.subplots(2, 1, figsize=(max(2 + 2 * len(models), 8), 7), layout="constrained")
@@ -38,13 +38,13 @@ def draw(rows: list[dict], picture: Path) -> None:
             ratio = over_llama(row, rows, what)
             if ratio is not None:
                 place = models.index(row["model"]) + (engines.index(row["engine"]) + 0.5) / len(engines) * 0.86 - 0.43
-                bar = panel.bar(place, ratio, 0.86 / len(engines), color=COLOURS[row["engine"]])
+                bar = panel.bar(place, ratio, 0.86 / len(engines), color=COLORS[row["engine"]])
                 panel.bar_label(bar, fmt="%.2f", fontsize=7)
         panel.axhline(1, color="black", linewidth=0.8, zorder=0)
         panel.set_xticks(range(len(models)), [model.replace(", ", "\n") for model in models])
         panel.set_ylabel(f"{what}, times llama.cpp")
         panel.spines[["top", "right"]].set_visible(False)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[engine]) for engine in engines]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLORS[engine]) for engine in engines]
     figure.legend(handles, engines, loc="outside upper center", ncols=len(engines), frameon=False)
     figure.savefig(picture, dpi=150)
 

@@ -62,7 +62,7 @@ def candidates(rows: int, inputs: int) -> Iterator[Plan]:
 
 
 def tune_shape(shape: tuple[int, int], most_rows: float, clock: Clock) -> Steps:
-    """Steps of the table for one shape: measured at each of ROWS up to `most_rows`, equal neighbours joined."""
+    """Steps of the table for one shape: measured at each of ROWS up to `most_rows`, equal neighbors joined."""
     codes, scales = random_matrix(*shape, clock.device)
     tensors = int4_cuda.Triton.pack(codes, scales)
     nbytes = sum(tensor.nbytes for tensor in tensors.values())

@@ -4,7 +4,7 @@
 * `TRAIN_STYLES`, `ICON_STYLES`, `HELD_OUT_STYLE`: npm packages of one art style each. The held-out style is never seen
   in training.
 * `load_sprites()`: `{style: {thing: [sprite, ...]}}`; a sprite is uint8 [96, 96, 4], RGBA, straight alpha. One of a
-  single colour is black, and white where it encloses nothing.
+  single color is black, and white where it encloses nothing.
 
 Each package `@iconify-json/<style>` is one JSON of SVG bodies, keyed by the Unicode names of the emoji.
 """
@@ -34,11 +34,11 @@ TRAIN_STYLES = {
     "fluent-emoji-flat": "1.2.6",  # the same drawings without shading
     "fluent-emoji-high-contrast": "1.2.6",  # ... and as silhouettes
     "emojione": "1.2.3",  # EmojiOne 2, CC BY 4.0
-    "emojione-monotone": "1.2.1",  # ... and in one colour
+    "emojione-monotone": "1.2.1",  # ... and in one color
     "fxemoji": "1.2.2",  # Firefox OS Emoji, Mozilla, Apache-2.0
-    "streamline-emojis": "1.2.4",  # Streamline Emojis, CC BY 4.0: flat colours between dark lines
+    "streamline-emojis": "1.2.4",  # Streamline Emojis, CC BY 4.0: flat colors between dark lines
 }
-ICON_STYLES = {  # signs of one colour: more drawings to learn from; evaluation does not ask about them
+ICON_STYLES = {  # signs of one color: more drawings to learn from; evaluation does not ask about them
     "mdi": "1.2.3",  # Material Design Icons, Pictogrammers, Apache-2.0
     "lucide": "1.2.137",  # Lucide, ISC
     "game-icons": "1.2.4",  # Game-icons.net, CC BY 3.0
@@ -171,7 +171,7 @@ def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
 
 
 def _filled(sprite: Image.Image) -> np.ndarray:
-    """Puts white behind a drawing of one colour, as far as its lines enclose it."""
+    """Puts white behind a drawing of one color, as far as its lines enclose it."""
     around = Image.new("L", (SPRITE + 2, SPRITE + 2))
     around.paste(sprite.getchannel("A").point(lambda a: 255 * (a > 96)), (1, 1))
     ImageDraw.floodfill(around, (0, 0), 128)

@@ -1,8 +1,8 @@
 """What is asked about the pictures, and what a good answer is.
 
 * `sample_picture(rng, styles, ...)`: a picture with questions and answers about it, of a random skill.
-* `sample_two_pictures(rng, ...)`: a chat with two pictures.
-* `sample_small_talk(rng)`: a chat without any picture.
+* `two_pictures(rng, styles)`: a chat with two pictures.
+* `without_picture(rng)`: a chat without any picture.
 * `easy_vqa(split)`: the public easy-VQA questions.
 
 An answer's form follows from the question's wording alone, so that nothing has to be guessed.
@@ -18,8 +18,6 @@ from PIL import Image
 from . import art, render
 from .render import pick
 
-SKILLS = ("easy_vqa", "naming", "counting", "reading", "shapes", "dialogue", "no_picture")
-
 
 @dataclass
 class Picture:
@@ -27,7 +25,7 @@ class Picture:
 
     Attributes:
       image: 64x64 RGB.
-      skill: one of `SKILLS`.
+      skill: `naming`, `counting`, `reading`, `shapes` or `easy_vqa`.
       questions: (question, answer) pairs, each of which can be asked first; the most telling one first.
       boxes: what is where; empty where that is not known.
     """
@@ -350,7 +348,7 @@ _AT = {
 
 
 def about_shapes(rng: np.random.Generator, shapes: list[tuple[str, str, str]], grid: bool) -> list[tuple[str, str]]:
-    """Questions about colours, forms and places of shapes, all different in colour and form."""
+    """Questions about colors, forms and places of shapes, all different in color and form."""
     questions = []
     color, shape, place = pick(rng, shapes)
     if grid:
@@ -461,7 +459,7 @@ def about_text(rng: np.random.Generator, facts: dict) -> list[tuple[str, str]]:
     return [(first, says), (second, says)] + [pool[i] for i in rng.permutation(len(pool))]
 
 
-# easy-VQA's own question forms; {0} is a colour or a form, see `easy_questions`
+# easy-VQA's own question forms; {0} is a color or a form, see `easy_questions`
 _EASY_YES = ("is there a {0}?", "is there a {0} in the image?", "does the image contain a {0}?", "is a {0} present?")
 _EASY_NO = (
     "is there not a {0}?",
@@ -587,7 +585,7 @@ def count_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
         counts = _counts(rng, list(render.SHAPES))
         colors = [c for c in render.COLORS if c != background and not (background is None and c == "white")]
         wanted = [(pick(rng, colors), shape) for shape, n in counts.items() for _ in range(n)]
-    else:  # by colour
+    else:  # by color
         shape = pick(rng, render.SHAPES)
         colors = [c for c in render.COLORS if c != background and not (background is None and c == "white")]
         counts = _counts(rng, [f"{c} {shape}" for c in colors])

@@ -1,7 +1,7 @@
 """Turns chats into training batches of fixed shape.
 
 A row of `ROW` tokens holds a picture and as many questions about it as fit. Questions are independent: each sees the
-picture and itself, never its neighbours, exactly as if it were asked alone, so the picture is encoded once for all of
+picture and itself, never its neighbors, exactly as if it were asked alone, so the picture is encoded once for all of
 them. Which token sees which is written as segments: a token of segment s with parent p sees earlier tokens of s and p.
 The token sequences are those of the chat template and the processor (tests compare them).
 """

@@ -161,7 +161,7 @@ def _with_and_without(some: list[int], questions: list[Question]) -> list[list[i
 
 
 def load_state(folder: Path):
-    """Returns the fake-quantised model of a training state, in bfloat16, and its processor."""
+    """Returns the fake-quantized model of a training state, in bfloat16, and its processor."""
     model = build_model()
     model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["model"])
     with torch.no_grad():
@@ -182,7 +182,7 @@ def load_checkpoint(path: Path):
     return model.eval(), AutoProcessor.from_pretrained(path)
 
 
-def load_dequantised(path: Path):
+def load_dequantized(path: Path):
     """Returns the float model that a converted repository stands for, in bfloat16: the trained one, stock classes.
 
     Its weights are, bit for bit, those of the Kaggle-layout checkpoint that the repository was made from: the
@@ -208,14 +208,14 @@ def agreement(path: Path, count: int) -> float:
     each = -(-count // len(SKILLS))
     questions = [q for skill in SKILLS for q in questions_of(skill, "test", each)][:count]
     said = answer(model, processor, questions, show="int4")
-    meant = answer(load_dequantised(path), processor, questions, show="float")
+    meant = answer(load_dequantized(path), processor, questions, show="float")
     return float(np.mean([one == other for one, other in zip(said, meant, strict=True)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT, help="converted repository to ask (default: this one)")
-    parser.add_argument("--state", type=Path, help="ask the fake-quantised model of this training folder instead")
+    parser.add_argument("--state", type=Path, help="ask the fake-quantized model of this training folder instead")
     parser.add_argument("--split", choices=SEEDS, default="test")
     parser.add_argument("--skills", nargs="+", choices=SKILLS, default=list(SKILLS))
     parser.add_argument("--limit", type=int, help="at most so many questions per skill")

@@ -1,7 +1,7 @@
 """Draws the pictures: emoji, shapes, numbers and words on varied backgrounds, 64 pixels square.
 
 Every `draw_*` function takes a `numpy.random.Generator` and returns `(picture, facts)`: a PIL RGB image of 64x64 and
-what it shows; `facts["boxes"]` says where. All colours, sizes, places and distortions come from the generator, so a
+what it shows; `facts["boxes"]` says where. All colors, sizes, places and distortions come from the generator, so a
 seed names a picture.
 """
 
@@ -47,7 +47,7 @@ class Box(NamedTuple):
     """Where something is in a picture, in pixels."""
 
     what: str  # a name of `art.THINGS` or `SHAPES`, or one character
-    color: str | None  # a name of `COLORS`, None when it has no single colour
+    color: str | None  # a name of `COLORS`, None when it has no single color
     left: float
     top: float
     right: float
@@ -60,17 +60,17 @@ def pick(rng: np.random.Generator, options):
 
 
 def shade(rng: np.random.Generator, color: str) -> tuple[int, int, int]:
-    """Returns an RGB triple near a named colour."""
+    """Returns an RGB triple near a named color."""
     return tuple(int(v) for v in np.clip(np.array(COLORS[color]) + rng.integers(-14, 15, 3), 0, 255))
 
 
 def draw_background(rng: np.random.Generator, plain: float = 0.55) -> tuple[Image.Image, str | None]:
-    """Returns a background and its colour's name, None when it has no single colour."""
+    """Returns a background and its color's name, None when it has no single color."""
     if rng.random() < plain:
         color = "white" if rng.random() < 0.25 else pick(rng, list(COLORS))
         return Image.new("RGB", (SIZE, SIZE), shade(rng, color)), color
     style = int(rng.integers(4))
-    if style == 0:  # smooth gradient between random corner colours
+    if style == 0:  # smooth gradient between random corner colors
         corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
         return Image.fromarray(corners).resize((SIZE, SIZE), Image.Resampling.BILINEAR), None
     if style == 1:  # cloudy texture
@@ -123,7 +123,7 @@ def _pyramid() -> dict[str, dict[str, list[list[Image.Image]]]]:
 
 
 def _ink_edges(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
-    """Draws dark lines where colours meet, as line art has them; now and then fills the rest with one colour."""
+    """Draws dark lines where colors meet, as line art has them; now and then fills the rest with one color."""
     edges = np.asarray(Image.fromarray(rgb).convert("L").filter(ImageFilter.FIND_EDGES), dtype=np.float32)
     line = np.clip(edges * (rng.uniform(2, 6) / 255), 0, 1)[..., None]
     fill = rng.integers(150, 256, 3) if rng.random() < 0.2 else rgb
@@ -131,21 +131,21 @@ def _ink_edges(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
 
 
 def _recolor(rng: np.random.Generator, sprite: Image.Image, style: str) -> Image.Image:
-    """Changes a sprite's colours: hue, saturation, contrast; sometimes grey, posterised, inked or outlined."""
+    """Changes a sprite's colors: hue, saturation, contrast; sometimes gray, posterized, inked or outlined."""
     pixels = np.asarray(sprite, dtype=np.float32)
     rgb, alpha = pixels[..., :3], pixels[..., 3]
     if style in art.MONOCHROME_STYLES:
         paper = rgb[..., :1] / 255
         ink, fill = rng.integers(0, 256, (2, 3)).astype(np.float32)
-        if rng.random() < 0.4:  # filled with another colour; dark lines around light ones most often
+        if rng.random() < 0.4:  # filled with another color; dark lines around light ones most often
             rgb = (ink * 0.4) * (1 - paper) + (255 - fill * 0.6) * paper
         else:
             rgb, alpha = np.broadcast_to(ink, rgb.shape), alpha * (1 - paper[..., 0])
     elif rng.random() < 0.7:
         saturation = 0.0 if rng.random() < 0.1 else rng.uniform(0.5, 1.5)
-        grey = rgb.mean(-1, keepdims=True)
+        gray = rgb.mean(-1, keepdims=True)
         mix = np.eye(3) + rng.normal(0, 0.10, (3, 3))
-        rgb = (grey + (rgb - grey) * saturation) @ (mix / mix.sum(1, keepdims=True)).T.astype(np.float32)
+        rgb = (gray + (rgb - gray) * saturation) @ (mix / mix.sum(1, keepdims=True)).T.astype(np.float32)
         rgb = (rgb - 128) * rng.uniform(0.75, 1.25) + 128 + rng.uniform(-25, 25)
         if rng.random() < 0.15:
             levels = int(rng.integers(2, 5))
@@ -173,7 +173,7 @@ def sprite_of(
       thing: a name of `art.THINGS`.
       size: side of the sprite's box in pixels.
       styles: art styles to choose from; those that lack the thing are passed over.
-      distort: whether to flip, turn, stretch and recolour it.
+      distort: whether to flip, turn, stretch and recolor it.
     """
     pyramid = _pyramid()
     style = pick(rng, [s for s in styles if thing in pyramid[s]])
@@ -219,7 +219,7 @@ def place_of(x: float, y: float) -> str:
 
 
 def draw_thing(rng: np.random.Generator, thing: str, styles: tuple[str, ...], train: bool = True):
-    """One thing, large. Facts: thing, background (a colour's name or None), boxes."""
+    """One thing, large. Facts: thing, background (a color's name or None), boxes."""
     size = int(rng.integers(26, 63))
     sprite = sprite_of(rng, thing, size, styles, distort=train)
     picture, background = _ground_for(rng, [sprite])
@@ -300,16 +300,16 @@ def _shape_points(shape: str, x: float, y: float, w: float, h: float, turn: floa
 
 
 def draw_shapes(rng: np.random.Generator, wanted: list[tuple[str, str]], background: str | None, grid: bool):
-    """Coloured shapes.
+    """Colored shapes.
 
     Args:
       rng: source of chance.
-      wanted: (colour, shape) of each.
-      background: colour's name, or None for a pale one as easy-VQA has it.
+      wanted: (color, shape) of each.
+      background: color's name, or None for a pale one as easy-VQA has it.
       grid: whether each sits in a cell of the 3x3 grid, so that its place has a name.
 
     Returns:
-      The picture and facts: shapes, a list of (colour, shape, place), and boxes.
+      The picture and facts: shapes, a list of (color, shape, place), and boxes.
     """
     k = OVERSAMPLE if rng.random() < 0.7 else 1  # some with hard edges
     ground = tuple(int(v) for v in rng.integers(225, 256, 3)) if background is None else shade(rng, background)
@@ -321,8 +321,8 @@ def draw_shapes(rng: np.random.Generator, wanted: list[tuple[str, str]], backgro
         boxes = []
         for cx, cy in cells:
             side = rng.uniform(13, 20)
-            centre = [(c + 0.5) * SIZE / 3 + rng.uniform(-1, 1) * max(0, 10.5 - side / 2) for c in (cx, cy)]
-            boxes.append((centre[0], centre[1], side))
+            center = [(c + 0.5) * SIZE / 3 + rng.uniform(-1, 1) * max(0, 10.5 - side / 2) for c in (cx, cy)]
+            boxes.append((center[0], center[1], side))
     else:
         side = int(rng.integers(13, 19)) if len(wanted) > 3 else int(rng.integers(14, 27))
         boxes = [(x + side / 2, y + side / 2, side - 1.5) for x, y in _spots(rng, len(wanted), side)]
@@ -372,7 +372,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def draw_text(rng: np.random.Generator, text: str):
-    """A number or a word in large letters. Facts: text, ink (colour's name), background, boxes."""
+    """A number or a word in large letters. Facts: text, ink (color's name), background, boxes."""
     while True:
         ink, ground = pick(rng, list(COLORS)), pick(rng, list(COLORS))
         if rng.random() < 0.4:

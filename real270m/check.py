@@ -3,7 +3,7 @@
     GGUF (Q4_K_M) -> float weights snapped to the int4 grid -> Kaggle-layout checkpoint -> convert_flax.py -> our model
 
 compared with the same snapped weights in stock transformers. Snapping (scale = absmax / 7 a group) stands in for
-quantisation-aware training, which these weights never had: their perplexity suffers, the comparison does not.
+quantization-aware training, which these weights never had: their perplexity suffers, the comparison does not.
 Everything is cached under ~/.cache/gemma3-int4; the weights are Google's, under Gemma's terms, and stay there.
 """
 
@@ -107,11 +107,11 @@ def main() -> int:
     ids = torch.cat([torch.tensor([2]), tokens[:511]]).unsqueeze(0)
     difference = (ours(ids).logits - stock(ids).logits).abs().max().item()
     print(
-        f"logits: largest difference from the dequantised weights in stock transformers {difference:.1e} (512 tokens)"
+        f"logits: largest difference from the dequantized weights in stock transformers {difference:.1e} (512 tokens)"
     )
     print(f"greedy: {int(same.sum())} of {len(PROMPTS)} prompts with the same 32 tokens")
     print(f"perplexity on {PERPLEXITY_TOKENS} tokens of Python's documentation, in windows of {WINDOW}:")
-    print(f"  {'stock transformers, float32, dequantised':46}{perplexity(stock, tokens, WINDOW, WINDOW):10.4f}")
+    print(f"  {'stock transformers, float32, dequantized':46}{perplexity(stock, tokens, WINDOW, WINDOW):10.4f}")
     del stock
     print(f"  {'ours, float32, float32 scales':46}{perplexity(ours, tokens, WINDOW, WINDOW):10.4f}")
     del ours

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from conversion.int4_grid import dequantise, recover
 from demo import model as demo_model
 from demo.data import IMAGE_TEXT, ROW
-from demo.evaluate import load_dequantised
+from demo.evaluate import load_dequantized
 from demo.train import Muon, orthogonal, rate_share
 
 
@@ -34,7 +34,7 @@ def model():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e3))
-def test_fake_quantised_weights_are_recovered_exactly(seed, size):
+def test_fake_quantized_weights_are_recovered_exactly(seed, size):
     weight = torch.from_numpy(np.random.default_rng(seed).normal(0, size, (8, 64)).astype(np.float32))
     weight[3, :32] = 0
     on_grid = demo_model.fake_quantize(weight)
@@ -166,7 +166,7 @@ def test_a_model_survives_export_conversion_and_the_way_back(model, tmp_path):
     for name in ("tokenizer.json", "chat_template.jinja"):
         shutil.copyfile(ROOT / name, files / name)
     convert.convert(weights, config, files, tmp_path / "repo")
-    back = load_dequantised(tmp_path / "repo")
+    back = load_dequantized(tmp_path / "repo")
     for name, parameter in back.named_parameters():
         assert torch.equal(parameter, weights[name].bfloat16()), name
     convert.convert(*convert.weights_of_repo(tmp_path / "repo"), files, tmp_path / "again")

@@ -19,14 +19,14 @@ def as_grid(target: np.ndarray) -> np.ndarray:
 
 def test_a_box_covers_its_patches_and_no_others():
     found = targets.targets_of([Box("turtle", None, 16, 8, 40, 24), Box("star", "red", 47, 50, 63, 63)])
-    what, color, centre = (as_grid(found[name]) for name in ("what", "color", "centre"))
+    what, color, center = (as_grid(found[name]) for name in ("what", "color", "centre"))
     turtle, star, none = targets.WHATS.index("turtle"), targets.WHATS.index("star", 190), len(targets.WHATS)
     assert (what[1:3, 2:5] == turtle).all()
     assert (what[6:8, 6:8] == star).all()
     assert (what == none).sum() == 64 - 6 - 4
     assert (color[1:3, 2:5] == targets.UNKNOWN).all()
     assert (color[6:8, 6:8] == targets.COLORS.index("red")).all()
-    assert [tuple(place) for place in np.argwhere(centre == 1)] == [(2, 3), (7, 6)]
+    assert [tuple(place) for place in np.argwhere(center == 1)] == [(2, 3), (7, 6)]
     assert found["total"].tolist() == [2]
     assert (found["letters"] == targets.UNKNOWN).all()
 
@@ -52,7 +52,7 @@ def test_letters_are_told_in_their_order_and_each_in_its_place():
     assert row[4] == targets.WHATS.index("K")
 
 
-def test_a_thin_letter_is_not_hidden_by_its_neighbours():
+def test_a_thin_letter_is_not_hidden_by_its_neighbors():
     boxes = [Box("K", "black", 2, 20, 17, 44), Box("I", "black", 17, 20, 22, 44), Box("T", "black", 22, 20, 38, 44)]
     found = targets.targets_of(boxes)
     told = [targets.WHATS[n] if n < len(targets.WHATS) else "" for n in as_grid(found["what"])[3]]

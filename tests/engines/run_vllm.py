@@ -6,7 +6,7 @@ import sys
 # Before vLLM is imported: all in this process, no more threads than asked for, cache memory in GiB.
 os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_CPU_KVCACHE_SPACE="1")
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
-# On CPUs with AMX its int4 kernel would quantise activations to int8 otherwise.
+# On CPUs with AMX its int4 kernel would quantize activations to int8 otherwise.
 os.environ["VLLM_CPU_INT4_W4A8"] = "0"
 
 import numpy as np

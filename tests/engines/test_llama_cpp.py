@@ -1,6 +1,6 @@
 """llama.cpp on our GGUF files: the language model in Q4_0, pictures through mmproj.
 
-It quantises activations to int8, so a divergence is excused up to a float32 gap of 0.5.
+It quantizes activations to int8, so a divergence is excused up to a float32 gap of 0.5.
 """
 
 import pydoc_data.topics
