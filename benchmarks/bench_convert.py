@@ -1,6 +1,6 @@
 """Conversion against merely reading, and against the straightforward way: time and memory in one run.
 
-    python -m benchmarks.synthetic_checkpoint --size 4B --output DIR
+    python -m benchmarks.synthetic_checkpoint --size 4b --output DIR
     python -m benchmarks.bench_convert --checkpoint DIR [--config DIR.json] [--rounds 3] [--only convert,read]
 
 Each contender is a process of its own, one after the other, in every round; the table gives the fastest round (the

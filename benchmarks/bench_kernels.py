@@ -13,68 +13,35 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from benchmarks.bench_generate import fresh_memory
-from conversion.sizes import SIZES, VOCABULARY
+from benchmarks.machine import best_seconds, dense_dtype, gemm_rate, read_bandwidth
+from benchmarks.shapes import NAMES, config_of, linear_shapes
+from conversion.sizes import VOCABULARY
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def best_seconds(function: Callable[[], object], repeats: int = 7) -> float:
-    """Wall-clock seconds of the fastest of several calls, after one to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def read_bandwidth(megabytes: int = 1024) -> float:
-    """GB/s at which torch's threads multiply a float32 matrix of so many MB by a vector: no faster reader was found."""
-    matrix = torch.frombuffer(fresh_memory(megabytes << 20), dtype=torch.float32).fill_(1).view(-1, 4096)
-    vector = torch.ones(4096)
-    return matrix.nbytes / best_seconds(lambda: matrix @ vector) / 1e9
-
-
-def gemm_rate() -> tuple[str, float]:
-    """The dtype in which torch's GEMM is faster here, and GFLOP/s of a large one."""
-    a, b = (torch.randn(*shape, dtype=dense_dtype()) for shape in ((512, 4096), (4096, 4096)))
-    return str(a.dtype).removeprefix("torch."), 2 * 512 * 4096**2 / best_seconds(lambda: a @ b) / 1e9
-
-
-def dense_dtype() -> torch.dtype:
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-
-
-def shapes(names: list[str]) -> dict[tuple[int, int], str]:
-    """(outputs, inputs) -> the projections that have them."""
+def labeled_shapes(names: list[str]) -> dict[tuple[int, int], str]:
+    """(outputs, inputs) -> the projections that have them, "4B k/v"."""
     found: dict[tuple[int, int], list[str]] = {}
-    for size in (size for size in SIZES if size.name.lower() in names):
-        q, kv = size.heads * size.head_dim, size.kv_heads * size.head_dim
-        for name, shape in (
-            ("q", (q, size.hidden)),
-            ("k/v", (kv, size.hidden)),
-            ("o", (size.hidden, q)),
-            ("gate/up", (size.intermediate, size.hidden)),
-            ("down", (size.hidden, size.intermediate)),
-            ("head", (VOCABULARY, size.hidden)),
-        ):
-            found.setdefault(shape, []).append(f"{size.name} {name}")
+    for name in names:
+        config = config_of(name).get_text_config()
+        shapes = linear_shapes(config) | {"head": (VOCABULARY, config.hidden_size)}
+        alike: dict[tuple[int, int], list[str]] = {}
+        for module, shape in shapes.items():
+            alike.setdefault(shape, []).append(module.split(".")[-1].removesuffix("_proj"))
+        for shape, modules in alike.items():
+            found.setdefault(shape, []).append(f"{name.upper()} {'/'.join(modules)}")
     return {shape: ", ".join(labels) for shape, labels in found.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    names = [size.name.lower() for size in SIZES]
-    parser.add_argument("--sizes", nargs="+", default=names, choices=names)
+    parser.add_argument("--sizes", nargs="+", default=NAMES, choices=NAMES)
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64, 128, 512])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--walk", type=int, default=600, help="MB of int4 weights to walk through")
@@ -94,7 +61,7 @@ def main() -> None:
     titles = [f"{backend.name} {what}" for backend in backends for what in ("us", "GB/s", "of read", "GFLOP/s")]
     print("| shape | rows |", " | ".join([*titles, f"{dtype} us", f"{dtype} GFLOP/s", "speed-up"]), "|")
     print("|---" * (len(titles) + 5) + "|")
-    for (outputs, inputs), label in shapes(args.sizes).items():
+    for (outputs, inputs), label in labeled_shapes(args.sizes).items():
         codes = torch.randint(0, 256, (outputs, inputs // 2), dtype=torch.uint8)
         scales = torch.rand(outputs, inputs // 32).to(getattr(torch, args.scale_dtype))
         dense = torch.randn(outputs, inputs).to(dense_dtype())

@@ -16,7 +16,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from benchmarks.bench_generate import ENGINES, over_llama
+from benchmarks.comparison import ENGINES, over_llama
 
 COLORS = dict(zip(ENGINES, ("#1b6ca8", "#76b5d9", "#3f9e8f", "#8a8a8a", "#bdbdbd", "#d9a441", "#b5533c"), strict=True))
 

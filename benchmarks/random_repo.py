@@ -18,10 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Gemma3TextConfig
 
+from benchmarks.shapes import config_of, linear_shapes, random_scales
 from conversion.awq_repo import AwqRepo
 from conversion.formats.gguf import write_language_model
 from conversion.repo_files import CODE_FILES
-from conversion.sizes import SIZES, VOCABULARY, published_config
+from conversion.sizes import VOCABULARY
 from real270m.fetch import published_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,13 +33,10 @@ QUANTIZATION = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "
 
 def random_repo(name: str, cache: Path, layers: int | None = None) -> Path:
     """The repo of a published size ("4b"), or of its first layers; made on the first call, with today's code files."""
-    size = next(size for size in SIZES if size.name.lower() == name)
     folder = cache / (name if layers is None else f"{name}-{layers}-layers")
     if not (folder / "config.json").exists():
-        config = published_config(size, "it").get_text_config()
+        config = config_of(name, layers).get_text_config()
         config.vocab_size = VOCABULARY
-        config.num_hidden_layers = layers or config.num_hidden_layers
-        config.layer_types = config.layer_types[: config.num_hidden_layers]
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, config)
     for file in CODE_FILES:
@@ -75,33 +73,23 @@ def plain_twin(repo: Path) -> Path:
 
 
 def _write(folder: Path, config: Gemma3TextConfig) -> None:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    shapes = {
-        "self_attn.q_proj": (q, hidden),
-        "self_attn.k_proj": (kv, hidden),
-        "self_attn.v_proj": (kv, hidden),
-        "self_attn.o_proj": (hidden, q),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
+    hidden = config.hidden_size
     norms = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
     def save(file: str, tensors: dict[str, torch.Tensor]) -> None:
         save_file(tensors, folder / file, metadata={"format": "pt"})
 
     rows = config.vocab_size
-    embedding = {"qweight": _words(rows, hidden // 8), "scales": _scales(rows, hidden // 32, hidden)}
+    embedding = {"qweight": _words(rows, hidden // 8), "scales": random_scales(rows, hidden // 32, inputs=hidden)}
     save(EMBEDDING_FILE, {f"model.embed_tokens.{name}": tensor for name, tensor in embedding.items()})
     save("model-norm.safetensors", {"model.norm.weight": _zeros(hidden)})
     for layer in range(config.num_hidden_layers):
         tensors = {f"{norm}.weight": _zeros(hidden) for norm in norms}
         tensors |= {f"self_attn.{name}_norm.weight": _zeros(config.head_dim) for name in "qk"}
-        for name, (outputs, inputs) in shapes.items():
+        for name, (outputs, inputs) in linear_shapes(config).items():
             tensors[f"{name}.qweight"] = _words(inputs, outputs // 8)
             tensors[f"{name}.qzeros"] = torch.full((inputs // 32, outputs // 8), 0x88888888 - 2**32, dtype=torch.int32)
-            tensors[f"{name}.scales"] = _scales(inputs // 32, outputs, inputs)
+            tensors[f"{name}.scales"] = random_scales(inputs // 32, outputs, inputs=inputs)
         tensors = {f"model.layers.{layer}.{name}": tensor for name, tensor in tensors.items()}
         save(f"model-{layer:05d}.safetensors", tensors)
     _write_index(folder)
@@ -127,11 +115,6 @@ def _write_index(folder: Path) -> None:
 
 def _words(rows: int, columns: int) -> torch.Tensor:
     return torch.randint(-(2**31), 2**31 - 1, (rows, columns), dtype=torch.int32)
-
-
-def _scales(rows: int, columns: int, inputs: int) -> torch.Tensor:
-    """Such that a row of codes has a norm of about 1."""
-    return ((torch.rand(rows, columns) + 0.5) / 4.6 * inputs**-0.5).bfloat16()
 
 
 def _zeros(n: int) -> torch.Tensor:

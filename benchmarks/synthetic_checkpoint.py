@@ -1,6 +1,6 @@
 """Kaggle-layout checkpoints of any published size, made up, without ever holding a leaf in memory.
 
-    python -m benchmarks.synthetic_checkpoint --size 4B --output DIR [--values random|repeated] [--layers N]
+    python -m benchmarks.synthetic_checkpoint --size 4b --output DIR [--values random|repeated] [--layers N]
 
 Weights lie on an int4 grid with bfloat16 scales. `random` codes compress about as trained ones do (zstd: 1.5 times);
 `repeated` values keep a 27B-shaped checkpoint small on disk.
@@ -19,21 +19,12 @@ import tensorstore as ts
 import zstandard
 from transformers import Gemma3Config, Gemma3TextConfig
 
+from benchmarks.shapes import NAMES, config_of
 from conversion.name_map import Entry, entries
-from conversion.sizes import SIZES, VOCABULARY, published_config
+from conversion.sizes import VOCABULARY
 
 GROUP = 32
 POOL_BYTES = 1 << 25  # values written over and over; far longer than zstd's window at level 1
-
-
-def config_of(size: str, layers: int | None) -> Gemma3Config | Gemma3TextConfig:
-    """The published configuration, or one of fewer layers."""
-    config = published_config(next(s for s in SIZES if s.name == size), "it")
-    if layers is not None:
-        text = config.text_config if isinstance(config, Gemma3Config) else config
-        text.num_hidden_layers = layers
-        text.layer_types = text.layer_types[:layers]
-    return config
 
 
 def write_checkpoint(config: Gemma3Config | Gemma3TextConfig, directory: Path, values: str) -> None:
@@ -99,7 +90,7 @@ def _pool(width: int, by_row: bool, rng: np.random.Generator, values: str) -> np
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=[size.name for size in SIZES], required=True)
+    parser.add_argument("--size", type=str.lower, choices=NAMES, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--values", choices=("random", "repeated"), default="random")
     parser.add_argument("--layers", type=int, help="write fewer layers than the published size has")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import bench_generate, plot
+from benchmarks import comparison, plot
 from benchmarks.bench_generate import Failed, Peer
 
 ROWS = [
@@ -18,14 +18,14 @@ ROWS = [
 
 
 def test_ratios_are_to_the_better_row_of_llama_cpp():
-    assert bench_generate.over_llama(ROWS[0], ROWS, "prefill") == 2.5
-    assert bench_generate.over_llama(ROWS[0], ROWS, "decode") == 2.0
-    assert bench_generate.over_llama(ROWS[3], ROWS, "decode") is None
-    assert bench_generate.over_llama(ROWS[4], ROWS, "decode") is None  # llama.cpp's rows are of another run
+    assert comparison.over_llama(ROWS[0], ROWS, "prefill") == 2.5
+    assert comparison.over_llama(ROWS[0], ROWS, "decode") == 2.0
+    assert comparison.over_llama(ROWS[3], ROWS, "decode") is None
+    assert comparison.over_llama(ROWS[4], ROWS, "decode") is None  # llama.cpp's rows are of another run
 
 
 def test_table_has_a_cell_for_every_column_and_says_why_an_engine_failed():
-    titles, _, *lines = bench_generate.table(ROWS).splitlines()
+    titles, _, *lines = comparison.table(ROWS).splitlines()
     assert {line.count("|") for line in lines} == {titles.count("|")}
     assert lines[0].startswith("| 1B shape | native | 300 | 30.0 |")
     assert lines[0].endswith("| 2.50 | 2.00 |")
