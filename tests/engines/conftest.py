@@ -6,19 +6,14 @@
 What was found is printed at the end, divergences one by one.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # the drivers, which know no `tests`, share modules with us
-
-import agreement
-import cases
-
 from demo.tokenizer import ROOT
 from real270m.fetch import Unavailable
+from tests.engines.helpers import agreement, cases
 
 FOUND = pytest.StashKey[list[str]]()
 

@@ -2,13 +2,13 @@
 
 import shutil
 
-import cases
 import numpy as np
 import pytest
-from agreement import Reference, agreement, run
-from golden_logits import golden_logits
-from jobs import summary
 
+from tests.engines.drivers.jobs import summary
+from tests.engines.helpers import cases
+from tests.engines.helpers.agreement import Reference, agreement, run
+from tests.engines.helpers.golden_logits import golden_logits
 from tests.goldens.build import CASES
 
 

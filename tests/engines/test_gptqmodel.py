@@ -1,6 +1,6 @@
 """transformers' stock classes with gptqmodel on the AWQ repo, unchanged: CPU, bfloat16."""
 
-from agreement import agreement, run
+from tests.engines.helpers.agreement import agreement, run
 
 EXCUSED = 0.25
 

@@ -8,11 +8,11 @@ import pydoc_data.topics
 import numpy as np
 import pytest
 import torch
-from agreement import agreement, run
 from transformers import AutoTokenizer
 
 from conversion.quality import perplexity
 from real270m.check import WINDOW
+from tests.engines.helpers.agreement import agreement, run
 
 EXCUSED = 0.5
 

@@ -5,7 +5,8 @@ same, and then with our model as it should be, by answers.
 """
 
 import pytest
-from agreement import agreement, answered_alike, reference, run
+
+from tests.engines.helpers.agreement import agreement, answered_alike, reference, run
 
 EXCUSED = 0.25
 

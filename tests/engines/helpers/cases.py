@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jobs import Prompt
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedModel
 
@@ -26,6 +25,7 @@ from demo.examples import QUESTIONS, draw
 from demo.flax_export import export_flax
 from demo.tokenizer import ROOT
 from real270m import check
+from tests.engines.drivers.jobs import Prompt
 
 # For the shipped checkpoint, besides the questions of demo/examples.py: chats as (picture or None, question) by turns.
 MORE_CHATS = [

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cases import Case
-from decoding import decode
-from environments import environment
-from jobs import Job, summary
 
+from tests.engines.drivers.decoding import decode
+from tests.engines.drivers.jobs import Job, summary
+from tests.engines.helpers.cases import Case
+from tests.engines.helpers.environments import environment
+
+DRIVERS = Path(__file__).parents[1] / "drivers"
 STEPS = 32
 NO_WINDOWS = np.zeros((0, 0), np.int64)
 
@@ -52,8 +54,7 @@ def run_driver(engine: str, driver: str, model: Path, job: Job, folder: Path) ->
     python = environment(engine)
     result = folder / "result.npz"
     job.write(folder / "job.npz")
-    script = Path(__file__).with_name(driver)
-    done = subprocess.run([python, script, model, folder / "job.npz", result], capture_output=True, text=True)
+    done = subprocess.run([python, DRIVERS / driver, model, folder / "job.npz", result], capture_output=True, text=True)
     assert done.returncode == 0, f"{driver} failed:\n{(done.stdout + done.stderr)[-5000:]}"
     with np.load(result) as arrays:
         return dict(arrays)

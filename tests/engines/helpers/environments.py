@@ -16,7 +16,7 @@ from pathlib import Path
 from real270m.fetch import CACHE, Unavailable
 
 ENGINES = CACHE / "engines"
-PINS = Path(__file__).parent / "pins"
+PINS = Path(__file__).parents[1] / "pins"
 
 
 def environment(name: str) -> Path:

@@ -1,6 +1,7 @@
-"""The golden cases' logits from DeepMind's own `gemma` once more, and the command that writes them anew.
+"""The golden cases' logits from DeepMind's own `gemma` once more.
 
-PYTHONPATH=. python tests/engines/golden_logits.py          # tests/goldens/*/expected.npz, the inputs as they are
+As a command, `python -m tests.engines.helpers.golden_logits`, it writes every tests/goldens/*/expected.npz anew, the
+inputs as they are.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from agreement import run_driver
-from jobs import Job, Prompt
 
+from tests.engines.drivers.jobs import Job, Prompt
+from tests.engines.helpers.agreement import NO_WINDOWS, run_driver
 from tests.goldens import build
-
-NO_WINDOWS = np.zeros((0, 0), np.int64)
 
 
 def golden_logits(case: Path, folder: Path) -> dict[str, np.ndarray]:
