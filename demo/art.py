@@ -192,7 +192,7 @@ def load_sprites() -> dict[str, dict[str, list[np.ndarray]]]:
     """Returns all sprites of all styles, drawn on the first call and cached on disk.
 
     Raises:
-      subprocess.CalledProcessError: npm could not deliver a package; its message says why.
+        subprocess.CalledProcessError: npm could not deliver a package; its message says why.
     """
     cached = sprites_path()
     if not cached.exists():

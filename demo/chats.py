@@ -24,10 +24,10 @@ class Picture:
     """A picture and independent questions about it.
 
     Attributes:
-      image: 64x64 RGB.
-      skill: `naming`, `counting`, `reading`, `shapes` or `easy_vqa`.
-      questions: (question, answer) pairs, each of which can be asked first; the most telling one first.
-      boxes: what is where; empty where that is not known.
+        image: 64x64 RGB.
+        skill: `naming`, `counting`, `reading`, `shapes` or `easy_vqa`.
+        questions: (question, answer) pairs, each of which can be asked first; the most telling one first.
+        boxes: what is where; empty where that is not known.
     """
 
     image: Image.Image
@@ -508,7 +508,7 @@ def easy_vqa(split: str) -> list[tuple[Image.Image, list[tuple[str, str]]]]:
     """Returns easy-VQA pictures with their questions and one-word answers.
 
     Args:
-      split: "train", "validation" (a tenth of the public train pictures, kept from training) or "test".
+        split: "train", "validation" (a tenth of the public train pictures, kept from training) or "test".
     """
     import easy_vqa as data
 

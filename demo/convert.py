@@ -70,7 +70,7 @@ def model_of_repo(folder: Path) -> Gemma3ForConditionalGeneration:
     """Returns the float32 model, of transformers' own classes, that a converted repository stands for.
 
     Raises:
-      ValueError: the repository holds other tensors than the demo's model.
+        ValueError: the repository holds other tensors than the demo's model.
     """
     renamed = {
         re.sub(
@@ -91,13 +91,13 @@ def convert(weights: dict, config: Gemma3Config, files: Path, output: Path) -> N
     """Exports weights as a Kaggle-layout checkpoint and converts that.
 
     Args:
-      weights: state dict, float32.
-      config: the model's configuration.
-      files: folder with tokenizer and processor files.
-      output: folder to create.
+        weights: state dict, float32.
+        config: the model's configuration.
+        files: folder with tokenizer and processor files.
+        output: folder to create.
 
     Raises:
-      SystemExit: `convert_flax.py` refused; its message has been printed.
+        SystemExit: `convert_flax.py` refused; its message has been printed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint, settings = Path(scratch, "checkpoint"), Path(scratch, "config.json")

@@ -130,10 +130,10 @@ class PictureBatches(torch.utils.data.IterableDataset):
     """An endless stream of pictures with the words of the answers about them.
 
     Args:
-      tokenizer: the demo's tokenizer.
-      pictures: how many in a batch.
-      seed: names the stream.
-      mixture: how often each kind of picture comes, see `chats.MIXTURE`.
+        tokenizer: the demo's tokenizer.
+        pictures: how many in a batch.
+        seed: names the stream.
+        mixture: how often each kind of picture comes, see `chats.MIXTURE`.
     """
 
     def __init__(self, tokenizer, pictures: int, seed: int, mixture: dict[str, float] = chats.MIXTURE):
@@ -144,8 +144,8 @@ class PictureBatches(torch.utils.data.IterableDataset):
         """Yields batches.
 
         Yields:
-          pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB]. The targets of each picture, see
-          `targets_of`: int64 [N, n].
+            pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB]. The targets of each picture, see
+            `targets_of`: int64 [N, n].
         """
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, 1000 + (worker.id if worker else 0)])
@@ -163,10 +163,10 @@ class Batches(torch.utils.data.IterableDataset):
     """An endless stream of batches, see `__iter__`.
 
     Args:
-      tokenizer: the demo's tokenizer.
-      rows: rows per batch; a batch has `rows * 9 // 8` pictures and room for `rows * 32` answer tokens.
-      seed: names the stream.
-      mixture: how often each kind of picture comes, see `chats.MIXTURE`.
+        tokenizer: the demo's tokenizer.
+        rows: rows per batch; a batch has `rows * 9 // 8` pictures and room for `rows * 32` answer tokens.
+        seed: names the stream.
+        mixture: how often each kind of picture comes, see `chats.MIXTURE`.
     """
 
     def __init__(self, tokenizer, rows: int, seed: int, mixture: dict[str, float] = chats.MIXTURE):
@@ -221,11 +221,11 @@ class Batches(torch.utils.data.IterableDataset):
         """Yields batches of B rows, N pictures and A answer tokens.
 
         Yields:
-          ids, segment, parent, position, picture: int64 [B, ROW]; picture is 0 for text and 1 + n * 16 + k for soft
-          token k of picture n. pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB], zero where unknown.
-          The targets of each picture, see `targets_of`: int64 [N, n].
-          where: int64 [A], answer tokens in the flattened rows. target: int64 [A], the token to predict there, -100 in
-          places left over.
+            ids, segment, parent, position, picture: int64 [B, ROW]; picture is 0 for text and 1 + n * 16 + k for soft
+            token k of picture n. pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB], zero where unknown.
+            The targets of each picture, see `targets_of`: int64 [N, n].
+            where: int64 [A], answer tokens in the flattened rows. target: int64 [A], the token to predict there, -100
+            in places left over.
         """
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])

@@ -82,12 +82,12 @@ def questions_of(skill: str, split: str, count: int) -> list[Question]:
     """Returns the questions of one skill.
 
     Args:
-      skill: a key of `SKILLS`.
-      split: "validation" or "test".
-      count: how many; easy-VQA's are at most those of the public set.
+        skill: a key of `SKILLS`.
+        split: "validation" or "test".
+        count: how many; easy-VQA's are at most those of the public set.
 
     Raises:
-      KeyError: there is no such skill or split.
+        KeyError: there is no such skill or split.
     """
     rng = np.random.default_rng([SEEDS[split], list(SKILLS).index(skill)])
     return SKILLS[skill](rng, split, count)
@@ -121,11 +121,11 @@ def answer(model, processor, questions: list[Question], batch: int = 128, show: 
     """Returns the model's greedy answers, in the order of the questions.
 
     Args:
-      model: a Gemma3ForConditionalGeneration.
-      processor: its processor.
-      questions: what to ask.
-      batch: how many to ask at once.
-      show: label of the progress bar; none when empty.
+        model: a Gemma3ForConditionalGeneration.
+        processor: its processor.
+        questions: what to ask.
+        batch: how many to ask at once.
+        show: label of the progress bar; none when empty.
     """
     texts = [processor.apply_chat_template(q.messages(), add_generation_prompt=True, tokenize=False) for q in questions]
     order = sorted(
@@ -198,11 +198,11 @@ def agreement(path: Path, count: int) -> float:
     """Asks the int4 repository and the float weights behind it the same questions, of all skills alike.
 
     Args:
-      path: converted repository.
-      count: how many questions.
+        path: converted repository.
+        count: how many questions.
 
     Returns:
-      The share of answers that are the same.
+        The share of answers that are the same.
     """
     model, processor = load_checkpoint(path)
     each = -(-count // len(SKILLS))

@@ -73,10 +73,10 @@ def int4_grid(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rounds a matrix to the grid: codes in -7..7 and one scale per 32 inputs, exact in bfloat16.
 
     Args:
-      weight: float32 [out, in].
+        weight: float32 [out, in].
 
     Returns:
-      codes float32 [out, in/32, 32] (whole numbers) and scales float32 [out, in/32, 1]; a group of zeros has scale 1.
+        codes float32 [out, in/32, 32] (whole numbers) and scales float32 [out, in/32, 1]; a group of zeros has scale 1.
     """
     groups = weight.unflatten(-1, (-1, GROUP))
     scales = (groups.abs().amax(-1, keepdim=True) / 7).bfloat16().float()
@@ -136,8 +136,8 @@ class TowerHead(torch.nn.Module):
         """Takes [N, 64, width] of an 8x8 grid of patches.
 
         Returns:
-          Logits of words [N, TEXT_VOCAB]; by name, of slots [N, n, classes] and of patches [N, 64, classes], these
-          from the features as they are pooled into soft tokens.
+            Logits of words [N, TEXT_VOCAB]; by name, of slots [N, n, classes] and of patches [N, 64, classes], these
+            from the features as they are pooled into soft tokens.
         """
         mean = self.norm(features.mean(1))
         side = int(features.shape[1] ** 0.5)

@@ -169,11 +169,11 @@ def sprite_of(
     """Returns one drawing of a thing as RGBA of about `size` pixels.
 
     Args:
-      rng: source of chance.
-      thing: a name of `art.THINGS`.
-      size: side of the sprite's box in pixels.
-      styles: art styles to choose from; those that lack the thing are passed over.
-      distort: whether to flip, turn, stretch and recolor it.
+        rng: source of chance.
+        thing: a name of `art.THINGS`.
+        size: side of the sprite's box in pixels.
+        styles: art styles to choose from; those that lack the thing are passed over.
+        distort: whether to flip, turn, stretch and recolor it.
     """
     pyramid = _pyramid()
     style = pick(rng, [s for s in styles if thing in pyramid[s]])
@@ -303,13 +303,13 @@ def draw_shapes(rng: np.random.Generator, wanted: list[tuple[str, str]], backgro
     """Colored shapes.
 
     Args:
-      rng: source of chance.
-      wanted: (color, shape) of each.
-      background: color's name, or None for a pale one as easy-VQA has it.
-      grid: whether each sits in a cell of the 3x3 grid, so that its place has a name.
+        rng: source of chance.
+        wanted: (color, shape) of each.
+        background: color's name, or None for a pale one as easy-VQA has it.
+        grid: whether each sits in a cell of the 3x3 grid, so that its place has a name.
 
     Returns:
-      The picture and facts: shapes, a list of (color, shape, place), and boxes.
+        The picture and facts: shapes, a list of (color, shape, place), and boxes.
     """
     k = OVERSAMPLE if rng.random() < 0.7 else 1  # some with hard edges
     ground = tuple(int(v) for v in rng.integers(225, 256, 3)) if background is None else shade(rng, background)

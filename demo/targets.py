@@ -55,10 +55,10 @@ def targets_of(boxes: list[render.Box]) -> dict[str, np.ndarray]:
     """Returns the classes of every slot and patch of a picture.
 
     Args:
-      boxes: what is where; empty when that is not known.
+        boxes: what is where; empty when that is not known.
 
     Returns:
-      int64 [places] for each of `SLOTS` and int64 [64] for each of `PATCHES`; -100 where unknown.
+        int64 [places] for each of `SLOTS` and int64 [64] for each of `PATCHES`; -100 where unknown.
     """
     found = {name: np.full(places, UNKNOWN) for name, (places, _) in SLOTS.items()}
     grids = {name: np.full((SIDE, SIDE), NONE[name] if boxes else UNKNOWN) for name in PATCHES}

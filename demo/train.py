@@ -168,14 +168,14 @@ class Run:
         """Trains `modules` until the stage's minutes are used up; goes on where it was stopped.
 
         Args:
-          name: "tower" or "model".
-          minutes: of training; compiling and pauses do not count.
-          modules: what learns.
-          loss: function of a batch.
-          batches: function of a seed, returning a dataset.
-          per_batch: pictures in a batch.
-          rate: highest learning rate.
-          decay: share of the stage over which the rate falls to zero.
+            name: "tower" or "model".
+            minutes: of training; compiling and pauses do not count.
+            modules: what learns.
+            loss: function of a batch.
+            batches: function of a seed, returning a dataset.
+            per_batch: pictures in a batch.
+            rate: highest learning rate.
+            decay: share of the stage over which the rate falls to zero.
         """
         kept = self.state[name]
         progress = Progress(**kept["progress"]) if kept else Progress()
