@@ -5,7 +5,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup test browser lint app space real270m demo-data demo-train demo-eval demo-convert test-engines screenshots clean
+.PHONY: setup test browser lint app space real270m demo-data demo-train demo-eval demo-convert test-engines screenshots kernels clean
 
 setup: $(VENV)/.done
 
@@ -50,6 +50,11 @@ demo-convert: setup
 # Other engines beside our model: each in an environment of its own (gigabytes, cached). ENGINES="-k llama_cpp" runs one.
 test-engines: setup
 	TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(RUN) -m pytest tests/engines -s $(ENGINES)
+
+# The C code of csrc/, formatted and packed into the Python file that travels with a model.
+kernels: setup
+	$(VENV)/bin/clang-format -i csrc/*.c csrc/*.h
+	$(RUN) csrc/pack.py
 
 # Pictures of the page for the README, taken by the browser test of the checkpoint in this folder.
 screenshots: setup browser

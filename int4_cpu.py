@@ -2,7 +2,7 @@
 """Fast paths for CPUs, in bfloat16: an int4 kernel for few rows of activations, dequantise and multiply for many.
 
 What this file offers:
-    NativeCpu        the backend with our own kernels (`int4_cpu_kernel.py`): 4.5 bits a weight, the scales as stored
+    NativeCpu        the backend with our own kernels (`csrc/`): 4.5 bits a weight, the scales as stored
     AtenCpu          the backend with PyTorch's own int4 operator, where ours cannot be had
     HAS_BF16_GEMM    whether torch has more than plain loops to multiply bfloat16 matrices on this CPU
 
@@ -25,7 +25,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .int4_cpu_kernel import Matrix, has_amx, instruction_set, library
+from .int4_cpu_build import has_amx, instruction_set
+from .int4_cpu_library import Dequantize, Matrix, PackAwq, Product, library
 
 GROUP_SIZE = 32
 # Rows of activations up to which an int4 kernel beats multiplying by dequantised weights (see benchmarks/RESULTS.md);
@@ -50,7 +51,7 @@ HAS_BF16_GEMM = _has_bf16_gemm()
 
 
 class NativeCpu:
-    """Backend for bfloat16 models on x86 CPUs with AVX512 or AVX2: the kernels of `int4_cpu_kernel.py`.
+    """Backend for bfloat16 models on x86 CPUs with AVX512 or AVX2: the kernels of `csrc/`.
 
     Tensors, in blocks of 16 outputs: qweight int32 [N/16, K/8, 16], a word holding the codes of 8 consecutive inputs,
     lowest nibble first; scales [N/16, K/32, 16] in their dtype on disk.
@@ -73,7 +74,8 @@ class NativeCpu:
         inputs, outputs = qweight.shape[0], qweight.shape[1] * 8
         blocks = weight_memory((outputs // 16, inputs // 8, 16), torch.int32)
         source = qweight.contiguous()
-        library().int4_pack_awq(source.data_ptr(), blocks.data_ptr(), outputs, inputs, torch.get_num_threads())
+        call = PackAwq(source.data_ptr(), blocks.data_ptr(), outputs, inputs)
+        library().int4_pack_awq(call, torch.get_num_threads())
         scales = scales.unflatten(1, (-1, 16)).transpose(0, 1)
         return {"qweight": blocks, "scales": weight_memory(scales.shape, scales.dtype).copy_(scales)}
 
@@ -116,12 +118,13 @@ def _native_linear(x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor)
     y = empty((rows, outputs), torch.bfloat16)
     matrix, threads = native_matrix(qweight, scales), torch.get_num_threads()
     if rows <= MAX_NATIVE_ROWS:
-        library().int4_linear(matrix, x.data_ptr(), rows, y.data_ptr(), threads)
+        library().int4_linear(Product(matrix, x.data_ptr(), rows, None, y.data_ptr()), threads)
     elif not has_amx():
         step = max(TILE_WEIGHTS // x.shape[1] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
         packed = _buffer(2 * (step + PRODUCT_ROWS) * x.shape[1])  # in float32
         for part, out in zip(x.split(step), y.split(step), strict=True):
-            library().int4_product(matrix, part.data_ptr(), len(part), packed.data_ptr(), out.data_ptr(), threads)
+            call = Product(matrix, part.data_ptr(), len(part), packed.data_ptr(), out.data_ptr())
+            library().int4_product(call, threads)
     else:
         for columns, tile in _tiles(qweight, scales):
             torch.mm(x, tile, out=y[:, columns])
@@ -161,7 +164,7 @@ def _tiles(qweight: torch.Tensor, scales: torch.Tensor) -> Iterator[tuple[slice,
     for start in range(0, outputs, width):
         count = min(width, outputs - start)
         tile = buffer[: inputs * count].view(inputs, count)
-        library().int4_dequantize(matrix, start, count, tile.data_ptr(), torch.get_num_threads())
+        library().int4_dequantize(Dequantize(matrix, start, count, tile.data_ptr()), torch.get_num_threads())
         yield slice(start, start + count), tile
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
-"""What is around the int4 matrices, on a CPU: parts of Gemma 3 as single calls of `int4_cpu_kernel.py`.
+"""What is around the int4 matrices, on a CPU: parts of Gemma 3 as single calls of `csrc/`.
 
 What this file offers:
     use_fused_modules     puts the classes below in the place of the stock ones, in a model
@@ -24,7 +24,8 @@ from transformers.models.gemma3 import modeling_gemma3 as stock
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from .int4_cpu import HAS_BF16_GEMM, MAX_NATIVE_ROWS, NativeCpu, empty, native_matrix
-from .int4_cpu_kernel import Layer, has_amx, library
+from .int4_cpu_build import has_amx
+from .int4_cpu_library import Gated, Layer, Norm, Step, library
 from .int4_layers import Int4Linear
 
 # Rows by which the buffers of a cache grow at least, and the share of their length by which they grow otherwise.
@@ -68,7 +69,8 @@ class Gemma3RMSNorm(stock.Gemma3RMSNorm):
         y = torch.empty(x.shape, dtype=x.dtype)
         x, weight = x.contiguous(), self.weight
         threads = torch.get_num_threads() if x.numel() > 1 << 14 else 1
-        library().int4_rms_norm(x.data_ptr(), weight.data_ptr(), x.numel() // n, n, self.eps, y.data_ptr(), threads)
+        call = Norm(x.data_ptr(), weight.data_ptr(), x.numel() // n, n, self.eps, y.data_ptr())
+        library().int4_rms_norm(call, threads)
         return y
 
 
@@ -82,7 +84,8 @@ class Gemma3MLP(stock.Gemma3MLP):
         if not (_is_plain_bfloat16(gate) and gate.is_contiguous() and up.is_contiguous() and up.dtype == gate.dtype):
             return self.down_proj(self.act_fn(gate) * up)
         y = empty(gate.shape, gate.dtype)
-        library().int4_gated(gate.data_ptr(), up.data_ptr(), gate.numel(), y.data_ptr(), torch.get_num_threads())
+        call = Gated(gate.data_ptr(), up.data_ptr(), gate.numel(), y.data_ptr())
+        library().int4_gated(call, torch.get_num_threads())
         return self.down_proj(y)
 
 
@@ -118,23 +121,23 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
         hidden_states = hidden_states.contiguous()
         out = torch.empty_like(hidden_states)
         keys, values, head_stride, length = _append(cache)
-        library().int4_decoder_layer(
-            native.refreshed(),
-            rows,
-            MAX_NATIVE_ROWS,
-            hidden_states.data_ptr(),
-            cos.data_ptr(),
-            sin.data_ptr(),
-            _stride(cos),
-            keys,
-            values,
-            head_stride,
-            length,
-            None if mask is None else mask.data_ptr(),
-            0 if mask is None else _stride(mask),
-            out.data_ptr(),
-            torch.get_num_threads(),
+        step = Step(
+            layer=native.refreshed(),
+            rows=rows,
+            few=MAX_NATIVE_ROWS,
+            hidden=hidden_states.data_ptr(),
+            cos=cos.data_ptr(),
+            sin=sin.data_ptr(),
+            table_stride=_stride(cos),
+            keys=keys,
+            values=values,
+            head_stride=head_stride,
+            length=length,
+            mask=None if mask is None else mask.data_ptr(),
+            mask_stride=0 if mask is None else _stride(mask),
+            out=out.data_ptr(),
         )
+        library().int4_decoder_layer(step, torch.get_num_threads())
         return out
 
     def _native(self) -> "_NativeLayer | None":

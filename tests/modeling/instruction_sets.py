@@ -10,16 +10,17 @@ import pytest
 @contextlib.contextmanager
 def only(name: str, package: str) -> Iterator[None]:
     """Let a package, one copy of our modules, compile and choose as for `name`; skips where that cannot run here."""
-    kernel, cpu = (sys.modules[f"{package}.{module}"] for module in ("int4_cpu_kernel", "int4_cpu"))
-    before = kernel.INSTRUCTION_SETS, cpu.MAX_NATIVE_ROWS
-    kernel.INSTRUCTION_SETS = {name: kernel.INSTRUCTION_SETS[name]}
-    kernel.library.cache_clear()
+    names = "int4_cpu_build", "int4_cpu_library", "int4_cpu"
+    build, kernels, cpu = (sys.modules[f"{package}.{module}"] for module in names)
+    before = build.INSTRUCTION_SETS, cpu.MAX_NATIVE_ROWS
+    build.INSTRUCTION_SETS = {name: build.INSTRUCTION_SETS[name]}
+    kernels.library.cache_clear()
     try:
-        if kernel.library() is None:
+        if kernels.library() is None:
             pytest.skip(f"no {name} or no C compiler here")
         if name == "AVX2":
             cpu.MAX_NATIVE_ROWS = 1
         yield
     finally:
-        kernel.INSTRUCTION_SETS, cpu.MAX_NATIVE_ROWS = before
-        kernel.library.cache_clear()
+        build.INSTRUCTION_SETS, cpu.MAX_NATIVE_ROWS = before
+        kernels.library.cache_clear()

@@ -1,19 +1,17 @@
-"""Our CPU kernels against element-by-element definitions, and what happens on machines that cannot have them."""
+"""Our CPU kernels against element-by-element definitions. (Compiling them: test_int4_cpu_build.py.)"""
 
+import ctypes
 import itertools
-import logging
-import os
-import platform
-import shutil
-import stat
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from gemma3_int4 import int4_cpu, int4_cpu_kernel
+from gemma3_int4 import int4_cpu
 from gemma3_int4.int4_cpu import AtenCpu, NativeCpu
+from gemma3_int4.int4_cpu_build import INSTRUCTION_SETS
+from gemma3_int4.int4_cpu_library import Product, library
 from gemma3_int4.int4_layers import Int4Linear, Reference, choose_backend
 
 from tests.conftest import ROOT
@@ -22,10 +20,9 @@ from tests.modeling.test_int4_layers import DTYPES, embedding_from_plain, linear
 
 CPU = torch.device("cpu")
 native = pytest.mark.usefixtures("instruction_set")
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 
 
-@pytest.fixture(params=int4_cpu_kernel.INSTRUCTION_SETS)
+@pytest.fixture(params=INSTRUCTION_SETS)
 def instruction_set(request):
     """The kernels as they are compiled for each set of instructions, if this CPU has it."""
     with only(request.param, "gemma3_int4"):
@@ -223,6 +220,22 @@ def test_embedding_rows_to_the_bit(scale_dtype):
     assert torch.equal(embedding(ids), weight[ids].bfloat16())
 
 
+@native
+def test_a_product_for_which_there_is_no_memory_is_an_error_and_touches_nothing():
+    """A petabyte of activations: what C allocates is checked before it is written to."""
+    _, rows, scales, _ = random_matrix(32, 32, torch.bfloat16)
+    tensors = NativeCpu.pack(rows, scales)
+    matrix = int4_cpu.native_matrix(tensors["qweight"], tensors["scales"])
+    with pytest.raises(MemoryError, match="int4"):
+        library().int4_linear(Product(matrix, None, 1 << 44, None, None), 1)
+
+
+@native
+def test_the_wrong_struct_is_refused():
+    with pytest.raises(ctypes.ArgumentError):
+        library().int4_rms_norm(Product(), 1)
+
+
 # Choosing
 
 
@@ -244,103 +257,6 @@ def test_a_misspelled_backend_is_an_error(monkeypatch):
     monkeypatch.setenv("GEMMA3_INT4_BACKEND", "fast")
     with pytest.raises(ValueError, match="native-cpu, aten-cpu, reference"):
         choose_backend(CPU, torch.bfloat16, 64, 64)
-
-
-# Compiling
-
-
-@pytest.fixture
-def fresh_library(monkeypatch, tmp_path, caplog):
-    """`library`, not yet called, with a cache of its own; its warnings are in caplog."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    monkeypatch.setattr(int4_cpu_kernel.logger, "parent", logging.getLogger())
-    int4_cpu_kernel.library.cache_clear()
-    yield int4_cpu_kernel.library
-    int4_cpu_kernel.library.cache_clear()
-
-
-def one_warning(caplog) -> str:
-    (record,) = (record for record in caplog.records if record.name == int4_cpu_kernel.logger.name)
-    assert record.levelno == logging.WARNING
-    return record.getMessage()
-
-
-def test_without_a_compiler_one_warning_and_the_aten_backend(fresh_library, monkeypatch, caplog):
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(int4_cpu_kernel, "INSTRUCTION_SETS", {"any": ()})
-    monkeypatch.setattr(int4_cpu_kernel.shutil, "which", lambda name: None)
-    assert choose_backend(CPU, torch.bfloat16, 64, 64) is not NativeCpu
-    assert choose_backend(CPU, torch.bfloat16, 64, 64) is not NativeCpu
-    assert "no C compiler" in one_warning(caplog)
-
-
-@needs_compiler
-def test_a_compiler_that_fails_is_quoted(fresh_library, monkeypatch, caplog):
-    monkeypatch.setattr(int4_cpu_kernel, "INSTRUCTION_SETS", {"any": ()})
-    monkeypatch.setattr(int4_cpu_kernel, "SOURCE", "#error out of order")
-    assert fresh_library() is None
-    assert "out of order" in one_warning(caplog)
-
-
-def test_another_cpu_is_told_what_it_lacks(fresh_library, monkeypatch, caplog):
-    monkeypatch.setattr(int4_cpu_kernel, "_cpu_flags", lambda: ["sse2", "fma"])
-    assert fresh_library() is None
-    assert "this CPU lacks avx2, f16c" in one_warning(caplog)
-
-
-@pytest.mark.parametrize(
-    ("lacking", "expected"),
-    [((), "AVX512"), (("avx512_bf16",), "AVX2"), (("avx512f", "avx512_vnni"), "AVX2"), (("avx2",), "AVX512")],
-)
-def test_the_best_instruction_set_that_a_cpu_has_all_of(lacking, expected, monkeypatch):
-    features = {feature for features in int4_cpu_kernel.INSTRUCTION_SETS.values() for feature in features}
-    monkeypatch.setattr(int4_cpu_kernel, "_cpu_flags", lambda: [*(features - set(lacking)), "sse2"])
-    assert int4_cpu_kernel.instruction_set() == expected
-
-
-@native
-def test_the_library_is_compiled_once_into_a_private_folder(fresh_library, tmp_path, monkeypatch):
-    assert fresh_library() is not None
-    (made,) = (tmp_path / "gemma3-int4" / "kernels").iterdir()
-    assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
-    before = made.stat().st_mtime_ns
-    fresh_library.cache_clear()
-    assert fresh_library() is not None
-    assert made.stat().st_mtime_ns == before
-    monkeypatch.setattr(int4_cpu_kernel, "SOURCE", int4_cpu_kernel.SOURCE + "// another\n")
-    fresh_library.cache_clear()
-    assert fresh_library() is not None
-    assert len(list(made.parent.iterdir())) == 2
-
-
-@native
-def test_a_folder_that_others_can_write_is_refused(fresh_library, tmp_path, caplog):
-    folder = tmp_path / "gemma3-int4" / "kernels"
-    folder.mkdir(parents=True)
-    folder.chmod(0o777)
-    assert fresh_library() is None
-    assert "someone else" in one_warning(caplog)
-    assert list(folder.iterdir()) == []
-
-
-@native
-def test_a_folder_of_another_user_is_refused(fresh_library, monkeypatch, caplog):
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert fresh_library() is None
-    assert "someone else" in one_warning(caplog)
-
-
-@needs_compiler
-@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="for Linux on x86")
-@pytest.mark.parametrize("instruction_set", int4_cpu_kernel.INSTRUCTION_SETS)
-def test_the_source_compiles_without_warnings(instruction_set, tmp_path, monkeypatch):
-    """For each set of instructions, also for one that this CPU does not have."""
-    monkeypatch.setattr(int4_cpu_kernel, "instruction_set", lambda: instruction_set)
-    warn = ["-Wall", "-Wextra", "-Werror"]
-    command = ["cc", *int4_cpu_kernel.compiler_flags(), *warn, "-x", "c", "-", "-o", str(tmp_path / "kernel.so")]
-    run = subprocess.run(command, input=int4_cpu_kernel.SOURCE, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
 
 
 def test_importing_changes_no_thread_setting():

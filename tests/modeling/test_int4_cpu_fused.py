@@ -5,7 +5,8 @@ import sys
 
 import pytest
 import torch
-from gemma3_int4 import int4_cpu_kernel
+from gemma3_int4.int4_cpu_build import INSTRUCTION_SETS
+from gemma3_int4.int4_cpu_library import library
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache
 from transformers.models.gemma3 import modeling_gemma3 as stock
@@ -13,12 +14,12 @@ from transformers.models.gemma3 import modeling_gemma3 as stock
 from tests.modeling.instruction_sets import only
 from tests.modeling.tiny_repo import build, text_config
 
-pytestmark = pytest.mark.skipif(int4_cpu_kernel.library() is None, reason="no AVX2 or no C compiler here")
+pytestmark = pytest.mark.skipif(library() is None, reason="no AVX2 or no C compiler here")
 IDS = torch.arange(3, 43)[None] * 7 % 250  # 40 tokens, more than the sliding window of 16
 NEXT = [11, 47, 5, 200, 31, 8, 99, 150]
 
 
-@pytest.fixture(params=int4_cpu_kernel.INSTRUCTION_SETS)
+@pytest.fixture(params=INSTRUCTION_SETS)
 def instruction_set(request) -> str:
     return request.param
 

@@ -1,0 +1,113 @@
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// What a pass through a decoder layer keeps in memory, and the attention in it.
+
+// Between these all threads wait for each other; each computes a share of every one.
+typedef struct {
+    Step step;
+    bf16 *q, *k, *v;                      // [rows, heads or kv_heads, head_dim]
+    float *scores;                        // [rows, heads, padded]
+    int64_t padded;                       // step.length, rounded up to 16
+    bf16 *attended;                       // [rows, heads, head_dim]
+    bf16 *attention_update, *mlp_update;  // [rows, width], what attention and MLP add
+    bf16 *gate, *up;                      // [rows, intermediate]; gelu(gate) * up is written over `gate`
+    bf16 *x, *residual;                   // [rows, width], what a product takes, what its result is added to
+    void *prepared;                       // x as few_rows wants it, or room for what many_rows makes of it
+} Pass;
+
+// The next part of some memory, on a cache line of its own.
+static void *take(uintptr_t *at, int64_t bytes) {
+    void *part = (void *)*at;
+    *at += (bytes + 63) / 64 * 64;
+    return part;
+}
+
+// Places what all threads share; returns its size in bytes. With memory NULL only the size has a meaning.
+static size_t place_shared(Pass *p, void *memory) {
+    uintptr_t at = (uintptr_t)memory;
+    const Layer *l = p->step.layer;
+    const int64_t rows = p->step.rows, number = rows * sizeof(bf16);
+    p->scores = take(&at, rows * l->heads * p->padded * sizeof(float));
+    p->q = take(&at, number * l->q.n);
+    p->k = take(&at, number * l->k.n);
+    p->v = take(&at, number * l->v.n);
+    p->attended = take(&at, number * l->q.n);
+    p->attention_update = take(&at, number * l->o.n);
+    p->mlp_update = take(&at, number * l->down.n);
+    p->gate = take(&at, number * l->gate.n);
+    p->up = take(&at, number * l->up.n);
+    return at - (uintptr_t)memory;
+}
+
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Likewise what all threads share of several rows, and each has of its own of a single one.
+static size_t place_rows(Pass *p, void *memory) {
+    uintptr_t at = (uintptr_t)memory;
+    const Layer *l = p->step.layer;
+    const int64_t rows = p->step.rows, prepared = rows <= p->step.few ? rows : rows + ROWS;
+    p->x = take(&at, rows * l->q.k * sizeof(bf16));
+    p->residual = take(&at, rows * l->q.k * sizeof(bf16));
+    // four bytes for each input are enough for fixed point, and what `int4_product` asks for
+    p->prepared = take(&at, prepared * most(most(l->q.k, l->o.k), l->down.k) * 4);
+    return at - (uintptr_t)memory;
+}
+
+// The calling thread's share of scores = scaling * q . keys, by positions; -1e30 where masked.
+static void my_scores(const Pass *p) {
+    const Step *s = &p->step;
+    const Layer *l = s->layer;
+    const int64_t n = l->head_dim, group = l->heads / l->kv_heads;
+    int64_t from, to;
+    my_share(p->padded, 16, &from, &to);
+    for (int64_t h = 0; h < s->rows * l->heads; h++) {
+        const uint8_t *mask = s->mask ? s->mask + h / l->heads * s->mask_stride : NULL;
+        for (int64_t at = from; at < to; at++) {
+            float *score = p->scores + h * p->padded + at;
+            *score = -1e30f;
+            if (at >= s->length || (mask && !mask[at])) continue;
+            *score = dot_bf16(p->q + h * n, s->keys + h / group * s->head_stride + at * n, n) * l->scaling;
+        }
+    }
+}
+
+static void my_softmax(const Pass *p) {
+    int64_t from, to;
+    my_share(p->step.rows * p->step.layer->heads, 1, &from, &to);
+    for (int64_t h = from; h < to; h++) softmax(p->scores + h * p->padded, p->padded);
+}
+
+// WIDTH columns of scores . values for so many heads of one group; `heads` is a constant wherever this is inlined.
+static inline __attribute__((always_inline)) void mix(const Pass *p, int64_t first, int64_t column, int heads) {
+    const Step *s = &p->step;
+    const int64_t n = s->layer->head_dim, group = s->layer->heads / s->layer->kv_heads;
+    const bf16 *value = s->values + first / group * s->head_stride + column;
+    floats sum[4][2];
+    for (int h = 0; h < heads; h++) sum[h][0] = sum[h][1] = broadcast(0);
+    for (int64_t at = 0; at < s->length; at++, value += n) {
+        floats low = load_bf16(value), high = load_bf16(value + LANES);
+        __builtin_prefetch(value + 16 * n, 0, 3);  // a stride that no hardware prefetcher follows
+        for (int h = 0; h < heads; h++) {
+            floats weight = broadcast(p->scores[(first + h) * p->padded + at]);
+            sum[h][0] = fmadd(weight, low, sum[h][0]);
+            sum[h][1] = fmadd(weight, high, sum[h][1]);
+        }
+    }
+    for (int h = 0; h < heads; h++)
+        for (int half = 0; half < 2; half++)
+            store_bf16(p->attended + (first + h) * n + column + half * LANES, sum[h][half]);
+}
+
+// The calling thread's share of the attended values, by columns of WIDTH.
+static void my_mixture(const Pass *p) {
+    const Layer *l = p->step.layer;
+    const int64_t columns = l->head_dim / WIDTH, group = l->heads / l->kv_heads;
+    int64_t from, to;
+    my_share(p->step.rows * l->kv_heads * columns, 1, &from, &to);
+    for (int64_t unit = from; unit < to; unit++) {
+        int64_t head = unit / columns * group, end = head + group, column = unit % columns * WIDTH;
+        for (; head + 4 <= end; head += 4) mix(p, head, column, 4);
+        for (; head + 2 <= end; head += 2) mix(p, head, column, 2);
+        if (head < end) mix(p, head, column, 1);
+    }
+}

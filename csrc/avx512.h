@@ -1,0 +1,135 @@
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// AVX512 with VNNI and BF16: vectors of 16 numbers, byte dot products, bfloat16 dot products.
+
+#include <immintrin.h>
+
+enum { LANES = 16, WIDTH = 2 * LANES };  // WIDTH: two vectors side by side, as most loops take them
+typedef __m512 floats;
+typedef int32_t ints __attribute__((vector_size(64)));
+
+static inline floats load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void store(float *p, floats x) { _mm512_storeu_ps(p, x); }
+static inline ints load_words(const uint32_t *p) { return (ints)_mm512_loadu_si512(p); }
+static inline floats broadcast(float x) { return _mm512_set1_ps(x); }
+static inline floats fmadd(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+static inline floats minimum(floats a, floats b) { return _mm512_min_ps(a, b); }
+static inline floats maximum(floats a, floats b) { return _mm512_max_ps(a, b); }
+static inline ints maximum_ints(ints a, ints b) { return (ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+static inline float sum_of(floats x) { return _mm512_reduce_add_ps(x); }
+static inline float maximum_of(floats x) { return _mm512_reduce_max_ps(x); }
+static inline int32_t sum_of_ints(ints x) { return _mm512_reduce_add_epi32((__m512i)x); }
+static inline int32_t maximum_of_ints(ints x) { return _mm512_reduce_max_epi32((__m512i)x); }
+static inline floats to_floats(ints x) { return _mm512_cvtepi32_ps((__m512i)x); }
+static inline ints round_to_ints(floats x) { return (ints)_mm512_cvtps_epi32(x); }
+static inline floats round_to_whole(floats x) { return _mm512_roundscale_ps(x, 0); }
+static inline floats times_power_of_2(floats x, floats power) { return _mm512_scalef_ps(x, power); }
+
+static inline floats load_bf16(const bf16 *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
+}
+
+static inline void store_bf16(bf16 *p, floats x) { _mm256_storeu_si256((void *)p, (__m256i)_mm512_cvtneps_pbh(x)); }
+
+static inline void store_two_bf16(bf16 *p, floats x, floats next) {
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(next, x));
+}
+
+static inline floats load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+
+static inline floats round_bf16(floats x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
+}
+
+// Nibble i of each word, less 8.
+static inline floats codes_of(ints words, int i) {
+    const floats table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32((__m512i)words, 4 * i), table);
+}
+
+// The low bytes of x; of each 8 first the even ones, then the odd ones.
+static inline void store_bytes(int8_t *p, ints x) {
+    const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    _mm_storeu_si128((void *)p, _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)x), even_odd));
+}
+
+static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
+    floats sum = broadcast(0);
+    for (int64_t i = 0; i < n; i += 32)
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + i), (__m512bh)_mm512_loadu_si512(y + i));
+    return sum_of(sum);
+}
+
+static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
+
+enum { AT_ONCE = 4 };
+
+static inline __m512i four_bytes(const int8_t *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
+
+// Few rows: y [blocks][rows][16] = rows of x times blocks of 16 outputs, which stand `apart` blocks from each other in
+// memory: several streams of reading fill the bandwidth better than one. `blocks` and `rows` are constants where it is
+// inlined.
+static inline __attribute__((always_inline)) void dot_streams(const Matrix *w, int64_t first, int64_t apart, int blocks,
+                                                              const Fixed *x, int rows, floats *y) {
+    const __m512i low = _mm512_set1_epi32(0x0F0F0F0F);
+    const int64_t k = w->k;
+    for (int i = 0; i < blocks * rows; i++) y[i] = broadcast(0);
+    for (int64_t g = 0; g < k / 32; g++) {
+        __m512i sum[4][3];
+        for (int i = 0; i < blocks * rows; i++)
+            for (int d = 0; d < 3; d++) sum[i][d] = _mm512_set1_epi32(x[i % rows].start[g * 3 + d]);
+        for (int o = 0; o < 4; o++)
+            for (int b = 0; b < blocks; b++) {
+                const uint32_t *words = words_at(w, (first + b * apart) * 16, g * 4 + o);
+                __builtin_prefetch((const char *)words + 4096, 0, 2);
+                __m512i word = _mm512_loadu_si512(words);
+                __m512i even = _mm512_and_si512(word, low), odd = _mm512_and_si512(_mm512_srli_epi32(word, 4), low);
+                for (int m = 0; m < rows; m++)
+                    for (int d = 0; d < 3; d++) {
+                        const int8_t *digits = x[m].digits + d * k + g * 32 + o * 8;
+                        __m512i *total = &sum[b * rows + m][d];
+                        *total = _mm512_dpbusd_epi32(*total, even, four_bytes(digits));
+                        *total = _mm512_dpbusd_epi32(*total, odd, four_bytes(digits + 4));
+                    }
+            }
+        for (int i = 0; i < blocks * rows; i++) {
+            floats scale = scales_at(w, (first + i / rows * apart) * 16, g);
+            floats s = _mm512_cvtepi32_ps(sum[i][0]);
+            s = fmadd(_mm512_cvtepi32_ps(sum[i][1]), broadcast(256), s);
+            s = fmadd(_mm512_cvtepi32_ps(sum[i][2]), broadcast(65536), s);
+            y[i] = fmadd(s, scale * broadcast(x[i % rows].unit[g]), y[i]);
+        }
+    }
+}
+
+// `rows`, AT_ONCE at most, times one block or several.
+static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t first, int64_t apart, int blocks,
+                                                      const Fixed *x, int rows, floats *y) {
+    switch (blocks * 10 + rows) {
+        case 41: dot_streams(w, first, apart, 4, x, 1, y); break;
+        case 22: dot_streams(w, first, apart, 2, x, 2, y); break;
+        case 11: dot_streams(w, first, 0, 1, x, 1, y); break;
+        case 12: dot_streams(w, first, 0, 1, x, 2, y); break;
+        case 13: dot_streams(w, first, 0, 1, x, 3, y); break;
+        default: dot_streams(w, first, 0, 1, x, 4, y);
+    }
+}
+
+// Many rows: a cell is what a lane multiplies at once, here two bfloat16 of consecutive inputs. The sums of ROWS rows
+// take three quarters of the registers.
+enum { PER_CELL = 2, ROWS = 12, SOME = 0 };
+typedef uint32_t cell;
+typedef __m512bh cells;
+
+static inline cell cell_of(const bf16 *x) { return *(const cell *)x; }
+static inline cells broadcast_cell(cell x) { return (cells)_mm512_set1_epi32(x); }
+static inline cells load_cells(const cell *p) { return (cells)_mm512_loadu_si512(p); }
+static inline floats add_product(floats sum, cells x, cells y) { return _mm512_dpbf16_ps(sum, x, y); }
+
+static inline void store_weights(cell *panel, ints word, floats scale) {
+    for (int i = 0; i < 8; i += 2) {
+        __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(codes_of(word, i) * scale));
+        __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(codes_of(word, i + 1) * scale));
+        _mm512_storeu_si512(panel + i / 2 * WIDTH, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+}

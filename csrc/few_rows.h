@@ -1,0 +1,69 @@
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Few rows of activations: their fixed point, and integer dot products with the codes.
+
+static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
+    enum { PARTS = 32 / LANES };
+    for (int64_t g = 0; g < k / 32; g++) {
+        floats part[PARTS];
+        ints bits = {0}, sum[3] = {{0}};
+        for (int p = 0; p < PARTS; p++) {
+            part[p] = load_bf16(x + g * 32 + p * LANES);
+            bits = maximum_ints(bits, (ints)part[p] & 0x7FFFFFFF);
+        }
+        int32_t exponent = maximum_of_ints(bits) >> 23;  // biased; 255: infinite or NaN
+        if (exponent < 30) exponent = 30;
+        f.unit[g] = exponent == 255 ? NAN : power_of_2(exponent - 127 - 21);
+        const floats per_unit = broadcast(power_of_2(127 + 21 - exponent));
+        for (int p = 0; p < PARTS; p++) {
+            ints rest = round_to_ints(part[p] * per_unit);
+            for (int d = 0; d < 3; d++) {
+                ints digit = rest << 24 >> 24;
+                rest = (rest - digit) >> 8;
+                sum[d] += digit;
+                store_bytes(f.digits + d * k + g * 32 + p * LANES, digit);
+            }
+        }
+        for (int d = 0; d < 3; d++) f.start[g * 3 + d] = -8 * sum_of_ints(sum[d]);
+    }
+}
+
+// The calling thread's share of y [rows, n] = x W.T, x in fixed point.
+static void few_rows(const Matrix *w, const void *fixed, int64_t rows, bf16 *y) {
+    const int streams = AT_ONCE == 1 ? 1 : rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    int64_t from, to;
+    my_share(w->n / 16, 1, &from, &to);
+    const int64_t apart = (to - from) / streams, rest = from + apart * streams;
+    for (int64_t block = from; block < to; block++) {
+        if (block == from + apart) block = rest;  // the streams have been through what lies between
+        if (block == to) break;
+        const int blocks = block < rest ? streams : 1;
+        for (int64_t m = 0; m < rows; m += AT_ONCE) {
+            const int now = rows - m < AT_ONCE ? rows - m : AT_ONCE;
+            Fixed x[AT_ONCE];
+            floats sums[64 / LANES] = {broadcast(0)};
+            for (int i = 0; i < now; i++) x[i] = fixed_at(fixed, w->k, m + i);
+            dot(w, block, apart, blocks, x, now, sums);
+            for (int i = 0; i < blocks * now; i++)
+                for (int h = 0; h < 16 / LANES; h++)
+                    store_bf16(y + (m + i % now) * w->n + (block + i / now * apart) * 16 + h * LANES,
+                               sums[i * (16 / LANES) + h]);
+        }
+    }
+}
+
+static void linear_body(void *call) {
+    const Product *c = call;
+    few_rows(&c->weight, c->work, c->rows, c->y);
+}
+
+int int4_linear(const Product *call, int threads) {
+    Product own = *call;
+    const int64_t k = own.weight.k;
+    own.work = malloc(own.rows * fixed_bytes(k));
+    if (!own.work) return OUT_OF_MEMORY;
+    for (int64_t m = 0; m < own.rows; m++) to_fixed(own.x + m * k, k, fixed_at(own.work, k, m));
+    run(linear_body, &own, threads);
+    free(own.work);
+    return 0;
+}

@@ -1,0 +1,42 @@
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// The int4 kernels for CPUs. `make kernels` packs these files into int4_cpu_source.py, which travels with a model and
+// is compiled on the user's machine.
+//
+// All of them are one translation unit, read from top to bottom. What knows an instruction set stands in one file of
+// vectors; the rest is one text. A further instruction set is a further such file, chosen here, and its compiler flags
+// in int4_cpu_build.py. It defines
+//
+//   floats, ints, LANES          vectors of so many float32 or int32, on which C's +, -, *, /, & and shifts work
+//   load ... store_bytes         the elementary operations on them, under the names that avx2.h has
+//   dot_bf16                     a dot product of bfloat16 numbers
+//   AT_ONCE, dot                 few rows: how many `dot` takes, and the dot products of whole blocks of outputs
+//   cell ... store_weights       many rows: what a lane multiplies at once, and codes made into it
+//   ROWS, SOME                   many rows: how many a register tile has, and up to how many no panel is filled
+
+#include "interface.h"
+#include "base.h"
+
+#if defined(AVX512)
+#include "avx512.h"
+#elif defined(AVX2)
+#include "avx2.h"
+#endif
+
+#include "matrix.h"
+#include "few_rows.h"
+#include "many_rows.h"
+#include "elementwise.h"
+#include "attention.h"
+#include "decoder_layer.h"
+
+// Python compares these with what ctypes makes of its own declarations.
+#define EXPORT_SIZE(type) const int32_t int4_sizeof_##type = sizeof(type)
+EXPORT_SIZE(Matrix);
+EXPORT_SIZE(Product);
+EXPORT_SIZE(Dequantize);
+EXPORT_SIZE(PackAwq);
+EXPORT_SIZE(Norm);
+EXPORT_SIZE(Gated);
+EXPORT_SIZE(Layer);
+EXPORT_SIZE(Step);

@@ -1,0 +1,105 @@
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// What Python calls. int4_cpu_library.py declares the same structs, field by field.
+//
+// Every function runs on `threads` threads of torch's own OpenMP runtime. Those that return an int need memory of their
+// own: they return 0, or OUT_OF_MEMORY without having computed or changed anything.
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+typedef uint16_t bf16;
+
+enum { OUT_OF_MEMORY = 1 };
+
+// A matrix W [n, k] = (code - 8) * scale, in blocks of 16 outputs. n is a multiple of 32, k of 32.
+typedef struct {
+    const uint32_t *codes;  // [n / 16, k / 8, 16], eight codes of consecutive inputs to a word, lowest nibble first
+    const void *scales;     // [n / 16, k / 32, 16]
+    int32_t scale_type;     // 0 bfloat16, 1 float16, 2 float32
+    int32_t n, k;
+} Matrix;
+
+// y = x W.T
+typedef struct {
+    Matrix weight;
+    const bf16 *x;  // [rows, k]
+    int64_t rows;
+    void *work;  // int4_product: room for x in float32 and for 12 rows more; int4_linear: unused
+    bf16 *y;     // [rows, n]
+} Product;
+
+// Few rows: exact integer dot products of groups, scaled and summed in float32.
+int int4_linear(const Product *call, int threads);
+
+// Many rows: the weights in bfloat16 (AVX512) or float32 (AVX2), the sums in float32.
+void int4_product(const Product *call, int threads);
+
+// Outputs first .. first + count, multiples of 32, as bfloat16 columns.
+typedef struct {
+    Matrix weight;
+    int64_t first, count;
+    bf16 *tile;  // [k, count]
+} Dequantize;
+
+void int4_dequantize(const Dequantize *call, int threads);
+
+// AWQ's words, in which nibble i is output 8 * j + {0, 2, 4, 6, 1, 3, 5, 7}[i], to the codes of a Matrix.
+typedef struct {
+    const uint32_t *qweight;  // [k, n / 8]
+    uint32_t *codes;          // [n / 16, k / 8, 16]
+    int64_t n, k;
+} PackAwq;
+
+void int4_pack_awq(const PackAwq *call, int threads);
+
+// Asks for pages of 2 MB inside this memory. Refusal does no harm.
+void int4_huge_pages(char *memory, int64_t bytes);
+
+// As Gemma3RMSNorm: in float32, times 1 + weight, rounded once. n is a multiple of 16.
+typedef struct {
+    const bf16 *x, *weight;  // [rows, n], [n]
+    int64_t rows, n;
+    float eps;
+    bf16 *y;  // [rows, n]
+} Norm;
+
+void int4_rms_norm(const Norm *call, int threads);
+
+// y = gelu_tanh(gate) * up, of n numbers each; n is a multiple of 16.
+typedef struct {
+    const bf16 *gate, *up;
+    int64_t n;
+    bf16 *y;
+} Gated;
+
+void int4_gated(const Gated *call, int threads);
+
+// What a decoder layer is made of.
+typedef struct {
+    Matrix q, k, v, o, gate, up, down;
+    const bf16 *norms[6];  // input, q, k, post_attention, pre_feedforward, post_feedforward
+    int32_t heads, kv_heads, head_dim;
+    float eps, scaling;
+} Layer;
+
+// One token of each of `rows` sequences through a decoder layer.
+typedef struct {
+    const Layer *layer;
+    int64_t rows;
+    int64_t few;            // up to how many rows products are as int4_linear's, beyond them as int4_product's; >= 1
+    const bf16 *hidden;     // [rows, width]
+    const bf16 *cos, *sin;  // [rows, head_dim], or of all rows [head_dim] and a stride of 0
+    int64_t table_stride;   // of cos and sin, in numbers
+    bf16 *keys, *values;    // [rows, kv_heads, length, head_dim], the last position still to be written
+    int64_t head_stride;    // of keys and values, in numbers
+    int64_t length;         // positions to attend to, the new one included
+    const uint8_t *mask;    // [rows, length], 0: not attended to; or NULL: attend to all
+    int64_t mask_stride;    // 0 where all rows share one
+    bf16 *out;              // [rows, width]
+} Step;
+
+// hidden -> out; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3 does.
+int int4_decoder_layer(const Step *call, int threads);

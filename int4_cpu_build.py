@@ -1,0 +1,244 @@
+# Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+"""The CPU kernels compiled on the user's machine, once, and kept in a cache.
+
+What this file offers:
+    instruction_set    the best set of instructions that the kernels know and this CPU has
+    has_amx            whether torch's GEMM beats these kernels for many rows
+    build              the compiled kernels, as a ctypes.CDLL
+    Unavailable        why they cannot be had
+
+The cache is `$XDG_CACHE_HOME/gemma3-int4/kernels`, or `~/.cache/gemma3-int4/kernels`: a folder that only the user may
+write. Compiling takes about two seconds. Where nothing can be kept, every start compiles anew, in a temporary folder,
+and one warning says why.
+"""
+
+import contextlib
+import ctypes
+import errno
+import functools
+import hashlib
+import os
+import secrets
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers.utils import logging
+
+from .int4_cpu_source import SOURCE
+
+logger = logging.get_logger(__name__)
+
+# Best first. Features as /proc/cpuinfo spells them; the compiler's flags are the same without the underscore.
+INSTRUCTION_SETS = {
+    "AVX512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "fma"),
+    "AVX2": ("avx2", "fma", "f16c"),
+}
+FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC")
+
+
+class Unavailable(Exception):
+    """Why the kernels cannot be had on this machine."""
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether torch's bfloat16 GEMM has matrix units to run on, which no kernel here uses."""
+    return "amx_bf16" in _cpu_flags()
+
+
+@functools.cache
+def _cpu_flags() -> list[str]:
+    """As Linux lists them for x86; elsewhere none."""
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return next((line.split() for line in lines if line.startswith("flags")), [])
+    except OSError:
+        return []
+
+
+def instruction_set() -> str | None:
+    """The first of INSTRUCTION_SETS that this CPU has all of."""
+    flags = _cpu_flags()
+    return next((name for name, features in INSTRUCTION_SETS.items() if set(features) <= set(flags)), None)
+
+
+def compiler_flags() -> list[str]:
+    """What to compile SOURCE with for this CPU.
+
+    Raises:
+        Unavailable: The kernels know no instruction set of this CPU.
+    """
+    name = instruction_set()
+    if name is None:
+        least = list(INSTRUCTION_SETS.values())[-1]
+        missing = [feature for feature in least if feature not in _cpu_flags()]
+        raise Unavailable(f"this CPU lacks {', '.join(missing)}" if _cpu_flags() else "they are for Linux on x86")
+    return [*FLAGS, f"-D{name}", *(f"-m{feature.replace('_', '')}" for feature in INSTRUCTION_SETS[name])]
+
+
+def build() -> ctypes.CDLL:
+    """The kernels from the cache, where they are there and whole; else compiled, and kept if that is possible.
+
+    Raises:
+        Unavailable: No compiler, or one that fails; or the CPU has no instruction set that the kernels know.
+        OSError: What was compiled cannot be loaded, or there is not even a temporary folder.
+        subprocess.SubprocessError: The compiler does not answer.
+    """
+    flags, compiler = compiler_flags(), _compiler()
+    command = [*compiler, *flags]
+    key = _key(command, _run([*compiler, "--version"], timeout=60).stdout)
+    try:
+        folder = _cache_folder()
+        if (library := _found(folder, key)) is not None:
+            return library
+    except (OSError, RuntimeError) as error:
+        folder, why_not_kept = None, error
+    with _compiled(command) as made:
+        if folder is not None:
+            try:
+                return ctypes.CDLL(str(_kept(made, folder, key)))
+            except OSError as error:
+                why_not_kept = error
+        library = ctypes.CDLL(str(made))  # which stays loaded when its file is gone
+    logger.warning(
+        f"int4 CPU kernels are compiled anew at every start (2 s), because they cannot be kept: {why_not_kept}; "
+        "XDG_CACHE_HOME names another place"
+    )
+    return library
+
+
+def _compiler() -> list[str]:
+    """The words of CC, or cc or gcc."""
+    named = os.environ.get("CC", "")
+    try:
+        words = shlex.split(named)
+    except ValueError as error:
+        raise Unavailable(f"the environment variable CC is no command ({error}): {named}") from error
+    words = words or [shutil.which("cc") or shutil.which("gcc")]
+    if words[0] is None:
+        raise Unavailable("no C compiler (cc or gcc; the environment variable CC names another)")
+    return words
+
+
+def _run(command: list[str], timeout: int, source: str = "") -> subprocess.CompletedProcess:
+    try:
+        run = subprocess.run(
+            command, input=source, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout
+        )
+    except OSError as error:
+        raise Unavailable(f"the C compiler does not run: {error}") from error
+    if run.returncode:
+        raise Unavailable(f"{shlex.join(command)} failed: {run.stderr.strip()[-500:]}")
+    return run
+
+
+def _key(command: list[str], version: str) -> str:
+    """A hash of all that decides what the library is, so that nothing but this key need be known of what is found.
+
+    The compiler's version, because another one may mend or break something; what the CPU has, because a cache in a
+    shared home serves several machines, and CC may hold `-march=native`.
+    """
+    made_from = "\0".join([SOURCE, *command, version, *sorted(_cpu_flags())])
+    return hashlib.sha256(made_from.encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _compiled(command: list[str]) -> Iterator[Path]:
+    """The library, in a folder that only the user may enter and that ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="gemma3-int4-", ignore_cleanup_errors=True) as folder:
+        made = Path(folder) / "kernel.so"
+        _run([*command, "-x", "c", "-", "-o", str(made)], timeout=300, source=SOURCE)
+        if not made.is_file():
+            raise Unavailable(f"{shlex.join(command)} ended well and made no library")
+        yield made
+
+
+def _cache_folder() -> Path:
+    """The folder, made if missing.
+
+    Raises:
+        OSError: It cannot be made, or is no place to load code from.
+        RuntimeError: There is no home to have it in.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not root.is_absolute():  # as the XDG specification has it
+        root = Path.home() / ".cache"
+    folder = root / "gemma3-int4" / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_mine_alone(folder.stat()):
+        raise PermissionError(f"{folder} belongs to, or can be written by, someone else")
+    return folder
+
+
+def _is_mine_alone(status: os.stat_result) -> bool:
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def _found(folder: Path, key: str) -> ctypes.CDLL | None:
+    """The library of the cache; None where there is none that is whole and that this machine can load."""
+    for path in sorted(folder.glob(f"kernel-{key}-*.so")):
+        with contextlib.suppress(OSError):
+            if _is_whole(path):
+                return ctypes.CDLL(str(path))
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is the user's and has the bytes that its name says.
+
+    To be asked before loading: a library cut short does not fail to load, it kills the process when what is missing is
+    touched (SIGBUS).
+    """
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or not _is_mine_alone(status):
+        return False
+    return path.stem.rpartition("-")[2] == _digest(path.read_bytes())
+
+
+def _digest(library: bytes) -> str:
+    return hashlib.sha256(library).hexdigest()[:32]
+
+
+def _kept(made: Path, folder: Path, key: str) -> Path:
+    """The library copied into the cache: complete, on the disk, and only then under its name.
+
+    The name has a hash of the bytes. So two processes that build at once do each other no harm: what one finds under
+    its name is what it would have written.
+
+    Raises:
+        OSError: It cannot be kept there.
+    """
+    library = made.read_bytes()
+    path = folder / f"kernel-{key}-{_digest(library)}.so"
+    if path.exists() and _is_whole(path):
+        return path
+    scratch = folder / f".{secrets.token_hex(8)}"
+    try:
+        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755), "wb") as file:
+            file.write(library)
+            file.flush()
+            _sync(file.fileno())
+        try:
+            scratch.replace(path)
+        except OSError:  # a file system that renames over nothing
+            path.unlink()
+            scratch.rename(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    if not _is_whole(path):
+        raise OSError(f"{path} does not read back as it was written")
+    return path
+
+
+def _sync(descriptor: int) -> None:
+    """Puts a file on the disk, where the file system can be asked to (some network ones cannot)."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise

@@ -1,0 +1,1139 @@
+# Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+"""The C code of the CPU kernels, in one piece: made from csrc/ by `make kernels`. Changes belong there."""
+
+SOURCE = r"""
+#line 1 "csrc/int4.c"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// The int4 kernels for CPUs. `make kernels` packs these files into int4_cpu_source.py, which travels with a model and
+// is compiled on the user's machine.
+//
+// All of them are one translation unit, read from top to bottom. What knows an instruction set stands in one file of
+// vectors; the rest is one text. A further instruction set is a further such file, chosen here, and its compiler flags
+// in int4_cpu_build.py. It defines
+//
+//   floats, ints, LANES          vectors of so many float32 or int32, on which C's +, -, *, /, & and shifts work
+//   load ... store_bytes         the elementary operations on them, under the names that avx2.h has
+//   dot_bf16                     a dot product of bfloat16 numbers
+//   AT_ONCE, dot                 few rows: how many `dot` takes, and the dot products of whole blocks of outputs
+//   cell ... store_weights       many rows: what a lane multiplies at once, and codes made into it
+//   ROWS, SOME                   many rows: how many a register tile has, and up to how many no panel is filled
+
+#line 1 "csrc/interface.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// What Python calls. int4_cpu_library.py declares the same structs, field by field.
+//
+// Every function runs on `threads` threads of torch's own OpenMP runtime. Those that return an int need memory of their
+// own: they return 0, or OUT_OF_MEMORY without having computed or changed anything.
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+typedef uint16_t bf16;
+
+enum { OUT_OF_MEMORY = 1 };
+
+// A matrix W [n, k] = (code - 8) * scale, in blocks of 16 outputs. n is a multiple of 32, k of 32.
+typedef struct {
+    const uint32_t *codes;  // [n / 16, k / 8, 16], eight codes of consecutive inputs to a word, lowest nibble first
+    const void *scales;     // [n / 16, k / 32, 16]
+    int32_t scale_type;     // 0 bfloat16, 1 float16, 2 float32
+    int32_t n, k;
+} Matrix;
+
+// y = x W.T
+typedef struct {
+    Matrix weight;
+    const bf16 *x;  // [rows, k]
+    int64_t rows;
+    void *work;  // int4_product: room for x in float32 and for 12 rows more; int4_linear: unused
+    bf16 *y;     // [rows, n]
+} Product;
+
+// Few rows: exact integer dot products of groups, scaled and summed in float32.
+int int4_linear(const Product *call, int threads);
+
+// Many rows: the weights in bfloat16 (AVX512) or float32 (AVX2), the sums in float32.
+void int4_product(const Product *call, int threads);
+
+// Outputs first .. first + count, multiples of 32, as bfloat16 columns.
+typedef struct {
+    Matrix weight;
+    int64_t first, count;
+    bf16 *tile;  // [k, count]
+} Dequantize;
+
+void int4_dequantize(const Dequantize *call, int threads);
+
+// AWQ's words, in which nibble i is output 8 * j + {0, 2, 4, 6, 1, 3, 5, 7}[i], to the codes of a Matrix.
+typedef struct {
+    const uint32_t *qweight;  // [k, n / 8]
+    uint32_t *codes;          // [n / 16, k / 8, 16]
+    int64_t n, k;
+} PackAwq;
+
+void int4_pack_awq(const PackAwq *call, int threads);
+
+// Asks for pages of 2 MB inside this memory. Refusal does no harm.
+void int4_huge_pages(char *memory, int64_t bytes);
+
+// As Gemma3RMSNorm: in float32, times 1 + weight, rounded once. n is a multiple of 16.
+typedef struct {
+    const bf16 *x, *weight;  // [rows, n], [n]
+    int64_t rows, n;
+    float eps;
+    bf16 *y;  // [rows, n]
+} Norm;
+
+void int4_rms_norm(const Norm *call, int threads);
+
+// y = gelu_tanh(gate) * up, of n numbers each; n is a multiple of 16.
+typedef struct {
+    const bf16 *gate, *up;
+    int64_t n;
+    bf16 *y;
+} Gated;
+
+void int4_gated(const Gated *call, int threads);
+
+// What a decoder layer is made of.
+typedef struct {
+    Matrix q, k, v, o, gate, up, down;
+    const bf16 *norms[6];  // input, q, k, post_attention, pre_feedforward, post_feedforward
+    int32_t heads, kv_heads, head_dim;
+    float eps, scaling;
+} Layer;
+
+// One token of each of `rows` sequences through a decoder layer.
+typedef struct {
+    const Layer *layer;
+    int64_t rows;
+    int64_t few;            // up to how many rows products are as int4_linear's, beyond them as int4_product's; >= 1
+    const bf16 *hidden;     // [rows, width]
+    const bf16 *cos, *sin;  // [rows, head_dim], or of all rows [head_dim] and a stride of 0
+    int64_t table_stride;   // of cos and sin, in numbers
+    bf16 *keys, *values;    // [rows, kv_heads, length, head_dim], the last position still to be written
+    int64_t head_stride;    // of keys and values, in numbers
+    int64_t length;         // positions to attend to, the new one included
+    const uint8_t *mask;    // [rows, length], 0: not attended to; or NULL: attend to all
+    int64_t mask_stride;    // 0 where all rows share one
+    bf16 *out;              // [rows, width]
+} Step;
+
+// hidden -> out; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3 does.
+int int4_decoder_layer(const Step *call, int threads);
+#line 18 "csrc/int4.c"
+#line 1 "csrc/base.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// What needs no vectors: threads, a matrix's words, fixed point.
+
+// Threads are torch's own: these come from the OpenMP runtime that torch has loaded.
+void GOMP_parallel(void (*body)(void *), void *call, unsigned threads, unsigned flags);
+void GOMP_barrier(void);
+int omp_get_thread_num(void);
+int omp_get_num_threads(void);
+
+// Has each of the threads call body(call).
+static void run(void (*body)(void *), const void *call, int threads) { GOMP_parallel(body, (void *)call, threads, 0); }
+
+// The calling thread's share of 0..count, in multiples of `step`.
+static void my_share(int64_t count, int64_t step, int64_t *from, int64_t *to) {
+    int64_t threads = omp_get_num_threads(), t = omp_get_thread_num(), steps = count / step;
+    *from = steps * t / threads * step;
+    *to = t + 1 == threads ? count : steps * (t + 1) / threads * step;
+}
+
+static inline float float_of(bf16 x) {
+    const uint32_t bits = (uint32_t)x << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+}
+
+static float power_of_2(int32_t exponent) {
+    const int32_t bits = (exponent + 127) << 23;
+    float power;
+    __builtin_memcpy(&power, &bits, 4);
+    return power;
+}
+
+static inline const uint32_t *words_at(const Matrix *w, int64_t output, int64_t octet) {
+    return w->codes + (output / 16 * (w->k / 8) + octet) * 16 + output % 16;
+}
+
+// A row of activations in fixed point. In each group of 32 inputs x = (d0 + 256 * d1 + 65536 * d2) * unit, the d's
+// signed bytes and the unit a power of two, 22 bits below the largest |x| of the group: bfloat16 has 8 bits, so only
+// what float32 would lose in the sum as well is rounded. A dot product with codes is then three of bytes, and exact.
+typedef struct {
+    int8_t *digits;  // [3, k], of each 8 inputs first the even ones, then the odd ones
+    int32_t *start;  // [k / 32, 3], -8 * sum of the digits: what the codes' offset of 8 comes to
+    float *unit;     // [k / 32]
+} Fixed;
+
+static size_t fixed_bytes(int64_t k) { return k / 32 * (96 + 16); }
+
+static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
+    char *p = (char *)memory + row * fixed_bytes(k);
+    return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), (float *)(p + 3 * k + k / 32 * 12)};
+}
+#line 19 "csrc/int4.c"
+
+#if defined(AVX512)
+#line 1 "csrc/avx512.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// AVX512 with VNNI and BF16: vectors of 16 numbers, byte dot products, bfloat16 dot products.
+
+#include <immintrin.h>
+
+enum { LANES = 16, WIDTH = 2 * LANES };  // WIDTH: two vectors side by side, as most loops take them
+typedef __m512 floats;
+typedef int32_t ints __attribute__((vector_size(64)));
+
+static inline floats load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void store(float *p, floats x) { _mm512_storeu_ps(p, x); }
+static inline ints load_words(const uint32_t *p) { return (ints)_mm512_loadu_si512(p); }
+static inline floats broadcast(float x) { return _mm512_set1_ps(x); }
+static inline floats fmadd(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+static inline floats minimum(floats a, floats b) { return _mm512_min_ps(a, b); }
+static inline floats maximum(floats a, floats b) { return _mm512_max_ps(a, b); }
+static inline ints maximum_ints(ints a, ints b) { return (ints)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+static inline float sum_of(floats x) { return _mm512_reduce_add_ps(x); }
+static inline float maximum_of(floats x) { return _mm512_reduce_max_ps(x); }
+static inline int32_t sum_of_ints(ints x) { return _mm512_reduce_add_epi32((__m512i)x); }
+static inline int32_t maximum_of_ints(ints x) { return _mm512_reduce_max_epi32((__m512i)x); }
+static inline floats to_floats(ints x) { return _mm512_cvtepi32_ps((__m512i)x); }
+static inline ints round_to_ints(floats x) { return (ints)_mm512_cvtps_epi32(x); }
+static inline floats round_to_whole(floats x) { return _mm512_roundscale_ps(x, 0); }
+static inline floats times_power_of_2(floats x, floats power) { return _mm512_scalef_ps(x, power); }
+
+static inline floats load_bf16(const bf16 *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
+}
+
+static inline void store_bf16(bf16 *p, floats x) { _mm256_storeu_si256((void *)p, (__m256i)_mm512_cvtneps_pbh(x)); }
+
+static inline void store_two_bf16(bf16 *p, floats x, floats next) {
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(next, x));
+}
+
+static inline floats load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+
+static inline floats round_bf16(floats x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
+}
+
+// Nibble i of each word, less 8.
+static inline floats codes_of(ints words, int i) {
+    const floats table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm512_permutexvar_ps(_mm512_srli_epi32((__m512i)words, 4 * i), table);
+}
+
+// The low bytes of x; of each 8 first the even ones, then the odd ones.
+static inline void store_bytes(int8_t *p, ints x) {
+    const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    _mm_storeu_si128((void *)p, _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)x), even_odd));
+}
+
+static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
+    floats sum = broadcast(0);
+    for (int64_t i = 0; i < n; i += 32)
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + i), (__m512bh)_mm512_loadu_si512(y + i));
+    return sum_of(sum);
+}
+
+static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
+
+enum { AT_ONCE = 4 };
+
+static inline __m512i four_bytes(const int8_t *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
+
+// Few rows: y [blocks][rows][16] = rows of x times blocks of 16 outputs, which stand `apart` blocks from each other in
+// memory: several streams of reading fill the bandwidth better than one. `blocks` and `rows` are constants where it is
+// inlined.
+static inline __attribute__((always_inline)) void dot_streams(const Matrix *w, int64_t first, int64_t apart, int blocks,
+                                                              const Fixed *x, int rows, floats *y) {
+    const __m512i low = _mm512_set1_epi32(0x0F0F0F0F);
+    const int64_t k = w->k;
+    for (int i = 0; i < blocks * rows; i++) y[i] = broadcast(0);
+    for (int64_t g = 0; g < k / 32; g++) {
+        __m512i sum[4][3];
+        for (int i = 0; i < blocks * rows; i++)
+            for (int d = 0; d < 3; d++) sum[i][d] = _mm512_set1_epi32(x[i % rows].start[g * 3 + d]);
+        for (int o = 0; o < 4; o++)
+            for (int b = 0; b < blocks; b++) {
+                const uint32_t *words = words_at(w, (first + b * apart) * 16, g * 4 + o);
+                __builtin_prefetch((const char *)words + 4096, 0, 2);
+                __m512i word = _mm512_loadu_si512(words);
+                __m512i even = _mm512_and_si512(word, low), odd = _mm512_and_si512(_mm512_srli_epi32(word, 4), low);
+                for (int m = 0; m < rows; m++)
+                    for (int d = 0; d < 3; d++) {
+                        const int8_t *digits = x[m].digits + d * k + g * 32 + o * 8;
+                        __m512i *total = &sum[b * rows + m][d];
+                        *total = _mm512_dpbusd_epi32(*total, even, four_bytes(digits));
+                        *total = _mm512_dpbusd_epi32(*total, odd, four_bytes(digits + 4));
+                    }
+            }
+        for (int i = 0; i < blocks * rows; i++) {
+            floats scale = scales_at(w, (first + i / rows * apart) * 16, g);
+            floats s = _mm512_cvtepi32_ps(sum[i][0]);
+            s = fmadd(_mm512_cvtepi32_ps(sum[i][1]), broadcast(256), s);
+            s = fmadd(_mm512_cvtepi32_ps(sum[i][2]), broadcast(65536), s);
+            y[i] = fmadd(s, scale * broadcast(x[i % rows].unit[g]), y[i]);
+        }
+    }
+}
+
+// `rows`, AT_ONCE at most, times one block or several.
+static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t first, int64_t apart, int blocks,
+                                                      const Fixed *x, int rows, floats *y) {
+    switch (blocks * 10 + rows) {
+        case 41: dot_streams(w, first, apart, 4, x, 1, y); break;
+        case 22: dot_streams(w, first, apart, 2, x, 2, y); break;
+        case 11: dot_streams(w, first, 0, 1, x, 1, y); break;
+        case 12: dot_streams(w, first, 0, 1, x, 2, y); break;
+        case 13: dot_streams(w, first, 0, 1, x, 3, y); break;
+        default: dot_streams(w, first, 0, 1, x, 4, y);
+    }
+}
+
+// Many rows: a cell is what a lane multiplies at once, here two bfloat16 of consecutive inputs. The sums of ROWS rows
+// take three quarters of the registers.
+enum { PER_CELL = 2, ROWS = 12, SOME = 0 };
+typedef uint32_t cell;
+typedef __m512bh cells;
+
+static inline cell cell_of(const bf16 *x) { return *(const cell *)x; }
+static inline cells broadcast_cell(cell x) { return (cells)_mm512_set1_epi32(x); }
+static inline cells load_cells(const cell *p) { return (cells)_mm512_loadu_si512(p); }
+static inline floats add_product(floats sum, cells x, cells y) { return _mm512_dpbf16_ps(sum, x, y); }
+
+static inline void store_weights(cell *panel, ints word, floats scale) {
+    for (int i = 0; i < 8; i += 2) {
+        __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(codes_of(word, i) * scale));
+        __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(codes_of(word, i + 1) * scale));
+        _mm512_storeu_si512(panel + i / 2 * WIDTH, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+}
+#line 22 "csrc/int4.c"
+#elif defined(AVX2)
+#line 1 "csrc/avx2.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// AVX2, FMA and F16C: vectors of 8 numbers.
+
+#include <immintrin.h>
+
+enum { LANES = 8, WIDTH = 2 * LANES };  // WIDTH: two vectors side by side, as most loops take them
+typedef __m256 floats;
+typedef int32_t ints __attribute__((vector_size(32)));
+
+static inline floats load(const float *p) { return _mm256_loadu_ps(p); }
+static inline void store(float *p, floats x) { _mm256_storeu_ps(p, x); }
+static inline ints load_words(const uint32_t *p) { return (ints)_mm256_loadu_si256((const void *)p); }
+static inline floats broadcast(float x) { return _mm256_set1_ps(x); }
+static inline floats fmadd(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
+static inline floats minimum(floats a, floats b) { return _mm256_min_ps(a, b); }
+static inline floats maximum(floats a, floats b) { return _mm256_max_ps(a, b); }
+static inline ints maximum_ints(ints a, ints b) { return (ints)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+static inline floats to_floats(ints x) { return _mm256_cvtepi32_ps((__m256i)x); }
+static inline ints round_to_ints(floats x) { return (ints)_mm256_cvtps_epi32(x); }
+static inline floats round_to_whole(floats x) {
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline floats times_power_of_2(floats x, floats power) {
+    return x * (floats)((round_to_ints(power) + 127) << 23);
+}
+
+static inline float sum_of(floats x) {
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+
+static inline float maximum_of(floats x) {
+    __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
+}
+
+static inline int32_t sum_of_ints(ints x) {
+    __m128i y = _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xB1)));
+}
+
+static inline int32_t maximum_of_ints(ints x) {
+    __m128i y = _mm_max_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    y = _mm_max_epi32(y, _mm_shuffle_epi32(y, 0x4E));
+    return _mm_cvtsi128_si32(_mm_max_epi32(y, _mm_shuffle_epi32(y, 0xB1)));
+}
+
+static inline floats load_bf16(const bf16 *p) {
+    return (floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16);
+}
+
+// To the nearest bfloat16, of two as near the even one; in the upper half of each number.
+static inline floats round_bf16(floats x) {
+    __m256i bits = (__m256i)x, odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+    bits = _mm256_and_si256(bits, _mm256_set1_epi32(0xFFFF0000));
+    return _mm256_blendv_ps((floats)bits, broadcast(NAN), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+static inline void store_two_bf16(bf16 *p, floats x, floats next) {
+    __m256i a = _mm256_srli_epi32((__m256i)round_bf16(x), 16), b = _mm256_srli_epi32((__m256i)round_bf16(next), 16);
+    _mm256_storeu_si256((void *)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8));
+}
+
+static inline void store_bf16(bf16 *p, floats x) {
+    __m256i bits = _mm256_srli_epi32((__m256i)round_bf16(x), 16);
+    bits = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0xD8);
+    _mm_storeu_si128((void *)p, _mm256_castsi256_si128(bits));
+}
+
+static inline floats load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+
+// Nibble i of each word, less 8.
+static inline floats codes_of(ints words, int i) { return _mm256_cvtepi32_ps((__m256i)((words >> 4 * i & 15) - 8)); }
+
+// The low bytes of x: first the even ones, then the odd ones.
+static inline void store_bytes(int8_t *p, ints x) {
+    const __m256i even_odd = _mm256_setr_epi8(0, 8, -1, -1, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
+                                              -1, -1, 0, 8, -1, -1, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i bytes = _mm256_shuffle_epi8((__m256i)x, even_odd);
+    _mm_storel_epi64((void *)p, _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+}
+
+static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
+    floats sum = broadcast(0), next = broadcast(0);
+    for (int64_t i = 0; i < n; i += 16) {
+        sum = fmadd(load_bf16(x + i), load_bf16(y + i), sum);
+        next = fmadd(load_bf16(x + i + 8), load_bf16(y + i + 8), next);
+    }
+    return sum_of(sum + next);
+}
+
+static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
+
+enum { AT_ONCE = 1 };
+
+static inline __m256i four_bytes(const int8_t *p) { return _mm256_set1_epi32(*(const int32_t *)p); }
+
+// Few rows: y [16] = one row of x times one block of outputs.
+//
+// A lane of 16 bits adds up 16 products of a group: 16 * 15 * 128 < 2^15. All digits and the offset together come to
+// 2^30 at most (22 bits of x, 8 of 32 codes less 8); what overflows on the way there comes back.
+static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t first, int64_t apart, int blocks,
+                                                      const Fixed *x, int rows, floats *y) {
+    (void)apart, (void)blocks, (void)rows;  // both are 1
+    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), n256 = _mm256_set1_epi16(256);
+    const int64_t k = w->k;
+    y[0] = y[1] = broadcast(0);
+    for (int64_t g = 0; g < k / 32; g++) {
+        const uint32_t *words = words_at(w, first * 16, g * 4);
+        __m256i sum[2][3] = {{_mm256_setzero_si256()}};
+#pragma GCC unroll 1  // unrolled, the sums do not stay in registers
+        for (int o = 0; o < 4; o++) {
+            __builtin_prefetch((const char *)(words + o * 16) + 4096, 0, 2);
+            __m256i even[2], odd[2];
+            for (int h = 0; h < 2; h++) {
+                __m256i word = (__m256i)load_words(words + o * 16 + h * 8);
+                even[h] = _mm256_and_si256(word, low);
+                odd[h] = _mm256_and_si256(_mm256_srli_epi32(word, 4), low);
+            }
+            for (int d = 0; d < 3; d++) {
+                const int8_t *digits = x->digits + d * k + g * 32 + o * 8;
+                for (int h = 0; h < 2; h++) {
+                    sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(even[h], four_bytes(digits)));
+                    sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(odd[h], four_bytes(digits + 4)));
+                }
+            }
+        }
+        const uint32_t *start = (const uint32_t *)x->start + g * 3;
+        for (int h = 0; h < 2; h++) {
+            __m256i s = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
+            s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][0], ones));
+            s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][1], n256));
+            s = _mm256_add_epi32(s, _mm256_slli_epi32(_mm256_madd_epi16(sum[h][2], ones), 16));
+            floats scale = scales_at(w, first * 16 + h * 8, g) * broadcast(x->unit[g]);
+            y[h] = fmadd(_mm256_cvtepi32_ps(s), scale, y[h]);
+        }
+    }
+}
+
+// Many rows: a cell is what a lane multiplies at once, here a float. The sums of ROWS rows take three quarters of the
+// registers. Up to SOME rows filling panels takes longer than multiplying.
+enum { PER_CELL = 1, ROWS = 6, SOME = 12 };
+typedef float cell;
+typedef floats cells;
+
+static inline cell cell_of(const bf16 *x) { return float_of(*x); }
+static inline cells broadcast_cell(cell x) { return broadcast(x); }
+static inline cells load_cells(const cell *p) { return load(p); }
+static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x, y, sum); }
+
+static inline void store_weights(cell *panel, ints word, floats scale) {
+    for (int i = 0; i < 8; i++) store(panel + i * WIDTH, codes_of(word, i) * scale);
+}
+#line 24 "csrc/int4.c"
+#endif
+
+#line 1 "csrc/matrix.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// A matrix in memory: its scales, its values as bfloat16, and how it comes from AWQ's words.
+
+static inline floats scales_at(const Matrix *w, int64_t output, int64_t group) {
+    const int64_t at = (output / 16 * (w->k / 32) + group) * 16 + output % 16;
+    if (w->scale_type == 2) return load((const float *)w->scales + at);
+    const uint16_t *halves = (const uint16_t *)w->scales + at;
+    return w->scale_type == 0 ? load_bf16(halves) : load_f16(halves);
+}
+
+static void dequantize_body(void *call) {
+    const Dequantize *c = call;
+    int64_t from, to;
+    my_share(c->count, 32, &from, &to);
+    for (int64_t column = from; column < to; column += WIDTH) {
+        const int64_t left = c->first + column, right = left + LANES;
+        for (int64_t octet = 0; octet < c->weight.k / 8; octet++) {
+            ints word[2] = {load_words(words_at(&c->weight, left, octet)),
+                            load_words(words_at(&c->weight, right, octet))};
+            floats scale[2] = {scales_at(&c->weight, left, octet / 4), scales_at(&c->weight, right, octet / 4)};
+            for (int i = 0; i < 8; i++)
+                store_two_bf16(c->tile + (octet * 8 + i) * c->count + column, codes_of(word[0], i) * scale[0],
+                               codes_of(word[1], i) * scale[1]);
+        }
+    }
+}
+
+void int4_dequantize(const Dequantize *call, int threads) { run(dequantize_body, call, threads); }
+
+void int4_huge_pages(char *memory, int64_t bytes) {
+    const uintptr_t huge = 1 << 21;
+    uintptr_t from = ((uintptr_t)memory + huge - 1) / huge * huge, to = ((uintptr_t)memory + bytes) / huge * huge;
+    if (from < to) madvise((void *)from, to - from, MADV_HUGEPAGE);
+}
+
+typedef uint32_t lanes __attribute__((vector_size(64)));
+
+static void pack_awq_body(void *call) {
+    const PackAwq *c = call;
+    static const int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+    static const uint32_t low[5] = {0, 0x0F0F0F0F, 0x00FF00FF, 0, 0x0000FFFF};
+    int64_t from, to, octets = c->k / 8, words = c->n / 8;
+    my_share(words, 2, &from, &to);
+    for (int64_t j = from; j < to; j += 16) {
+        int64_t wide = to - j < 16 ? to - j : 16;
+        for (int64_t o = 0; o < octets; o++) {
+            lanes v[8] = {0};
+            for (int t = 0; t < 8; t++) {
+                const uint32_t *row = c->qweight + (o * 8 + t) * words + j;
+                __builtin_prefetch(row + 32 * words);
+                __builtin_memcpy(&v[t], row, wide * 4);
+            }
+            for (int h = 4; h; h /= 2)  // transposes 8 x 8 nibbles in each lane: exchanges halves, quarters, eighths
+                for (int t = 0; t < 8; t++)
+                    if (!(t & h)) {
+                        lanes change = (v[t] >> 4 * h ^ v[t + h]) & low[h];
+                        v[t + h] ^= change;
+                        v[t] ^= change << 4 * h;
+                    }
+            for (int64_t lane = 0; lane < wide; lane++) {
+                uint32_t *block = c->codes + ((j + lane) / 2 * octets + o) * 16 + lane % 2 * 8;
+                for (int i = 0; i < 8; i++) block[order[i]] = v[i][lane];
+            }
+        }
+    }
+}
+
+void int4_pack_awq(const PackAwq *call, int threads) { run(pack_awq_body, call, threads); }
+#line 27 "csrc/int4.c"
+#line 1 "csrc/few_rows.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Few rows of activations: their fixed point, and integer dot products with the codes.
+
+static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
+    enum { PARTS = 32 / LANES };
+    for (int64_t g = 0; g < k / 32; g++) {
+        floats part[PARTS];
+        ints bits = {0}, sum[3] = {{0}};
+        for (int p = 0; p < PARTS; p++) {
+            part[p] = load_bf16(x + g * 32 + p * LANES);
+            bits = maximum_ints(bits, (ints)part[p] & 0x7FFFFFFF);
+        }
+        int32_t exponent = maximum_of_ints(bits) >> 23;  // biased; 255: infinite or NaN
+        if (exponent < 30) exponent = 30;
+        f.unit[g] = exponent == 255 ? NAN : power_of_2(exponent - 127 - 21);
+        const floats per_unit = broadcast(power_of_2(127 + 21 - exponent));
+        for (int p = 0; p < PARTS; p++) {
+            ints rest = round_to_ints(part[p] * per_unit);
+            for (int d = 0; d < 3; d++) {
+                ints digit = rest << 24 >> 24;
+                rest = (rest - digit) >> 8;
+                sum[d] += digit;
+                store_bytes(f.digits + d * k + g * 32 + p * LANES, digit);
+            }
+        }
+        for (int d = 0; d < 3; d++) f.start[g * 3 + d] = -8 * sum_of_ints(sum[d]);
+    }
+}
+
+// The calling thread's share of y [rows, n] = x W.T, x in fixed point.
+static void few_rows(const Matrix *w, const void *fixed, int64_t rows, bf16 *y) {
+    const int streams = AT_ONCE == 1 ? 1 : rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    int64_t from, to;
+    my_share(w->n / 16, 1, &from, &to);
+    const int64_t apart = (to - from) / streams, rest = from + apart * streams;
+    for (int64_t block = from; block < to; block++) {
+        if (block == from + apart) block = rest;  // the streams have been through what lies between
+        if (block == to) break;
+        const int blocks = block < rest ? streams : 1;
+        for (int64_t m = 0; m < rows; m += AT_ONCE) {
+            const int now = rows - m < AT_ONCE ? rows - m : AT_ONCE;
+            Fixed x[AT_ONCE];
+            floats sums[64 / LANES] = {broadcast(0)};
+            for (int i = 0; i < now; i++) x[i] = fixed_at(fixed, w->k, m + i);
+            dot(w, block, apart, blocks, x, now, sums);
+            for (int i = 0; i < blocks * now; i++)
+                for (int h = 0; h < 16 / LANES; h++)
+                    store_bf16(y + (m + i % now) * w->n + (block + i / now * apart) * 16 + h * LANES,
+                               sums[i * (16 / LANES) + h]);
+        }
+    }
+}
+
+static void linear_body(void *call) {
+    const Product *c = call;
+    few_rows(&c->weight, c->work, c->rows, c->y);
+}
+
+int int4_linear(const Product *call, int threads) {
+    Product own = *call;
+    const int64_t k = own.weight.k;
+    own.work = malloc(own.rows * fixed_bytes(k));
+    if (!own.work) return OUT_OF_MEMORY;
+    for (int64_t m = 0; m < own.rows; m++) to_fixed(own.x + m * k, k, fixed_at(own.work, k, m));
+    run(linear_body, &own, threads);
+    free(own.work);
+    return 0;
+}
+#line 28 "csrc/int4.c"
+#line 1 "csrc/many_rows.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Many rows of activations: weights made to cells in the first cache; or, for SOME, codes multiplied in their words.
+
+enum { PANEL = 256, TALL = 43 * ROWS };  // inputs to a panel, rows to a unit of work at most
+
+_Static_assert(ROWS <= 12 && SOME <= 12, "Product.work has room for 12 rows more");
+
+// WIDTH outputs, inputs k0 .. k0 + count: panel [count / PER_CELL, WIDTH]
+static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t count, cell *panel) {
+    for (int half = 0; half < 2; half++, output += LANES)
+        for (int64_t octet = k0 / 8; octet < (k0 + count) / 8; octet++)
+            store_weights(panel + (octet - k0 / 8) * (8 / PER_CELL) * WIDTH + half * LANES,
+                          load_words(words_at(w, output, octet)), scales_at(w, output, octet / 4));
+}
+
+// sums [ROWS, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells
+static void multiply(const cell *x, const cell *panel, int64_t count, float *sums) {
+    floats s[ROWS][2];
+    for (int r = 0; r < ROWS; r++)
+        for (int h = 0; h < 2; h++) s[r][h] = load(sums + r * WIDTH + h * LANES);
+    for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
+        cells left = load_cells(panel), right = load_cells(panel + LANES);
+        for (int r = 0; r < ROWS; r++) {
+            cells one = broadcast_cell(x[r]);
+            s[r][0] = add_product(s[r][0], one, left);
+            s[r][1] = add_product(s[r][1], one, right);
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int h = 0; h < 2; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
+}
+
+// For up to SOME rows filling panels takes longer than multiplying: here codes become floats, and are multiplied, where
+// they lie in their words. So nibble i counts 16^i, which the activations are divided by (the last one, at the sign's
+// place, is moved down); the 8 of the codes and the scales come in once for a group.
+
+// The calling thread's share of x [rows, k] -> for each ROWS rows, those beyond the last 0: x / 16^i [k, ROWS], and
+// -8 * the sums of its groups [k / 32, ROWS].
+static void pack_some(const Product *c) {
+    static const float divided[8] = {1, 0x1p-4f, 0x1p-8f, 0x1p-12f, 0x1p-16f, 0x1p-20f, 0x1p-24f, 1};
+    const int64_t k = c->weight.k;
+    int64_t from, to;
+    my_share(k / 32, 1, &from, &to);
+    for (int64_t row = 0; row < (c->rows + ROWS - 1) / ROWS * ROWS; row++) {
+        float *x = (float *)c->work + row / ROWS * ROWS * (k + k / 32) + row % ROWS, *offset = x + ROWS * k;
+        for (int64_t g = from; g < to; g++) {
+            float sum = 0;
+            for (int64_t i = g * 32; i < g * 32 + 32; i++) {
+                const float value = row < c->rows ? float_of(c->x[row * k + i]) : 0;
+                x[i * ROWS] = value * divided[i % 8];
+                sum += value;
+            }
+            offset[g * ROWS] = -8 * sum;
+        }
+    }
+}
+
+// WIDTH outputs of `rows` rows, a constant where this is inlined: y [rows, n] = W times what `pack_some` makes.
+static inline __attribute__((always_inline)) void multiply_some(const Matrix *w, int64_t output, const float *x,
+                                                                int rows, bf16 *y) {
+    const float *offset = x + ROWS * w->k;
+    floats sums[ROWS][2];
+    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = broadcast(0);
+    for (int64_t g = 0; g < w->k / 32; g++, offset += ROWS) {
+        const uint32_t *words = words_at(w, output, g * 4);
+        floats s[ROWS][2];
+        for (int r = 0; r < rows; r++) s[r][0] = s[r][1] = broadcast(offset[r]);
+#pragma GCC unroll 1
+        for (int o = 0; o < 4; o++, words += 16) {
+            __builtin_prefetch((const char *)words + 4096, 0, 2);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++, x += ROWS) {
+                ints left = load_words(words), right = load_words(words + LANES);
+                left = i < 7 ? left & 15 << 4 * i : left >> 28 & 15;
+                right = i < 7 ? right & 15 << 4 * i : right >> 28 & 15;
+                for (int r = 0; r < rows; r++) {
+                    floats one = broadcast(x[r]);
+                    s[r][0] = fmadd(one, to_floats(left), s[r][0]);
+                    s[r][1] = fmadd(one, to_floats(right), s[r][1]);
+                }
+            }
+        }
+        for (int h = 0; h < 2; h++) {
+            floats scale = scales_at(w, output + h * LANES, g);
+            for (int r = 0; r < rows; r++) sums[r][h] = fmadd(s[r][h], scale, sums[r][h]);
+        }
+    }
+    for (int r = 0; r < rows; r++) store_two_bf16(y + r * w->n + output, sums[r][0], sums[r][1]);
+}
+
+static void some_rows(const Product *c) {
+    int64_t from, to;
+    pack_some(c);
+    GOMP_barrier();
+    my_share(c->weight.n, WIDTH, &from, &to);
+    for (int64_t output = from; output < to; output += WIDTH)
+        for (int64_t row = 0; row < c->rows; row += ROWS) {
+            const float *x = (float *)c->work + row * (c->weight.k + c->weight.k / 32);
+            bf16 *y = c->y + row * c->weight.n;
+            switch (c->rows - row) {
+                case 1: multiply_some(&c->weight, output, x, 1, y); break;
+                case 2: multiply_some(&c->weight, output, x, 2, y); break;
+                case 3: multiply_some(&c->weight, output, x, 3, y); break;
+                case 4: multiply_some(&c->weight, output, x, 4, y); break;
+                case 5: multiply_some(&c->weight, output, x, 5, y); break;
+                default: multiply_some(&c->weight, output, x, ROWS, y);
+            }
+        }
+}
+
+// The calling thread's share of y = x W.T.
+static void many_rows(const Product *c) {
+    if (SOME && c->rows <= SOME) {
+        some_rows(c);
+        return;
+    }
+    cell *packed = c->work;
+    const int64_t k = c->weight.k, n = c->weight.n, count = k / PER_CELL, groups = (c->rows + ROWS - 1) / ROWS;
+    const int64_t parts = (groups * ROWS + TALL - 1) / TALL, tall = (groups + parts - 1) / parts;  // in groups
+    int64_t from, to;
+    my_share(groups, 1, &from, &to);
+    for (int64_t g = from; g < to; g++)
+        for (int64_t p = 0; p < count; p++)
+            for (int64_t r = 0; r < ROWS; r++)
+                packed[(g * count + p) * ROWS + r] =
+                    g * ROWS + r < c->rows ? cell_of(c->x + (g * ROWS + r) * k + p * PER_CELL) : 0;
+    GOMP_barrier();
+
+    cell panel[PANEL / PER_CELL * WIDTH] __attribute__((aligned(64)));
+    float sums[TALL * WIDTH] __attribute__((aligned(64)));
+    my_share(n / WIDTH * parts, 1, &from, &to);
+    for (int64_t unit = from; unit < to; unit++) {
+        int64_t column = unit / parts * WIDTH, first = unit % parts * tall;
+        int64_t last = first + tall < groups ? first + tall : groups;
+        __builtin_memset(sums, 0, sizeof sums);
+        for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
+            int64_t some = (k - k0 < PANEL ? k - k0 : PANEL) / PER_CELL;
+            fill_panel(&c->weight, column, k0, some * PER_CELL, panel);
+            for (int64_t g = first; g < last; g++)
+                multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, sums + (g - first) * ROWS * WIDTH);
+        }
+        for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++) {
+            const float *sum = sums + (row - first * ROWS) * WIDTH;
+            store_two_bf16(c->y + row * n + column, load(sum), load(sum + LANES));
+        }
+    }
+}
+
+static void product_body(void *call) { many_rows(call); }
+
+void int4_product(const Product *call, int threads) { run(product_body, call, threads); }
+#line 29 "csrc/int4.c"
+#line 1 "csrc/elementwise.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Operations on each number or row, which take most of a layer's steps and little of its time.
+
+static inline floats exp_ps(floats x) {  // 2^(power + part), the latter by its Taylor series: good to 2e-7
+    static const float c[7] =
+        {1, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f, 0.00133335581f, 0.000154035304f};
+    x = minimum(maximum(x, broadcast(-87)), broadcast(88));
+    x = x * broadcast(1.44269504f);
+    floats power = round_to_whole(x), part = x - power, y = broadcast(c[6]);
+    for (int i = 5; i >= 0; i--) y = fmadd(y, part, broadcast(c[i]));
+    return times_power_of_2(y, power);
+}
+
+static inline floats gelu_tanh(floats x) {  // x / (1 + exp(-2 z)), z = sqrt(2 / pi) * (x + 0.044715 x^3)
+    floats cubic = fmadd(x * x, broadcast(0.044715f), broadcast(1));
+    return x / (exp_ps(x * cubic * broadcast(-1.59576912f)) + broadcast(1));
+}
+
+// As Gemma3RMSNorm: in float32, times 1 + weight, rounded once.
+static void rms_norm(const bf16 *x, const bf16 *weight, int64_t n, float eps, bf16 *y) {
+    floats sum = broadcast(0);
+    for (int64_t i = 0; i < n; i += LANES) sum = fmadd(load_bf16(x + i), load_bf16(x + i), sum);
+    floats scale = broadcast(1 / sqrtf(sum_of(sum) / n + eps));
+    for (int64_t i = 0; i < n; i += LANES)
+        store_bf16(y + i, load_bf16(x + i) * scale * (load_bf16(weight + i) + broadcast(1)));
+}
+
+static void add(const bf16 *x, const bf16 *y, int64_t n, bf16 *sum) {
+    for (int64_t i = 0; i < n; i += LANES) store_bf16(sum + i, load_bf16(x + i) + load_bf16(y + i));
+}
+
+// y = gelu(gate) * up
+static void gated(const bf16 *gate, const bf16 *up, int64_t from, int64_t to, bf16 *y) {
+    for (int64_t i = from; i < to; i += LANES)
+        store_bf16(y + i, round_bf16(gelu_tanh(load_bf16(gate + i))) * load_bf16(up + i));
+}
+
+// The rotary embedding: x * cos + rotate_half(x) * sin.
+static void rotate(const bf16 *x, const bf16 *cos, const bf16 *sin, int64_t n, bf16 *y) {
+    for (int64_t i = 0; i < n / 2; i += LANES) {
+        floats a = load_bf16(x + i), b = load_bf16(x + n / 2 + i);
+        store_bf16(y + i, fmadd(a, load_bf16(cos + i), -(b * load_bf16(sin + i))));
+        store_bf16(y + n / 2 + i, fmadd(b, load_bf16(cos + n / 2 + i), a * load_bf16(sin + n / 2 + i)));
+    }
+}
+
+static void softmax(float *x, int64_t n) {
+    floats most = load(x), sum = broadcast(0);
+    for (int64_t i = LANES; i < n; i += LANES) most = maximum(most, load(x + i));
+    most = broadcast(maximum_of(most));
+    for (int64_t i = 0; i < n; i += LANES) {
+        floats e = exp_ps(load(x + i) - most);
+        sum = sum + e;
+        store(x + i, e);
+    }
+    floats inverse = broadcast(1 / sum_of(sum));
+    for (int64_t i = 0; i < n; i += LANES) store(x + i, load(x + i) * inverse);
+}
+
+static void rms_norm_body(void *call) {
+    const Norm *c = call;
+    int64_t from, to;
+    my_share(c->rows, 1, &from, &to);
+    for (int64_t row = from; row < to; row++) rms_norm(c->x + row * c->n, c->weight, c->n, c->eps, c->y + row * c->n);
+}
+
+void int4_rms_norm(const Norm *call, int threads) { run(rms_norm_body, call, threads); }
+
+static void gated_body(void *call) {
+    const Gated *c = call;
+    int64_t from, to;
+    my_share(c->n, 16, &from, &to);
+    gated(c->gate, c->up, from, to, c->y);
+}
+
+void int4_gated(const Gated *call, int threads) { run(gated_body, call, threads); }
+#line 30 "csrc/int4.c"
+#line 1 "csrc/attention.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// What a pass through a decoder layer keeps in memory, and the attention in it.
+
+// Between these all threads wait for each other; each computes a share of every one.
+typedef struct {
+    Step step;
+    bf16 *q, *k, *v;                      // [rows, heads or kv_heads, head_dim]
+    float *scores;                        // [rows, heads, padded]
+    int64_t padded;                       // step.length, rounded up to 16
+    bf16 *attended;                       // [rows, heads, head_dim]
+    bf16 *attention_update, *mlp_update;  // [rows, width], what attention and MLP add
+    bf16 *gate, *up;                      // [rows, intermediate]; gelu(gate) * up is written over `gate`
+    bf16 *x, *residual;                   // [rows, width], what a product takes, what its result is added to
+    void *prepared;                       // x as few_rows wants it, or room for what many_rows makes of it
+} Pass;
+
+// The next part of some memory, on a cache line of its own.
+static void *take(uintptr_t *at, int64_t bytes) {
+    void *part = (void *)*at;
+    *at += (bytes + 63) / 64 * 64;
+    return part;
+}
+
+// Places what all threads share; returns its size in bytes. With memory NULL only the size has a meaning.
+static size_t place_shared(Pass *p, void *memory) {
+    uintptr_t at = (uintptr_t)memory;
+    const Layer *l = p->step.layer;
+    const int64_t rows = p->step.rows, number = rows * sizeof(bf16);
+    p->scores = take(&at, rows * l->heads * p->padded * sizeof(float));
+    p->q = take(&at, number * l->q.n);
+    p->k = take(&at, number * l->k.n);
+    p->v = take(&at, number * l->v.n);
+    p->attended = take(&at, number * l->q.n);
+    p->attention_update = take(&at, number * l->o.n);
+    p->mlp_update = take(&at, number * l->down.n);
+    p->gate = take(&at, number * l->gate.n);
+    p->up = take(&at, number * l->up.n);
+    return at - (uintptr_t)memory;
+}
+
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Likewise what all threads share of several rows, and each has of its own of a single one.
+static size_t place_rows(Pass *p, void *memory) {
+    uintptr_t at = (uintptr_t)memory;
+    const Layer *l = p->step.layer;
+    const int64_t rows = p->step.rows, prepared = rows <= p->step.few ? rows : rows + ROWS;
+    p->x = take(&at, rows * l->q.k * sizeof(bf16));
+    p->residual = take(&at, rows * l->q.k * sizeof(bf16));
+    // four bytes for each input are enough for fixed point, and what `int4_product` asks for
+    p->prepared = take(&at, prepared * most(most(l->q.k, l->o.k), l->down.k) * 4);
+    return at - (uintptr_t)memory;
+}
+
+// The calling thread's share of scores = scaling * q . keys, by positions; -1e30 where masked.
+static void my_scores(const Pass *p) {
+    const Step *s = &p->step;
+    const Layer *l = s->layer;
+    const int64_t n = l->head_dim, group = l->heads / l->kv_heads;
+    int64_t from, to;
+    my_share(p->padded, 16, &from, &to);
+    for (int64_t h = 0; h < s->rows * l->heads; h++) {
+        const uint8_t *mask = s->mask ? s->mask + h / l->heads * s->mask_stride : NULL;
+        for (int64_t at = from; at < to; at++) {
+            float *score = p->scores + h * p->padded + at;
+            *score = -1e30f;
+            if (at >= s->length || (mask && !mask[at])) continue;
+            *score = dot_bf16(p->q + h * n, s->keys + h / group * s->head_stride + at * n, n) * l->scaling;
+        }
+    }
+}
+
+static void my_softmax(const Pass *p) {
+    int64_t from, to;
+    my_share(p->step.rows * p->step.layer->heads, 1, &from, &to);
+    for (int64_t h = from; h < to; h++) softmax(p->scores + h * p->padded, p->padded);
+}
+
+// WIDTH columns of scores . values for so many heads of one group; `heads` is a constant wherever this is inlined.
+static inline __attribute__((always_inline)) void mix(const Pass *p, int64_t first, int64_t column, int heads) {
+    const Step *s = &p->step;
+    const int64_t n = s->layer->head_dim, group = s->layer->heads / s->layer->kv_heads;
+    const bf16 *value = s->values + first / group * s->head_stride + column;
+    floats sum[4][2];
+    for (int h = 0; h < heads; h++) sum[h][0] = sum[h][1] = broadcast(0);
+    for (int64_t at = 0; at < s->length; at++, value += n) {
+        floats low = load_bf16(value), high = load_bf16(value + LANES);
+        __builtin_prefetch(value + 16 * n, 0, 3);  // a stride that no hardware prefetcher follows
+        for (int h = 0; h < heads; h++) {
+            floats weight = broadcast(p->scores[(first + h) * p->padded + at]);
+            sum[h][0] = fmadd(weight, low, sum[h][0]);
+            sum[h][1] = fmadd(weight, high, sum[h][1]);
+        }
+    }
+    for (int h = 0; h < heads; h++)
+        for (int half = 0; half < 2; half++)
+            store_bf16(p->attended + (first + h) * n + column + half * LANES, sum[h][half]);
+}
+
+// The calling thread's share of the attended values, by columns of WIDTH.
+static void my_mixture(const Pass *p) {
+    const Layer *l = p->step.layer;
+    const int64_t columns = l->head_dim / WIDTH, group = l->heads / l->kv_heads;
+    int64_t from, to;
+    my_share(p->step.rows * l->kv_heads * columns, 1, &from, &to);
+    for (int64_t unit = from; unit < to; unit++) {
+        int64_t head = unit / columns * group, end = head + group, column = unit % columns * WIDTH;
+        for (; head + 4 <= end; head += 4) mix(p, head, column, 4);
+        for (; head + 2 <= end; head += 2) mix(p, head, column, 2);
+        if (head < end) mix(p, head, column, 1);
+    }
+}
+#line 31 "csrc/int4.c"
+#line 1 "csrc/decoder_layer.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// One decoder layer for one token of each sequence.
+
+// The rows that the calling thread prepares for a product, or completes after it: its share of several, which it then
+// has to show to the others. A single row each thread prepares for itself, which is quicker than waiting for another.
+static void my_rows(const Pass *p, int64_t *from, int64_t *to) {
+    *from = 0;
+    *to = 1;
+    if (p->step.rows > 1) my_share(p->step.rows, 1, from, to);
+}
+
+// To be called with x [k] for each of `my_rows`, then, by all threads, `show`, then `my_product`.
+static void prepare(const Pass *p, const bf16 *x, int64_t k, int64_t row) {
+    if (p->step.rows <= p->step.few) to_fixed(x, k, fixed_at(p->prepared, k, row));
+}
+
+static void show(const Pass *p) {
+    if (p->step.rows > 1) GOMP_barrier();
+}
+
+// The calling thread's share of y [rows, n] = x W.T, x [rows, k].
+static void my_product(const Pass *p, const Matrix *w, const bf16 *x, bf16 *y) {
+    if (p->step.rows <= p->step.few) {
+        few_rows(w, p->prepared, p->step.rows, y);
+    } else {
+        Product call = {.weight = *w, .x = x, .rows = p->step.rows, .work = p->prepared, .y = y};
+        many_rows(&call);
+        GOMP_barrier();  // before the next product packs
+    }
+}
+
+static void my_projections(const Pass *p, int64_t first, int64_t last) {
+    const Layer *l = p->step.layer;
+    const int64_t width = l->q.k;
+    for (int64_t r = first; r < last; r++) {
+        rms_norm(p->step.hidden + r * width, l->norms[0], width, l->eps, p->x + r * width);
+        prepare(p, p->x + r * width, width, r);
+    }
+    show(p);
+    my_product(p, &l->q, p->x, p->q);
+    my_product(p, &l->k, p->x, p->k);
+    my_product(p, &l->v, p->x, p->v);
+}
+
+// Norm and rotary embedding: queries in their place, keys and values to where they are kept.
+static void my_heads(const Pass *p) {
+    const Step *s = &p->step;
+    const Layer *l = s->layer;
+    const int64_t n = l->head_dim, all_heads = l->heads + l->kv_heads;
+    int64_t from, to;
+    my_share(s->rows * all_heads, 1, &from, &to);
+    for (int64_t i = from; i < to; i++) {
+        const int64_t r = i / all_heads, h = i % all_heads;
+        const bf16 *cos = s->cos + r * s->table_stride, *sin = s->sin + r * s->table_stride;
+        bf16 normed[n];
+        if (h < l->heads) {
+            bf16 *q = p->q + (r * l->heads + h) * n;
+            rms_norm(q, l->norms[1], n, l->eps, normed);
+            rotate(normed, cos, sin, n, q);
+        } else {
+            int64_t kv = r * l->kv_heads + h - l->heads, at = kv * s->head_stride + (s->length - 1) * n;
+            rms_norm(p->k + kv * n, l->norms[2], n, l->eps, normed);
+            rotate(normed, cos, sin, n, s->keys + at);
+            __builtin_memcpy(s->values + at, p->v + kv * n, n * sizeof(bf16));
+        }
+    }
+}
+
+static void my_output_projection(const Pass *p, int64_t first, int64_t last) {
+    const Matrix *o = &p->step.layer->o;
+    for (int64_t r = first; r < last; r++) prepare(p, p->attended + r * o->k, o->k, r);
+    show(p);
+    my_product(p, o, p->attended, p->attention_update);
+}
+
+static void my_gate_and_up(const Pass *p, int64_t first, int64_t last) {
+    const Layer *l = p->step.layer;
+    const int64_t width = l->q.k;
+    for (int64_t r = first; r < last; r++) {
+        bf16 *x = p->x + r * width, *residual = p->residual + r * width;
+        rms_norm(p->attention_update + r * width, l->norms[3], width, l->eps, x);
+        add(x, p->step.hidden + r * width, width, residual);
+        rms_norm(residual, l->norms[4], width, l->eps, x);
+        prepare(p, x, width, r);
+    }
+    show(p);
+    my_product(p, &l->gate, p->x, p->gate);
+    my_product(p, &l->up, p->x, p->up);
+    int64_t from, to;
+    my_share(l->gate.n / 16, 1, &from, &to);  // what this thread has just written, or, with `many_rows`, all have
+    for (int64_t at = 0; at < p->step.rows * l->gate.n; at += l->gate.n)
+        gated(p->gate, p->up, at + from * 16, at + to * 16, p->gate);
+}
+
+static void my_down(const Pass *p, int64_t first, int64_t last) {
+    const Matrix *down = &p->step.layer->down;
+    for (int64_t r = first; r < last; r++) prepare(p, p->gate + r * down->k, down->k, r);
+    show(p);
+    my_product(p, down, p->gate, p->mlp_update);
+}
+
+static void my_out(const Pass *p, int64_t first, int64_t last) {
+    const Layer *l = p->step.layer;
+    const int64_t width = l->q.k;
+    if (p->step.rows == 1 && omp_get_thread_num()) return;
+    for (int64_t r = first; r < last; r++) {
+        rms_norm(p->mlp_update + r * width, l->norms[5], width, l->eps, p->x + r * width);
+        add(p->x + r * width, p->residual + r * width, width, p->step.out + r * width);
+    }
+}
+
+static void decoder_layer_body(void *pass) {
+    Pass own = *(const Pass *)pass;
+    const Pass *p = &own;
+    char memory[own.step.rows == 1 ? place_rows(&own, NULL) : 1] __attribute__((aligned(64)));
+    if (own.step.rows == 1) place_rows(&own, memory);
+    int64_t first, last;
+    my_rows(p, &first, &last);
+
+    my_projections(p, first, last);
+    GOMP_barrier();
+    my_heads(p);
+    GOMP_barrier();
+    my_scores(p);
+    GOMP_barrier();
+    my_softmax(p);
+    GOMP_barrier();
+    my_mixture(p);
+    GOMP_barrier();
+    my_output_projection(p, first, last);
+    GOMP_barrier();
+    my_gate_and_up(p, first, last);
+    GOMP_barrier();
+    my_down(p, first, last);
+    GOMP_barrier();
+    my_out(p, first, last);
+}
+
+int int4_decoder_layer(const Step *call, int threads) {
+    Pass pass = {.step = *call, .padded = (call->length + 15) / 16 * 16};
+    const size_t rows_bytes = call->rows > 1 ? place_rows(&pass, NULL) : 0;
+    char *memory = aligned_alloc(64, rows_bytes + place_shared(&pass, NULL));
+    if (!memory) return OUT_OF_MEMORY;
+    if (rows_bytes) place_rows(&pass, memory);
+    place_shared(&pass, memory + rows_bytes);
+    run(decoder_layer_body, &pass, threads);
+    free(memory);
+    return 0;
+}
+#line 32 "csrc/int4.c"
+
+// Python compares these with what ctypes makes of its own declarations.
+#define EXPORT_SIZE(type) const int32_t int4_sizeof_##type = sizeof(type)
+EXPORT_SIZE(Matrix);
+EXPORT_SIZE(Product);
+EXPORT_SIZE(Dequantize);
+EXPORT_SIZE(PackAwq);
+EXPORT_SIZE(Norm);
+EXPORT_SIZE(Gated);
+EXPORT_SIZE(Layer);
+EXPORT_SIZE(Step);
+"""

@@ -1,0 +1,351 @@
+"""Compiling the CPU kernels: machines that cannot, and a cache in which anything may have happened."""
+
+import errno
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from gemma3_int4 import int4_cpu_build, int4_cpu_library
+from gemma3_int4.int4_cpu import NativeCpu
+from gemma3_int4.int4_cpu_library import Norm, library
+from gemma3_int4.int4_layers import choose_backend
+
+from tests.conftest import ROOT
+
+KNOWN_CPU = int4_cpu_build.instruction_set() is not None
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None or not KNOWN_CPU, reason="no C compiler or no AVX2 here")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path, caplog):
+    """`library` not yet called, with an empty cache; compiling is quick; warnings are in caplog."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(int4_cpu_build, "FLAGS", ("-O0", *int4_cpu_build.FLAGS[1:]))
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    for module in (int4_cpu_build, int4_cpu_library):
+        monkeypatch.setattr(module.logger, "parent", logging.getLogger())
+    library.cache_clear()
+    yield
+    library.cache_clear()
+
+
+@pytest.fixture
+def cache(tmp_path) -> Path:
+    return tmp_path / "gemma3-int4" / "kernels"
+
+
+def warnings(caplog) -> list[str]:
+    names = {module.logger.name for module in (int4_cpu_build, int4_cpu_library)}
+    return [record.getMessage() for record in caplog.records if record.name in names]
+
+
+def load_again():
+    """As a new process would."""
+    library.cache_clear()
+    return library()
+
+
+def assert_works(kernels) -> None:
+    x, y = torch.full((1, 32), 3.0).bfloat16(), torch.zeros(1, 32).bfloat16()
+    weight = torch.zeros(32).bfloat16()
+    kernels.int4_rms_norm(Norm(x.data_ptr(), weight.data_ptr(), 1, 32, 0.0, y.data_ptr()), 1)
+    assert torch.equal(y, torch.ones(1, 32).bfloat16())
+
+
+# Machines that cannot have them
+
+
+def test_without_a_compiler_one_warning_and_another_backend(monkeypatch, caplog):
+    monkeypatch.setattr(int4_cpu_build, "INSTRUCTION_SETS", {"any": ()})
+    monkeypatch.setattr(int4_cpu_build.shutil, "which", lambda name: None)
+    for _ in range(2):
+        assert choose_backend(torch.device("cpu"), torch.bfloat16, 64, 64) is not NativeCpu
+    (warning,) = warnings(caplog)
+    assert "no C compiler" in warning
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("compiler", "said"),
+    [
+        ('gcc "', 'the environment variable CC is no command (No closing quotation): gcc "'),
+        ("no-such-compiler -v", "the C compiler does not run: [Errno 2]"),
+        ("/", "the C compiler does not run: [Errno 13]"),
+        ("false", "false --version failed"),
+        ("true", "ended well and made no library"),
+        ("cc -fvisibility=hidden", "the compiled library is not whole"),
+        ("cc --no-such-option", "--no-such-option"),
+    ],
+)
+def test_a_useless_compiler_is_one_warning(compiler, said, monkeypatch, caplog):
+    monkeypatch.setenv("CC", compiler)
+    assert library() is None
+    (warning,) = warnings(caplog)
+    assert said in warning
+
+
+@needs_compiler
+def test_a_compiler_that_fails_is_quoted(monkeypatch, caplog, cache):
+    monkeypatch.setattr(int4_cpu_build, "SOURCE", "#error out of order")
+    assert library() is None
+    (warning,) = warnings(caplog)
+    assert "out of order" in warning
+    assert list(cache.iterdir()) == []
+
+
+def test_another_cpu_is_told_what_it_lacks(monkeypatch, caplog):
+    monkeypatch.setattr(int4_cpu_build, "_cpu_flags", lambda: ["sse2", "fma"])
+    assert library() is None
+    (warning,) = warnings(caplog)
+    assert "this CPU lacks avx2, f16c" in warning
+
+
+@pytest.mark.parametrize(
+    ("lacking", "expected"),
+    [((), "AVX512"), (("avx512_bf16",), "AVX2"), (("avx512f", "avx512_vnni"), "AVX2"), (("avx2",), "AVX512")],
+)
+def test_the_best_instruction_set_that_a_cpu_has_all_of(lacking, expected, monkeypatch):
+    features = {feature for features in int4_cpu_build.INSTRUCTION_SETS.values() for feature in features}
+    monkeypatch.setattr(int4_cpu_build, "_cpu_flags", lambda: [*(features - set(lacking)), "sse2"])
+    assert int4_cpu_build.instruction_set() == expected
+
+
+@needs_compiler
+def test_structs_of_another_size_are_refused(monkeypatch, caplog):
+    source = int4_cpu_build.SOURCE.replace("int32_t heads, kv_heads", "int64_t heads, kv_heads")
+    monkeypatch.setattr(int4_cpu_build, "SOURCE", source)
+    assert library() is None
+    (warning,) = warnings(caplog)
+    assert "Layer has" in warning
+
+
+# The cache
+
+
+@needs_compiler
+def test_compiled_once_into_a_private_folder(cache, monkeypatch, caplog):
+    assert_works(library())
+    (made,) = cache.iterdir()
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert int4_cpu_build._is_whole(made)
+    before = made.stat()
+    assert_works(load_again())
+    assert (made.stat().st_ino, made.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    monkeypatch.setattr(int4_cpu_build, "SOURCE", int4_cpu_build.SOURCE + "// another\n")
+    assert_works(load_again())
+    flags = int4_cpu_build._cpu_flags()
+    monkeypatch.setattr(int4_cpu_build, "_cpu_flags", lambda: [*flags, "another"])  # a home that machines share
+    assert_works(load_again())
+    assert len({path.name[:40] for path in cache.iterdir()}) == 3
+    assert warnings(caplog) == []
+
+
+@needs_compiler
+@pytest.mark.parametrize(("umask", "mode"), [(0o000, 0o755), (0o022, 0o755), (0o002, 0o755), (0o077, 0o700)])
+def test_permissions_are_what_the_umask_asks_for_but_nobody_else_may_write(umask, mode, cache):
+    before = os.umask(umask)
+    try:
+        assert_works(library())
+    finally:
+        os.umask(before)
+    (made,) = cache.iterdir()
+    assert stat.S_IMODE(made.stat().st_mode) == mode
+    assert int4_cpu_build._is_whole(made)
+
+
+def for_another_machine(library: bytes) -> bytes:
+    return library[:18] + (183).to_bytes(2, "little") + library[20:]  # ELF's e_machine: AArch64
+
+
+def random_bytes(library: bytes) -> bytes:
+    return library[:4] + bytes(torch.randint(256, (len(library) - 4,)).tolist())
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(lambda library: library[: len(library) // 2], id="cut short"),
+        pytest.param(lambda library: library[:4096], id="cut to a page"),
+        pytest.param(lambda library: b"", id="empty"),
+        pytest.param(lambda library: bytes(len(library)), id="zeros"),
+        pytest.param(lambda library: library[:9000] + bytes([library[9000] ^ 4]) + library[9001:], id="a bit flipped"),
+        pytest.param(random_bytes, id="random bytes"),
+        pytest.param(for_another_machine, id="of another machine"),
+    ],
+)
+def test_what_is_not_as_it_was_written_is_noticed_and_built_again(damaged, cache, caplog):
+    assert_works(library())
+    (made,) = cache.iterdir()
+    good = made.read_bytes()
+    made.unlink()  # loaded: written over, it would change under this process
+    made.write_bytes(damaged(good))
+    made.chmod(0o755)
+    assert_works(load_again())
+    assert list(cache.iterdir()) == [made]
+    assert made.read_bytes() == good
+    assert warnings(caplog) == []
+
+
+@needs_compiler
+def test_a_library_that_is_whole_but_cannot_be_loaded_is_built_again(cache, caplog):
+    assert_works(library())
+    (made,) = cache.iterdir()
+    other = for_another_machine(made.read_bytes())
+    made.unlink()
+    found = cache / f"{made.stem[:40]}{int4_cpu_build._digest(other)}.so"
+    found.write_bytes(other)
+    found.chmod(0o755)
+    assert int4_cpu_build._is_whole(found)
+    assert_works(load_again())
+    assert made.exists()
+    assert warnings(caplog) == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["writable by others", "of another user", "a link"])
+def test_a_file_that_is_not_the_users_alone_is_built_again(kind, cache, tmp_path, monkeypatch, caplog):
+    assert_works(library())
+    (made,) = cache.iterdir()
+    if kind == "writable by others":
+        made.chmod(0o777)
+    elif kind == "a link":
+        made.rename(tmp_path / "elsewhere")
+        made.symlink_to(tmp_path / "elsewhere")
+    elif os.getuid() == 0:
+        os.chown(made, 12345, 12345)
+    else:
+        pytest.skip("only root gives a file away")
+    assert not int4_cpu_build._is_whole(made)
+    assert_works(load_again())
+    assert int4_cpu_build._is_whole(made)
+    assert warnings(caplog) == []
+
+
+@needs_compiler
+def test_without_a_home_compiled_at_every_start(monkeypatch, caplog, tmp_path):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")
+    monkeypatch.setattr(Path, "home", home)
+    assert_works(library())
+    (warning,) = warnings(caplog)
+    assert "compiled anew at every start" in warning
+    assert "Could not determine home directory." in warning
+
+
+def not_a_folder(cache, monkeypatch):
+    cache.parent.write_text("a file")
+
+
+def writable_by_others(cache, monkeypatch):
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+
+
+def of_another_user(cache, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+
+
+def read_only(cache, monkeypatch):
+    cache.mkdir(parents=True, mode=0o700)
+    plain = os.open
+
+    def refuse(path, flags, *rest, **more):
+        if flags & os.O_CREAT and Path(path).parent == cache:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return plain(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+def full(cache, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+def noexec(cache, monkeypatch):
+    plain = int4_cpu_build.ctypes.CDLL
+
+    def refuse(path):
+        if Path(path).parent == cache:
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return plain(path)
+
+    monkeypatch.setattr(int4_cpu_build.ctypes, "CDLL", refuse)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (not_a_folder, "gemma3-int4"),
+        (writable_by_others, "someone else"),
+        (of_another_user, "someone else"),
+        (read_only, "Read-only file system"),
+        (full, "No space left"),
+        (noexec, "failed to map segment"),
+    ],
+)
+def test_where_nothing_can_be_kept_a_temporary_folder_and_one_warning(trouble, said, cache, monkeypatch, caplog):
+    trouble(cache, monkeypatch)
+    assert_works(library())
+    (warning,) = warnings(caplog)
+    assert "compiled anew at every start" in warning
+    assert said in warning
+    if trouble is not noexec and cache.is_dir():
+        assert list(cache.iterdir()) == []
+
+
+@needs_compiler
+def test_a_file_system_that_cannot_sync_or_rename_over_a_file(cache, monkeypatch, caplog):
+    def cannot_sync(descriptor):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def cannot_replace(self, target):
+        if Path(target).exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        self.rename(target)
+
+    monkeypatch.setattr(os, "fsync", cannot_sync)
+    monkeypatch.setattr(Path, "replace", cannot_replace)
+    assert_works(library())
+    (made,) = cache.iterdir()
+    made.unlink()
+    made.write_bytes(b"damaged")
+    assert_works(load_again())
+    assert list(cache.iterdir()) == [made]
+    assert int4_cpu_build._is_whole(made)
+    assert warnings(caplog) == []
+
+
+@needs_compiler
+def test_processes_that_build_at_once_all_end_well(cache, tmp_path):
+    slow = tmp_path / "slow-cc"
+    slow.write_text('#!/bin/sh\nsleep 1\nexec cc "$@"\n')
+    slow.chmod(0o755)
+    code = """if True:
+        import sys, types
+        sys.modules["package"] = types.ModuleType("package")
+        sys.modules["package"].__path__ = ["."]
+        from package.int4_cpu_library import library
+        assert library() is not None
+        """
+    run = [sys.executable, "-c", code]
+    started = [subprocess.Popen(run, cwd=ROOT, env=os.environ | {"CC": str(slow)}, stderr=-1) for _ in range(3)]
+    for process in started:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+        assert b"int4" not in errors
+    (made,) = cache.iterdir()
+    assert int4_cpu_build._is_whole(made)
