@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+import int4_versions
 from requirements.pins import BROUGHT_BY_TORCH, ROOT, SETS, distribution, header, read_pins, requirements, space_pins
 
 FILES = {name: ROOT / "requirements" / f"{name}.txt" for name in SETS}
@@ -24,7 +25,7 @@ NOT_IN_THE_SET = {
     "model": {"triton"},  # comes with CUDA torch; guarded
     "app": {"spaces"},  # comes with ZeroGPU hardware; guarded
     "convert": {"torch"},  # `quality` alone; pyproject.toml says so
-    "dev": {"gemlite", "llama-cpp"},  # peers that a benchmark is run beside
+    "dev": {"spaces", "gemlite", "llama-cpp"},  # the latter: peers that a benchmark is run beside
 }
 USED_WITHOUT_IMPORT = {
     "accelerate": "transformers places a model on a device with it",
@@ -47,12 +48,11 @@ def imported(group: str) -> set[str]:
     return {DISTRIBUTIONS.get(module, distribution(module)) for module in modules - own - sys.stdlib_module_names}
 
 
-def _modules(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module or ""
+@cache
+def _modules(file: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
 
 
 @pytest.mark.parametrize("group", SETS)
@@ -63,6 +63,13 @@ def test_the_pins_were_written_from_the_present_source(group: str) -> None:
         wanted = Requirement(line)
         version = pins[distribution(wanted.name)].split(";")[0].split("==")[1].strip()
         assert wanted.specifier.contains(version), line
+
+
+def test_the_ranges_are_those_that_the_code_refuses_to_leave() -> None:
+    asked = {distribution(line): Requirement(line).specifier for line in requirements("model")}
+    for package in int4_versions.RANGES:
+        for bound in Requirement(int4_versions.specifier(package)).specifier:
+            assert bound in list(asked[package])
 
 
 @pytest.mark.parametrize("group", SETS[1:])
