@@ -133,7 +133,7 @@ class LlamaCpp:
 
     def run(self, prompts: list[list[int]], new: int) -> list[float]:
         if len(prompts[0]) + new > LLAMA_CONTEXT:
-            raise ValueError(f"llama.cpp has room for {LLAMA_CONTEXT} tokens here, prompt and answer")
+            raise ValueError(f"llama.cpp holds {LLAMA_CONTEXT} tokens here, prompt and answer")
         self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
         times, following = [time.perf_counter()], []
         for sequence, prompt in enumerate(prompts):

@@ -45,7 +45,7 @@ ICON_STYLES = {  # signs of one color: more drawings to learn from; evaluation d
 }
 HELD_OUT_STYLE = {"openmoji": "1.2.29"}  # OpenMoji, CC BY-SA 4.0: looked at for evaluation only
 MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES}
-LEARNT_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES)  # what training draws from, the emoji twice as often
+LEARNED_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES)  # what training draws from, the emoji twice as often
 _OTHER_THINGS = {  # icons that show something else than an emoji of that name
     "mdi": ("mouse", "bug", "phone"),
     "lucide": ("mouse", "bug", "phone", "diamond"),

@@ -39,7 +39,7 @@ class Encoder:
 
 @dataclass
 class Piece:
-    """Tokens that see each other causally. `answer[i]` says whether token i is to be learnt."""
+    """Tokens that see each other causally. `answer[i]` says whether token i is to be learned."""
 
     ids: list[int]
     answer: list[bool]
@@ -150,7 +150,7 @@ class PictureBatches(torch.utils.data.IterableDataset):
         worker = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, 1000 + (worker.id if worker else 0)])
         words = Words(Encoder(self.tokenizer))
-        styles = art.LEARNT_FROM
+        styles = art.LEARNED_FROM
         while True:
             drawn = [chats.sample_picture(rng, styles, self.mixture) for _ in range(self.pictures)]
             yield {
@@ -174,7 +174,7 @@ class Batches(torch.utils.data.IterableDataset):
         self.words = Words(self.encode)
         self.rows, self.seed, self.mixture = rows, seed, mixture
         self.pictures, self.answers = rows * 9 // 8, rows * 32
-        self.styles = art.LEARNT_FROM
+        self.styles = art.LEARNED_FROM
 
     def _row(self, rng: np.random.Generator, images: list[Image.Image], shown: list, budget: int) -> Row:
         """Fills a row; adds at most `budget` pictures to `images`, and to `shown` what each is, None if unknown."""

@@ -154,6 +154,6 @@ def test_held_out_material_is_never_sampled():
     assert len(made_up) > 5_000
     assert all(2 <= len(word) <= 5 and word.isalpha() for word in made_up)
     assert not set(chats.HELD_OUT_WORDS) & set(chats._TRAIN_WORDS)
-    assert not set(art.HELD_OUT_STYLE) & set(art.LEARNT_FROM)
+    assert not set(art.HELD_OUT_STYLE) & set(art.LEARNED_FROM)
     assert len(art.THINGS) >= 150
     assert art.KIND_OF["turtle"] == "animal"
