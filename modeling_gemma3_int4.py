@@ -26,7 +26,7 @@ from .int4_versions import RANGES  # noqa: F401
 
 # isort: split
 import copy
-import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,11 +42,10 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .int4_cuda_fused import use_fused_modules
 from .int4_layers import GROUP_SIZE, Int4Embedding, Int4Linear, Int4LMHead, recover_codes
+from .int4_saving import ADAPTER_CONFIG, INDEX, SIDE_FILE, push, replacing
 
 logger = logging.get_logger(__name__)
 
-SIDE_FILE = "int4_embedding.safetensors"
-INDEX = "model.safetensors.index.json"
 # What the one supported AWQ flavour says of itself.
 SUPPORTED = {"quant_method": "awq", "bits": 4, "group_size": GROUP_SIZE, "version": "gemm", "zero_point": True}
 # Names on disk -> names in transformers 5. The dots are not escaped because 5.0 reverses a pattern literally.
@@ -57,6 +56,8 @@ KEY_MAPPING = {
     "^multi_modal_projector": "model.multi_modal_projector",
 }
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+# In the names of tensors of adapters that are in the model.
+PEFT_TENSOR = re.compile(r"\.(lora_|modules_to_save\.|original_module\.)")
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -70,10 +71,14 @@ class _Int4Gemma3:
 
     def __init__(self, config, *args, **kwargs):
         checkpoint = config.__dict__.pop("_int4_checkpoint", None)
+        if checkpoint is None:
+            raise Int4LoadError(
+                f"{type(self).__name__} of Gemma 3 INT4 is made by from_pretrained alone, from the weights of a repo. "
+                "For random weights take the config without its quantization_config and transformers' own class."
+            )
         super().__init__(config, *args, **kwargs)
-        if checkpoint is not None:
-            self._build_int4_modules(checkpoint)
-            self.post_init()  # again: the modules that it looks at have changed
+        self._build_int4_modules(checkpoint)
+        self.post_init()  # again: the modules that it looks at have changed
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, int4_embedding=None, **kwargs):
@@ -208,11 +213,27 @@ class _Int4Gemma3:
         """Bytes of int4 codes and scales in memory."""
         return sum(module.int4_bytes() for module in _int4_modules(self))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the final norm: the first parameter, which stock models ask, may be an adapter's."""
+        return self.get_decoder().norm.weight.dtype
+
     def _apply(self, fn, *args, **kwargs):
-        """`.to` and the like: the int4 modules repack themselves, and another device has other short ways."""
+        """`.to` and the like: the int4 modules repack themselves, and another device has other short ways.
+
+        Buffers that no file holds (rotary frequencies) stay float32, as they are after loading in any dtype.
+        """
         if fn(torch.empty(0, dtype=self.dtype, device=self.device)).dtype == torch.float16:  # before anything is cast
             raise TypeError("Gemma 3 overflows float16: use bfloat16 or float32.")
+        computed = [
+            (module, name, module._buffers[name])
+            for module in self.modules()
+            for name in module._non_persistent_buffers_set
+        ]
         super()._apply(fn, *args, **kwargs)
+        for module, name, before in computed:
+            if module._buffers[name].dtype != before.dtype:
+                module._buffers[name] = before.to(module._buffers[name].device)
         use_fused_modules(self)
         return self
 
@@ -224,31 +245,72 @@ class _Int4Gemma3:
             raise TypeError("The int4 embedding cannot be resized: load with int4_embedding=False to get a plain one.")
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
-    def save_pretrained(self, save_directory, *args, state_dict=None, **kwargs):
+    def save_pretrained(
+        self, save_directory, is_main_process=True, state_dict=None, *, variant=None, safe_serialization=True, **kwargs
+    ):
         """Save in the layout that was loaded: AWQ words, old key names, the embedding's side file.
 
-        `state_dict` is refused: the names and the layout on disk are this class's own affair. A model with PEFT
-        adapters saves these alone, as stock models do.
+        The files take the place of an earlier save's once all of them are written. A model with PEFT adapters saves
+        these alone, as stock models do.
+
+        Args:
+            save_directory: a folder, made where there is none.
+            is_main_process: False: nothing is written.
+            state_dict, variant, safe_serialization: refused: names, layout and format are this class's own affair,
+                and what these ask for could not be loaded again.
+            **kwargs: as for transformers. With `push_to_hub=True` the upload comes before the folder changes.
+
+        Raises:
+            TypeError: an argument is refused, or adapters are in the model in a way that only PEFT can save.
+            FileExistsError: `save_directory` is a file, or holds an adapter, which would be loaded on top.
         """
+        folder = Path(save_directory)
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file: save_pretrained takes a folder.")
         if getattr(self, "_hf_peft_config_loaded", False):
-            return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
-        if state_dict is not None:
-            raise TypeError("save_pretrained of an int4 model takes no state_dict.")
+            return super().save_pretrained(folder, is_main_process, state_dict=state_dict, **kwargs)
+        refused = {"state_dict": state_dict, "variant": variant, "safe_serialization=False": not safe_serialization}
+        for name, given in refused.items():
+            if given:
+                raise TypeError(
+                    f"save_pretrained of an int4 model takes no {name}: it saves the tensors that from_pretrained "
+                    "reads, as safetensors."
+                )
+        if not is_main_process:
+            return None
         own_class = f"{Path(__file__).stem}.{type(self).__name__}"
         self.config.auto_map = dict.fromkeys(self._auto_classes, own_class)
-        folder, embedding = Path(save_directory), self.get_input_embeddings()
-        if isinstance(embedding, Int4Embedding) and embedding.plain_dtype is not None:
-            os.makedirs(folder, exist_ok=True)
-            name = _on_disk(f"{self._embedding_name}.scales")
-            scales = embedding.codes_and_scales()[1].cpu()
-            save_file({name: scales}, folder / SIDE_FILE, metadata={"format": "pt"})
-        else:  # what an earlier save left does not belong to these weights
-            (folder / SIDE_FILE).unlink(missing_ok=True)
-        on_disk = {_on_disk(name): tensor for name, tensor in self.state_dict().items() if name != "lm_head.weight"}
-        kwargs["save_original_format"] = False  # the names are the old ones already
-        super().save_pretrained(save_directory, *args, state_dict=on_disk, **kwargs)
-        if (folder / "model.safetensors").exists():  # transformers removes an earlier save's shards, not their index
-            (folder / INDEX).unlink(missing_ok=True)
+        on_disk = self._tensors_on_disk()
+        embedding = self.get_input_embeddings()
+        with replacing(folder) as new:
+            if isinstance(embedding, Int4Embedding) and embedding.plain_dtype is not None:
+                scales = {_on_disk(f"{self._embedding_name}.scales"): embedding.codes_and_scales()[1].cpu()}
+                save_file(scales, new / SIDE_FILE, metadata={"format": "pt"})
+            kwargs["save_original_format"] = False  # the names are the old ones already
+            kwargs.setdefault("repo_id", folder.resolve().name)
+            super().save_pretrained(new, state_dict=on_disk, **kwargs)
+        return None
+
+    def _tensors_on_disk(self) -> dict[str, torch.Tensor]:
+        """The model's tensors under their names on disk."""
+        tensors = {}
+        for name, tensor in self.state_dict().items():
+            if PEFT_TENSOR.search(name):
+                raise TypeError(
+                    f"{name}: PEFT's adapters are in this model. save_pretrained of the PeftModel saves them alone; "
+                    "its unload() takes them out, and gives the model that can be saved here."
+                )
+            if name != "lm_head.weight":
+                tensors[_on_disk(name.replace(".base_layer.", "."))] = tensor  # a deleted adapter leaves that level
+        return tensors
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
+        """As transformers' own for adapters; a model takes the place of an earlier one."""
+        if (Path(working_dir) / ADAPTER_CONFIG).exists():
+            return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
+        if kwargs.get("commit_message") is None:
+            kwargs["commit_message"] = "Upload model"
+        return push(Path(working_dir), repo_id, **kwargs)
 
 
 # GenerationMixin a second time, because transformers makes a copy of a remote class that does not name it, and a copy
@@ -344,11 +406,11 @@ def _take_quantization_config(path, config) -> dict:
 
 def _stored_dtypes(path, hub: dict) -> dict[str, torch.dtype]:
     """Every float tensor on disk and its dtype, from the headers alone."""
-    index = cached_file(path, INDEX, _raise_exceptions_for_missing_entries=False, **hub)
-    if index is None:
-        files = [cached_file(path, "model.safetensors", **hub)]
-    else:
-        files, _ = get_checkpoint_shard_files(path, index, **hub)
+    single = cached_file(path, "model.safetensors", _raise_exceptions_for_missing_entries=False, **hub)
+    index = None if single else cached_file(path, INDEX, _raise_exceptions_for_missing_entries=False, **hub)
+    if single is None and index is None:
+        raise Int4LoadError(f"{path} holds no weights: neither model.safetensors nor {INDEX}.")
+    files = [single] if single else get_checkpoint_shard_files(path, index, **hub)[0]
     stored = {}
     for file in files:
         try:

@@ -322,6 +322,7 @@ def test_the_modeling_files_import_each_other_only():
                     *sys.stdlib_module_names,
                     "torch",
                     "transformers",
+                    "huggingface_hub",
                     "safetensors",
                 }
 
