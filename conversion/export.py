@@ -8,8 +8,11 @@ Both with a card and, if the repo has them, its NOTICE and LICENSE.
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,10 +20,14 @@ import numpy as np
 
 from conversion.awq_repo import AwqRepo, SafetensorsFile
 from conversion.errors import BadInput, NoSpace
+from conversion.files import write_text
 from conversion.formats import compressed_tensors
-from conversion.hub_repo import WorkFolder
+from conversion.hub_repo import WorkFolder, check_finished
 from conversion.model_card import export_card
-from conversion.options import FORMATS
+from conversion.options import FORMATS, Options
+from conversion.pipeline import convert
+from conversion.places import check_apart
+from conversion.plan import NO_TOKENIZER, check_options, make_conversion_plan
 from conversion.repo_files import TOKENIZER_FILES, write_json
 from conversion.shards import INDEX, Shard, plan_shards, sha256
 
@@ -46,14 +53,66 @@ def export(
         BadInput: the source is no such repo, or the format cannot hold it; the output folder is as it was.
         NoSpace: the disk is full.
     """
+    check_apart(output, {"--from-repo": source})
     check_export(output, kind)
+    check_finished(source)
+    with WorkFolder(output) as work:
+        _export(source, work, kind, gguf_embedding, report)
+
+
+def convert_and_export(
+    options: Options,
+    kind: str,
+    *,
+    gguf_embedding: str = "q4_0",
+    report: Callable[[str], None] = print,
+) -> None:
+    """Converts a checkpoint to another format, by way of an AWQ repo that is removed afterwards.
+
+    Args:
+        options: what the user chose, for the output in the other format.
+        kind, gguf_embedding, report: as for `export`.
+
+    Raises:
+        BadInput, SourceLost, NoSpace, KeyboardInterrupt: as for `convert` and `export`.
+    """
+    output = options.output
+    check_options(options)
+    check_export(output, kind)
+    awq = awq_folder(output)
+    options = dataclasses.replace(options, output=awq)
+    if kind == "gguf" and make_conversion_plan(options).tokenizer is None:
+        raise BadInput(f"--format gguf: {NO_TOKENIZER}")
+
+    def export_repo(repo: Path) -> None:
+        try:
+            _export(repo, work, kind, gguf_embedding, report)
+        except BadInput as error:
+            kept = f"the AWQ repo is done and waits: without --format and with --output {awq} the same command"
+            raise BadInput(f"{error}; {kept} publishes it") from error
+
+    with WorkFolder(output) as work:
+        convert(options, report, export_repo)
+    with suppress(OSError):  # an earlier run made it, or somebody put something there
+        awq.rmdir()
+
+
+def awq_folder(output: Path) -> Path:
+    """Where the AWQ repo waits while it is exported to `output`: one place, however the folder is spelled."""
+    output = output.resolve()
+    return output.with_name(f"{output.name}.awq")
+
+
+def _export(source: Path, work: WorkFolder, kind: str, gguf_embedding: str, report: Callable[[str], None]) -> None:
+    """Fills the work folder from a repo and publishes it, or goes on where that was interrupted."""
+    if work.note:
+        report(work.note)
     repo = AwqRepo(source)
-    work = WorkFolder(output)
     times = {path.name: path.stat().st_mtime_ns for path in sorted(source.iterdir()) if path.is_file()}
-    work.start(
-        {"source": str(source.resolve()), "source files": times, "format": kind, "gguf_embedding": gguf_embedding}
-    )
+    state = {"source": str(source.resolve()), "source files": times, "format": kind, "gguf_embedding": gguf_embedding}
+    work.check(state)
     try:
+        work.start(state)
         if not work.complete:
             _write(repo, work, kind, gguf_embedding, report)
         work.publish()
@@ -62,7 +121,8 @@ def export(
     except KeyboardInterrupt:
         raise KeyboardInterrupt("repeat the command to go on") from None
     except OSError as error:
-        raise NoSpace(f"{error}; repeat the command to go on, or remove {work.path}") from error
+        hint = "the disk takes no file as large as this; " if error.errno == errno.EFBIG else ""
+        raise NoSpace(f"{error}; {hint}repeat the command to go on, or remove {work.path}") from error
 
 
 def _write(repo: AwqRepo, work: WorkFolder, kind: str, gguf_embedding: str, report: Callable[[str], None]) -> None:
@@ -73,7 +133,7 @@ def _write(repo: AwqRepo, work: WorkFolder, kind: str, gguf_embedding: str, repo
         _write_compressed_tensors(repo, work, report)
     _copy(repo.path, work.repo, ("NOTICE", "LICENSE"))
     card = (repo.path / "README.md").read_text() if (repo.path / "README.md").is_file() else ""
-    (work.repo / "README.md").write_text(export_card(card, kind, gemma=(repo.path / "NOTICE").is_file()))
+    write_text(work.repo / "README.md", export_card(card, kind, gemma=(repo.path / "NOTICE").is_file()))
     names = sorted({path.name for path in work.repo.iterdir()} - {"conversion.json"})
     write_json(work.repo / "conversion.json", {"files": {name: sha256(work.repo / name) for name in names}})
     work.finish([*names, "conversion.json"])

@@ -8,6 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
 
 from conversion.errors import BadInput, first_line
+from conversion.hub_repo import check_finished
 
 FAILURES = (HTTPError, HFValidationError, LocalTokenNotFoundError, OSError, RuntimeError)  # the last: hf_xet's
 
@@ -23,8 +24,10 @@ def push(folder: Path, repo_id: str) -> str:
         Address of the commit.
 
     Raises:
-        BadInput: not logged in, not allowed, or the connection broke; the folder is as it was.
+        BadInput: a conversion writes there, not logged in, not allowed, or the connection broke; the folder is as it
+            was.
     """
+    check_finished(folder)
     try:
         api = HfApi()
         api.create_repo(repo_id, private=True, exist_ok=True)

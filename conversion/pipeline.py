@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from conversion import repo_files
 from conversion.awq_repo import SIDE_FILE
 from conversion.errors import BadInput, NoSpace, SourceLost
+from conversion.files import disk_bytes, sync, write_at, write_text
 from conversion.hub_repo import WorkFolder
 from conversion.int4_grid import GROUP_SIZE
 from conversion.leaf_writer import Cancelled, LeafFacts, ScaleFacts, write_leaf, write_plain
@@ -42,26 +43,51 @@ FLOAT16_NORMAL = (float(np.finfo(np.float16).smallest_normal), float(np.finfo(np
 LIBRARIES = ("numpy", "tensorstore", "transformers", "zstandard")
 
 
-def convert(options: Options, report: Callable[[str], None] = print, publish: bool = True) -> Path:
+def convert(
+    options: Options, report: Callable[[str], None] = print, export: Callable[[Path], None] | None = None
+) -> None:
     """Converts a checkpoint into a complete repo at `options.output`.
 
     Args:
         options: what the user chose.
         report: takes one line per finding.
-        publish: False leaves the repo in the work folder, where repeating the conversion finds it.
-
-    Returns:
-        The folder of the repo.
+        export: takes the folder of the finished repo, which is then removed instead of published.
 
     Raises:
-        BadInput: the input cannot be converted; the output folder is as it was.
+        BadInput: the input cannot be converted, or another process writes there; the output folder is as it was.
         SourceLost: the source went away; the work so far is kept in `OUTPUT/.partial`.
-        NoSpace: the disk is full; likewise.
+        NoSpace: the disk is full, or failed; likewise.
         KeyboardInterrupt: likewise.
     """
     started = time.monotonic()
     work = WorkFolder(options.output)
     plan = make_conversion_plan(options)
+    with work:
+        resumed = _convert(options, plan, work, report, publish=export is None)
+        if resumed and export and options.verify:
+            _verify(work.repo, plan, options, report)
+        seconds = time.monotonic() - started
+        report(
+            f"{options.output}: {len(plan.entries)} leaves, {plan.source_bytes / 1e9:.2f} GB in {seconds:.1f} s "
+            f"({plan.source_bytes / 1e6 / seconds:.0f} MB/s){_peak_memory()}"
+        )
+        if plan.tokenizer is None:
+            report(f"WARNING: {NO_TOKENIZER}")
+        if export:
+            export(work.repo)
+            work.remove()
+    if resumed and not export and options.verify:  # only now are all files in one folder again
+        _verify(options.output, plan, options, report)
+
+
+def _convert(options: Options, plan: Plan, work: WorkFolder, report: Callable[[str], None], publish: bool) -> bool:
+    """Fills the work folder and publishes it, or goes on where that was interrupted.
+
+    Returns:
+        Whether an earlier run had filled it.
+    """
+    if work.note:
+        report(work.note)
     if not work.complete:
         _check_space(plan, work)
     if options.source_hashes:
@@ -87,21 +113,26 @@ def convert(options: Options, report: Callable[[str], None] = print, publish: bo
     except KeyboardInterrupt:
         raise KeyboardInterrupt(kept) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
-            raise
-        raise NoSpace(f"{error}; {kept}") from error
-    repo = options.output if publish else work.repo
-    if options.verify and resumed:  # only now are all files in one folder again
-        _verify(repo, plan, options, report)
-    seconds = time.monotonic() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    report(
-        f"{options.output}: {len(plan.entries)} leaves, {plan.source_bytes / 1e9:.2f} GB in {seconds:.1f} s "
-        f"({plan.source_bytes / 1e6 / seconds:.0f} MB/s), peak memory {peak / 1e9:.2f} GB"
+        raise NoSpace(f"{error}; {_too_large(work) if error.errno == errno.EFBIG else kept}") from error
+    return resumed
+
+
+def _too_large(work: WorkFolder) -> str:
+    return (
+        f"the disk or a limit (ulimit -f) takes no file as large as a shard: remove {work.path} and begin anew with a "
+        f"smaller --shard-size (but a shard is never smaller than its largest tensor, with --embedding plain the "
+        f"embedding), or give --output a folder on another disk"
     )
-    if plan.tokenizer is None:
-        report(f"WARNING: {NO_TOKENIZER}")
-    return repo
+
+
+def _peak_memory() -> str:
+    """What the process took at most, where the system tells it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f", peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
 
 
 def _verify(repo: Path, plan: Plan, options: Options, report: Callable[[str], None]) -> None:
@@ -153,7 +184,7 @@ def _state(options: Options, plan: Plan) -> dict:
 def _check_space(plan: Plan, work: WorkFolder) -> None:
     """Raises BadInput if the disk cannot hold the work."""
     folder = next(parent for parent in (work.output, *work.output.absolute().parents) if parent.exists())
-    there = sum(path.stat().st_blocks * 512 for path in work.path.rglob("*") if path.is_file())
+    there = sum(disk_bytes(path) for path in work.path.rglob("*") if path.is_file())
     free, needed = shutil.disk_usage(folder).free, plan.work_bytes - there
     if free < needed:
         raise BadInput(
@@ -176,7 +207,7 @@ def _write_shards(options: Options, plan: Plan, work: WorkFolder, beside: Callab
     bar = tqdm(total=total, unit="B", unit_scale=True, desc="converting", mininterval=0.5, disable=None)
 
     def side_scales(scales: np.ndarray, row: int) -> None:
-        os.pwrite(side, memoryview(np.ascontiguousarray(scales)).cast("B"), row * row_bytes)
+        write_at(side, row * row_bytes, scales)
 
     def progress(nbytes: int) -> None:
         with lock:
@@ -206,7 +237,7 @@ def _write_shards(options: Options, plan: Plan, work: WorkFolder, beside: Callab
             unfinished[number] -= 1
             complete = unfinished[number] == 0
         if complete:
-            os.fsync(side)
+            sync(side)
             shard.sync()
             mine = [facts[e.leaf].to_dict() for e in plan.entries if plan.shard_of[e.leaf] == number]
             work.mark_complete(shard.plan.filename, mine)
@@ -243,7 +274,7 @@ def _write_small_files(options: Options, plan: Plan, repo: Path) -> None:
     generation = repo_files.generation_config(plan.config, options.variant, published=plan.size is not None)
     repo_files.write_json(repo / "generation_config.json", generation)
     repo_files.copy_code(repo)
-    (repo / "NOTICE").write_text(repo_files.NOTICE)
+    write_text(repo / "NOTICE", repo_files.NOTICE)
 
 
 def _write_repo(
@@ -267,7 +298,7 @@ def _write_repo(
         _finish(_open_shard(work, side), exact_dtype(embedding_scales))
 
     card = model_card(plan.config, plan.size and plan.size.name, options.variant, precision(facts))
-    (repo / "README.md").write_text(card)
+    write_text(repo / "README.md", card)
     repo_files.write_json(
         repo / INDEX,
         {

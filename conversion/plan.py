@@ -18,6 +18,7 @@ from conversion.int4_grid import GROUP_SIZE
 from conversion.leaf_writer import check_divisible, output_tensors
 from conversion.name_map import Entry, is_language, make_plan
 from conversion.options import Options
+from conversion.places import check_apart
 from conversion.repo_files import find_tokenizer
 from conversion.shards import ShardPlan, plan_shards
 from conversion.sizes import Size, published_config, read_config, recognise
@@ -80,8 +81,25 @@ def check_options(options: Options) -> None:
         read_config(options.config)
     if options.tokenizer:
         find_tokenizer(options.tokenizer, options.checkpoint)
+    if options.output:
+        _check_places(options)
     if options.source_hashes and not options.source_hashes.is_file():
         raise BadInput(f"--source-hashes {options.source_hashes}: no such file")
+
+
+def _check_places(options: Options) -> None:
+    """Raises BadInput if the output lies in what is read, or around it."""
+    checkpoint = options.checkpoint
+    if str(checkpoint).startswith("kaggle:"):
+        from conversion.kaggle import get_cache_folder  # only those who download need kagglehub
+
+        checkpoint = Path(get_cache_folder())
+    donor = Path(options.donor) if options.donor and Path(options.donor).is_dir() else None
+    check_apart(
+        options.output,
+        {"--checkpoint": checkpoint, "--donor": donor},
+        {"--tokenizer": options.tokenizer, "--config": options.config, "--source-hashes": options.source_hashes},
+    )
 
 
 def make_conversion_plan(options: Options) -> Plan:

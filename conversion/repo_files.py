@@ -12,6 +12,7 @@ from transformers import Gemma3Config, Gemma3TextConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from conversion.errors import BadInput
+from conversion.files import write_text
 from conversion.formats import awq
 from conversion.sizes import END_OF_TURN
 
@@ -69,7 +70,7 @@ def generation_config(config: Gemma3Config | Gemma3TextConfig, variant: str, pub
 
 
 def write_json(path: Path, values: dict) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def copy_code(repo: Path) -> None:

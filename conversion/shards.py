@@ -24,6 +24,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from conversion.files import open_file, read_at, sync, write_at
 from conversion.options import SHARD_BYTES
 
 INDEX = "model.safetensors.index.json"
@@ -123,8 +124,8 @@ class Shard:
     def __init__(self, plan: ShardPlan, path: Path, scales_path: Path):
         self.plan, self.path, self.scales_path = plan, path, scales_path
         self._places: dict[str, tuple[int, int]] = {}  # name -> file descriptor, offset
-        self._data = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        self._scales = os.open(scales_path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._data = open_file(path)
+        self._scales = open_file(scales_path)
         data, scales = 8 + plan.header_room, 0
         for spec in plan.tensors:
             if spec.dtype == SCALES:
@@ -138,37 +139,29 @@ class Shard:
     def write(self, name: str, values: np.ndarray, start: int = 0) -> None:
         """Writes consecutive elements of a tensor from element `start` on. Scales are given as float32."""
         file, offset = self._places[name]
-        _write_at(file, offset + start * values.itemsize, values)
+        write_at(file, offset + start * values.itemsize, values)
 
     def sync(self) -> None:
-        os.fsync(self._data)
-        os.fsync(self._scales)
+        sync(self._data)
+        sync(self._scales)
 
     def finish(self, scale_dtype: str) -> None:
         """Appends the scales, rounded to their dtype, and writes the header. Doing it again changes nothing."""
         dtype = DTYPES[scale_dtype][1]
         offset, taken = self._scales_start, 0
-        while waiting := os.pread(self._scales, COPY_BYTES, taken):
+        while waiting := read_at(self._scales, COPY_BYTES, taken):
             taken += len(waiting)
             with np.errstate(over="ignore", under="ignore"):
                 rounded = np.frombuffer(waiting, np.float32).astype(dtype)
-            _write_at(self._data, offset, rounded)
+            write_at(self._data, offset, rounded)
             offset += rounded.nbytes
-        os.pwrite(self._data, self.plan.header(scale_dtype), 0)
+        write_at(self._data, 0, self.plan.header(scale_dtype))
         os.ftruncate(self._data, offset)
-        os.fsync(self._data)
+        sync(self._data)
 
     def close(self) -> None:
         os.close(self._data)
         os.close(self._scales)
-
-
-def _write_at(file: int, offset: int, values: np.ndarray) -> None:
-    """Writes an array into a file, however many calls it takes."""
-    buffer = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
-    while buffer:
-        count = os.pwrite(file, buffer, offset)
-        buffer, offset = buffer[count:], offset + count
 
 
 def sha256(path: Path) -> str:

@@ -19,6 +19,7 @@ from conversion.awq_repo import SIDE_FILE, SafetensorsFile
 from conversion.errors import BadInput, shortened
 from conversion.flax_checkpoint import FlaxCheckpoint, Leaf
 from conversion.formats import awq, embedding
+from conversion.hub_repo import check_finished
 from conversion.int4_grid import GROUP_SIZE, Recovered, dequantise, recover
 from conversion.leaf_writer import block_rows, kind_of, output_tensors, place_of
 from conversion.name_map import Entry, entries, is_language, make_plan
@@ -92,6 +93,7 @@ def check_repo(path: Path, workers: int, report: Callable[[str], None]) -> Repo:
     """
     if not path.is_dir():
         raise BadInput(f"{path}: no such folder; verify takes the folder of a converted repo")
+    check_finished(path)
     repo = Repo(path)
     hashes = repo.manifest.get("files", {})
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}

@@ -498,7 +498,8 @@ def refused(source: Path, output: Path, kind: str, complaint: str) -> None:
 
 
 def test_only_a_converted_repo_is_exported(plain, packed, tmp_path):
-    refused(tmp_path, tmp_path / "out", "gguf", "not a converted repo")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", tmp_path / "out", "gguf", "not a converted repo")
     refused(packed, tmp_path / "out", "gguf", "quant_method is 'compressed-tensors', expected")
 
 
