@@ -62,7 +62,7 @@ def test_killed_at_random_moments(source, undisturbed, tmp_path):
     depends on the machine, and some must fall between two shards.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["convert_flax"])
+    context.set_forkserver_preload(["conversion.commands.convert"])
     chance = random.Random(0)
     assert _in_child(context, _words(source, tmp_path / "warm")) == 0
     started = time.monotonic()
