@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from . import art, chats
+from .pictures import MIXTURE, Picture, sample_picture
 from .targets import targets_of
 from .tokenizer import IMAGE_SOFT_TOKEN, IMAGE_TOKENS, TEXT_VOCAB
 
@@ -109,7 +110,7 @@ class Words:
         self.frequency = np.ones(TEXT_VOCAB)
         self.none = np.zeros(TEXT_VOCAB, np.float32)
 
-    def __call__(self, picture: chats.Picture) -> np.ndarray:
+    def __call__(self, picture: Picture) -> np.ndarray:
         """Returns weights float32 [TEXT_VOCAB] that sum to 1."""
         told = [answer for _, answer in picture.questions if not answer.startswith("It is not")]
         tokens = sorted({token for answer in told for token in self.encode(answer)})
@@ -120,7 +121,7 @@ class Words:
         return weights / max(weights.sum(), 1e-6)
 
 
-def _stacked(pictures: list[chats.Picture | None]) -> dict[str, torch.Tensor]:
+def _stacked(pictures: list[Picture | None]) -> dict[str, torch.Tensor]:
     """The targets of several pictures: int64 [N, n] by name."""
     each = [targets_of(picture.boxes if picture else []) for picture in pictures]
     return {name: torch.from_numpy(np.stack([targets[name] for targets in each])) for name in each[0]}
@@ -133,10 +134,10 @@ class PictureBatches(torch.utils.data.IterableDataset):
         tokenizer: the demo's tokenizer.
         pictures: how many in a batch.
         seed: names the stream.
-        mixture: how often each kind of picture comes, see `chats.MIXTURE`.
+        mixture: how often each kind of picture comes, see `MIXTURE`.
     """
 
-    def __init__(self, tokenizer, pictures: int, seed: int, mixture: dict[str, float] = chats.MIXTURE):
+    def __init__(self, tokenizer, pictures: int, seed: int, mixture: dict[str, float] = MIXTURE):
         self.tokenizer = tokenizer
         self.pictures, self.seed, self.mixture = pictures, seed, mixture
 
@@ -152,7 +153,7 @@ class PictureBatches(torch.utils.data.IterableDataset):
         words = Words(Encoder(self.tokenizer))
         styles = art.LEARNED_FROM
         while True:
-            drawn = [chats.sample_picture(rng, styles, self.mixture) for _ in range(self.pictures)]
+            drawn = [sample_picture(rng, styles, self.mixture) for _ in range(self.pictures)]
             yield {
                 "pixels": torch.from_numpy(pixels([picture.image for picture in drawn])).bfloat16(),
                 "words": torch.from_numpy(np.stack([words(picture) for picture in drawn])),
@@ -166,10 +167,10 @@ class Batches(torch.utils.data.IterableDataset):
         tokenizer: the demo's tokenizer.
         rows: rows per batch; a batch has `rows * 9 // 8` pictures and room for `rows * 32` answer tokens.
         seed: names the stream.
-        mixture: how often each kind of picture comes, see `chats.MIXTURE`.
+        mixture: how often each kind of picture comes, see `MIXTURE`.
     """
 
-    def __init__(self, tokenizer, rows: int, seed: int, mixture: dict[str, float] = chats.MIXTURE):
+    def __init__(self, tokenizer, rows: int, seed: int, mixture: dict[str, float] = MIXTURE):
         self.encode = Encoder(tokenizer)
         self.words = Words(self.encode)
         self.rows, self.seed, self.mixture = rows, seed, mixture
@@ -183,7 +184,7 @@ class Batches(torch.utils.data.IterableDataset):
         if choice < 0.10 and budget >= 2:
             chat = chats.two_pictures(rng, self.styles)
         elif choice < 0.24:
-            picture = chats.sample_picture(rng, self.styles, self.mixture)
+            picture = sample_picture(rng, self.styles, self.mixture)
             chat = chats.follow_up(rng, picture, int(rng.integers(1, 6)))
         elif choice < 0.26:
             chat = chats.without_picture(rng)
@@ -196,7 +197,7 @@ class Batches(torch.utils.data.IterableDataset):
             images += [image for turn in chat.turns for image in turn[0]]
             row.add(piece, segment, segment, 0)
         else:
-            picture = chats.sample_picture(rng, self.styles, self.mixture)
+            picture = sample_picture(rng, self.styles, self.mixture)
             images.append(picture.image)
             prefix = encode("<bos>" + _opening(chats.system_prompt(rng)) + IMAGE_TEXT)
             row.add(Piece(prefix, [False] * len(prefix)), 0, 0, 0)
@@ -235,7 +236,7 @@ class Batches(torch.utils.data.IterableDataset):
                 for name, fill in (("ids", 0), ("target", IGNORE), ("segment", -1), ("parent", -1), ("position", 0))
             }
             images: list[Image.Image] = []
-            shown: list[chats.Picture | None] = []
+            shown: list[Picture | None] = []
             for n in range(self.rows):
                 row = self._row(rng, images, shown, self.pictures - len(images) - (self.rows - n - 1))
                 for name, array in fields.items():

@@ -25,7 +25,19 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 from . import art, chats
 from .convert import model_of_repo
 from .model import build_model, quantized_weights
+from .pictures import (
+    Picture,
+    count_picture,
+    easy_vqa,
+    pair_picture,
+    sample_picture,
+    shapes_picture,
+    text_picture,
+    thing_picture,
+)
+from .questions import easy_answer
 from .tokenizer import ROOT, write_processor_files
+from .wording import HELD_OUT_WORDS
 
 SEEDS = {"validation": 777_000, "test": 999_000}  # training uses [step, worker], steps stay far below
 
@@ -53,7 +65,7 @@ class Question:
         return messages[:-1]
 
 
-def _first_questions(pictures: list[chats.Picture]) -> list[Question]:
+def _first_questions(pictures: list[Picture]) -> list[Question]:
     return [Question([([p.image], *p.questions[0])]) for p in pictures]
 
 
@@ -62,7 +74,7 @@ def _naming(rng: np.random.Generator, count: int, styles: tuple[str, ...]) -> li
     things = [thing for thing in art.THINGS if any(thing in art.load_sprites()[s] for s in styles)]
     questions = []
     for n in range(count):
-        picture = chats.thing_picture(rng, things[n % len(things)], styles, distort=False)
+        picture = thing_picture(rng, things[n % len(things)], styles, distort=False)
         last = 2 if art.KIND_OF[things[n % len(things)]] != "thing" else 1
         questions.append(Question([([picture.image], *picture.questions[int(rng.integers(last))])]))
     return questions
@@ -74,7 +86,7 @@ def _dialogue(rng: np.random.Generator, styles: tuple[str, ...]) -> Question:
     else:
         turns = []
         while len(turns) < 2:
-            turns = chats.follow_up(rng, chats.sample_picture(rng, styles), 4).turns
+            turns = chats.follow_up(rng, sample_picture(rng, styles), 4).turns
     return Question(turns[: int(rng.integers(2, len(turns) + 1))])
 
 
@@ -96,18 +108,18 @@ def questions_of(skill: str, split: str, count: int) -> list[Question]:
 _STYLES = tuple(art.TRAIN_STYLES)
 SKILLS = {
     "easy_vqa": lambda rng, split, count: [
-        Question([([image], question, chats.easy_answer(word))])
-        for image, pairs in chats.easy_vqa(split)
+        Question([([image], question, easy_answer(word))])
+        for image, pairs in easy_vqa(split)
         for question, word in pairs
     ][:count],
     "naming": lambda rng, split, count: _naming(rng, count, _STYLES),
     "naming_new_style": lambda rng, split, count: _naming(rng, count, tuple(art.HELD_OUT_STYLE)),
-    "pairs": lambda rng, split, count: _first_questions([chats.pair_picture(rng, _STYLES) for _ in range(count)]),
-    "counting": lambda rng, split, count: _first_questions([chats.count_picture(rng, _STYLES) for _ in range(count)]),
+    "pairs": lambda rng, split, count: _first_questions([pair_picture(rng, _STYLES) for _ in range(count)]),
+    "counting": lambda rng, split, count: _first_questions([count_picture(rng, _STYLES) for _ in range(count)]),
     "reading": lambda rng, split, count: _first_questions(
-        [chats.text_picture(rng, chats.HELD_OUT_WORDS, made_up=0.0) for _ in range(count)]
+        [text_picture(rng, HELD_OUT_WORDS, made_up=0.0) for _ in range(count)]
     ),
-    "shapes": lambda rng, split, count: _first_questions([chats.shapes_picture(rng) for _ in range(count)]),
+    "shapes": lambda rng, split, count: _first_questions([shapes_picture(rng) for _ in range(count)]),
     "dialogue": lambda rng, split, count: [_dialogue(rng, _STYLES) for _ in range(count)],
     "no_picture": lambda rng, split, count: [Question(chats.without_picture(rng).turns) for _ in range(count)],
 }

@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from . import art, chats
+from .pictures import sample_picture
+from .wording import a, plural, sentence, the
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT_VOCAB = 1984  # rows of the trained embedding; as in Google's checkpoints 64 rows of zeros follow in the model
@@ -31,13 +33,13 @@ def _corpus() -> list[str]:
     rng = np.random.default_rng(0)
     lines = []
     for _ in range(6000):
-        lines += [text for pair in chats.sample_picture(rng, tuple(art.TRAIN_STYLES)).questions for text in pair]
+        lines += [text for pair in sample_picture(rng, tuple(art.TRAIN_STYLES)).questions for text in pair]
         lines += [text for _, *pair in chats.without_picture(rng).turns for text in pair]
     lines += [
         text for _ in range(300) for _, *pair in chats.two_pictures(rng, tuple(art.TRAIN_STYLES)).turns for text in pair
     ]
     for thing in art.THINGS:
-        lines += [f"It is {chats.a(thing)}. {chats.the(thing)}, {chats.plural(thing)}?", chats._sentence(thing)] * 20
+        lines += [f"It is {a(thing)}. {the(thing)}, {plural(thing)}?", sentence(thing)] * 20
     lines += [line[0].lower() + line[1:] for line in lines]
     return [re.sub(r"\b[A-Z]{2,}\b|\d", "", line) for line in lines] + ["user", "model"] * 1000
 

@@ -9,7 +9,10 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from demo import art, chats, data, evaluate, render
+from demo.pictures import _made_up_word, crowd_picture, sample_picture
+from demo.questions import DESCRIBE
 from demo.tokenizer import IMAGE_TOKENS, PADDED_VOCAB, ROOT, TEXT_VOCAB, build_tokenizer, write_processor_files
+from demo.wording import HELD_OUT_WORDS, TRAIN_WORDS, plural
 
 pytestmark = pytest.mark.skipif(
     not art.sprites_path().exists(), reason="no art in the cache: `python -m demo.art` fetches and draws it"
@@ -42,7 +45,7 @@ def test_token_ids_and_pixels_equal_the_processors(processor, kind):
     encode = data.Encoder(processor.tokenizer)
     for _ in range(60):
         if kind == "one picture":
-            chat = chats.follow_up(rng, chats.sample_picture(rng, STYLES), 4)
+            chat = chats.follow_up(rng, sample_picture(rng, STYLES), 4)
         elif kind == "two pictures":
             chat = chats.two_pictures(rng, STYLES)
         else:
@@ -90,7 +93,7 @@ def test_boxes_hold_what_the_answers_say():
     rng = np.random.default_rng(1)
     seen = dict.fromkeys(("reading", "shapes", "counting", "naming"), 0)
     for _ in range(300):
-        picture = chats.sample_picture(rng, STYLES)
+        picture = sample_picture(rng, STYLES)
         answers = " ".join(answer for _, answer in picture.questions)
         whats = [box.what for box in picture.boxes]
         if picture.skill == "reading":
@@ -114,8 +117,8 @@ def test_a_description_is_asked_only_where_the_picture_decides_its_form(kind):
     """One thing alone, or one of each of two, is described by number only if some skill draws just that."""
     rng = np.random.default_rng(2)
     for _ in range(300):
-        picture = chats.sample_picture(rng, STYLES, {kind: 1.0})
-        described = [a for q, a in picture.questions if q in chats.DESCRIBE or q == "What do you see?"]
+        picture = sample_picture(rng, STYLES, {kind: 1.0})
+        described = [a for q, a in picture.questions if q in DESCRIBE or q == "What do you see?"]
         assert len(described) <= 1
         numbered = any(re.match("I see [2-6]|.* and [2-6]", answer) for answer in described)
         assert not described or numbered == (kind == "count")
@@ -132,7 +135,7 @@ def test_capitals_and_digits_stay_apart(processor):
 def test_a_crowd_is_asked_about_what_it_holds_and_what_not():
     rng, said = np.random.default_rng(4), {"Yes.": 0, "No.": 0}
     for _ in range(100):
-        picture = chats.crowd_picture(rng, STYLES)
+        picture = crowd_picture(rng, STYLES)
         names = [box.what for box in picture.boxes]
         assert len(set(names)) >= 2
         for question, answer in picture.questions:
@@ -142,18 +145,18 @@ def test_a_crowd_is_asked_about_what_it_holds_and_what_not():
             elif question == "How many things are there?":
                 assert answer == f"There are {len(names)}."
             else:
-                asked = next(name for name in names if question == f"How many {chats.plural(name)} are there?")
+                asked = next(name for name in names if question == f"How many {plural(name)} are there?")
                 assert re.fullmatch(r"There (is|are) (\d) .*", answer).group(2) == str(names.count(asked))
     assert min(said.values()) > 50
 
 
 def test_held_out_material_is_never_sampled():
     rng = np.random.default_rng(0)
-    made_up = {chats._made_up_word(rng) for _ in range(20_000)}
-    assert not made_up & set(chats.HELD_OUT_WORDS)
+    made_up = {_made_up_word(rng) for _ in range(20_000)}
+    assert not made_up & set(HELD_OUT_WORDS)
     assert len(made_up) > 5_000
     assert all(2 <= len(word) <= 5 and word.isalpha() for word in made_up)
-    assert not set(chats.HELD_OUT_WORDS) & set(chats._TRAIN_WORDS)
+    assert not set(HELD_OUT_WORDS) & set(TRAIN_WORDS)
     assert not set(art.HELD_OUT_STYLE) & set(art.LEARNED_FROM)
     assert len(art.THINGS) >= 150
     assert art.KIND_OF["turtle"] == "animal"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo import chats, render, targets
+from demo import art, render, targets
 from demo.model import TowerHead, build_model
 from demo.render import Box
 
@@ -83,7 +83,7 @@ def test_an_unknown_picture_teaches_nothing():
 def test_things_and_shapes_of_one_name_are_one_class():
     """The star among the things and the star among the shapes: no picture holds both."""
     assert len({*targets.WHATS}) == len(targets.WHATS) - 1
-    assert chats.art.THINGS.count("star") == 1
+    assert art.THINGS.count("star") == 1
 
 
 def test_patches_are_told_from_the_soft_token_that_they_become():

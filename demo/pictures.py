@@ -1,0 +1,190 @@
+"""Pictures with questions about them.
+
+* `sample_picture(rng, styles, ...)`: a picture of a random skill.
+* `easy_vqa(split)`: the public easy-VQA pictures and questions.
+"""
+
+import functools
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from . import art, render
+from .questions import (
+    about_counts,
+    about_crowd,
+    about_pair,
+    about_shapes,
+    about_text,
+    about_thing,
+    easy_answer,
+    easy_questions,
+)
+from .render import pick
+from .wording import COUNTABLE, HELD_OUT_WORDS, TRAIN_WORDS
+
+
+@dataclass
+class Picture:
+    """A picture and independent questions about it.
+
+    Attributes:
+        image: 64x64 RGB.
+        skill: `naming`, `counting`, `reading`, `shapes` or `easy_vqa`.
+        questions: (question, answer) pairs, each of which can be asked first; the most telling one first.
+        boxes: what is where; empty where that is not known.
+    """
+
+    image: Image.Image
+    skill: str
+    questions: list[tuple[str, str]]
+    boxes: list[render.Box] = field(default_factory=list)
+
+
+@functools.cache
+def easy_vqa(split: str) -> list[tuple[Image.Image, list[tuple[str, str]]]]:
+    """Returns easy-VQA pictures with their questions and one-word answers.
+
+    Args:
+        split: "train", "validation" (a tenth of the public train pictures, kept from training) or "test".
+    """
+    import easy_vqa as data
+
+    public = "test" if split == "test" else "train"
+    questions, answers, ids = getattr(data, f"get_{public}_questions")()
+    paths = getattr(data, f"get_{public}_image_paths")()
+    asked: dict[int, list[tuple[str, str]]] = {}
+    for question, answer, picture in zip(questions, answers, ids, strict=True):
+        if split == "test" or (picture % 10 == 0) == (split == "validation"):
+            asked.setdefault(picture, []).append((question, answer))
+    return [(Image.open(paths[n]).convert("RGB"), pairs) for n, pairs in sorted(asked.items())]
+
+
+def _random_text(rng: np.random.Generator, words: list[str], made_up: float) -> str:
+    if rng.random() < 0.45:
+        return str(int(rng.integers(0, 10 ** int(rng.integers(1, 5)))))
+    return _made_up_word(rng) if rng.random() < made_up else pick(rng, words)
+
+
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "IIILLLTTTJFEHMNUVWDOQ"  # more of those that are hard to tell apart
+
+
+def _made_up_word(rng: np.random.Generator) -> str:
+    """Random letters, or a word with one or two of them changed: it has to be looked at, not guessed."""
+    while True:
+        letters = [pick(rng, _ALPHABET) for _ in range(int(rng.integers(2, 6)))]
+        if rng.random() < 0.6:
+            changed = letters[:2]
+            letters = list(pick(rng, TRAIN_WORDS))
+            for letter in changed[: int(rng.integers(1, 3))]:
+                letters[int(rng.integers(len(letters)))] = letter
+        if (word := "".join(letters)) not in HELD_OUT_WORDS:
+            return word
+
+
+def _different_shapes(rng: np.random.Generator, count: int, background: str | None) -> list[tuple[str, str]]:
+    colors = [c for c in render.COLORS if c != background and not (background is None and c == "white")]
+    chosen = [colors[i] for i in rng.permutation(len(colors))[:count]]
+    return list(zip(chosen, (render.SHAPES[i] for i in rng.permutation(5)[:count]), strict=True))
+
+
+def _counts(rng: np.random.Generator, nouns: list[str]) -> dict[str, int]:
+    first, second = (nouns[i] for i in rng.permutation(len(nouns))[:2])
+    n = int(rng.integers(1, 7))
+    if n == 6 or rng.random() < 0.5:
+        return {first: n}
+    return {first: n, second: int(rng.integers(1, 7 - n))}
+
+
+def thing_picture(rng: np.random.Generator, thing: str, styles: tuple[str, ...], distort: bool = True) -> Picture:
+    """A picture of one thing."""
+    image, facts = render.draw_thing(rng, thing, styles, distort)
+    return Picture(image, "naming", about_thing(rng, facts), facts["boxes"])
+
+
+def pair_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
+    """A picture of two things."""
+    pair = tuple(art.THINGS[i] for i in rng.permutation(len(art.THINGS))[:2])
+    image, facts = render.draw_pair(rng, pair, styles)
+    return Picture(image, "naming", about_pair(rng, facts), facts["boxes"])
+
+
+def count_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
+    """A picture to count: things or shapes."""
+    if rng.random() < 0.55:
+        counts = _counts(rng, COUNTABLE)
+        image, facts = render.draw_counted_things(rng, counts, styles)
+        return Picture(image, "counting", about_counts(rng, counts), facts["boxes"])
+    background = None if rng.random() < 0.4 else pick(rng, list(render.COLORS))
+    if rng.random() < 0.5:  # told apart by form
+        counts = _counts(rng, list(render.SHAPES))
+        colors = [c for c in render.COLORS if c != background and not (background is None and c == "white")]
+        wanted = [(pick(rng, colors), shape) for shape, n in counts.items() for _ in range(n)]
+    else:  # by color
+        shape = pick(rng, render.SHAPES)
+        colors = [c for c in render.COLORS if c != background and not (background is None and c == "white")]
+        counts = _counts(rng, [f"{c} {shape}" for c in colors])
+        wanted = [(noun.split()[0], shape) for noun, n in counts.items() for _ in range(n)]
+    image, facts = render.draw_shapes(rng, wanted, background, grid=rng.random() < 0.2)
+    return Picture(image, "counting", about_counts(rng, counts), facts["boxes"])
+
+
+def crowd_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
+    """A picture of three to six things of at least two kinds; most kinds are there once."""
+    total = int(rng.integers(3, 7))
+    kinds = [COUNTABLE[i] for i in rng.permutation(len(COUNTABLE))[: int(rng.integers(2, total + 1))]]
+    counts = dict.fromkeys(kinds, 1)
+    for _ in range(total - len(kinds)):
+        counts[pick(rng, kinds)] += 1
+    image, facts = render.draw_counted_things(rng, counts, styles)
+    return Picture(image, "counting", about_crowd(rng, counts), facts["boxes"])
+
+
+def shapes_picture(rng: np.random.Generator) -> Picture:
+    """A picture of one to four different shapes."""
+    grid = rng.random() < 0.85
+    background = None if rng.random() < 0.4 else pick(rng, list(render.COLORS))
+    wanted = _different_shapes(rng, int(rng.integers(1, 5)), background)
+    image, facts = render.draw_shapes(rng, wanted, background, grid)
+    return Picture(image, "shapes", about_shapes(rng, facts["shapes"], grid), facts["boxes"])
+
+
+def text_picture(rng: np.random.Generator, words: list[str] | None = None, made_up: float = 0.7) -> Picture:
+    """A picture of a number or a word; `words` None means the training words."""
+    text = _random_text(rng, words or TRAIN_WORDS, made_up)
+    image, facts = render.draw_text(rng, text.lower() if rng.random() < 0.15 else text)
+    return Picture(image, "reading", about_text(rng, facts), facts["boxes"])
+
+
+def easy_picture(rng: np.random.Generator) -> Picture:
+    """A picture in the manner of easy-VQA, or one of its training pictures."""
+    if rng.random() < 0.5:
+        image, pairs = pick(rng, easy_vqa("train"))
+        pairs = [(q, easy_answer(w)) for q, w in pairs]
+        return Picture(image, "easy_vqa", [pairs[i] for i in rng.permutation(len(pairs))])
+    color, shape = pick(rng, list(render.EASY_COLORS)), pick(rng, ("circle", "rectangle", "triangle"))
+    image, facts = render.draw_lone_shape(rng, color, shape)
+    return Picture(image, "easy_vqa", easy_questions(rng, color, shape), facts["boxes"])
+
+
+# how often a training picture is of each kind
+MIXTURE = {"thing": 0.13, "pair": 0.08, "crowd": 0.08, "count": 0.34, "shapes": 0.09, "text": 0.24, "easy": 0.04}
+
+
+def sample_picture(rng: np.random.Generator, styles: tuple[str, ...], mixture: dict[str, float] = MIXTURE) -> Picture:
+    """Returns a random training picture with its questions."""
+    kind = list(mixture)[int(rng.choice(len(mixture), p=np.array(list(mixture.values())) / sum(mixture.values())))]
+    if kind == "thing":
+        return thing_picture(rng, pick(rng, art.THINGS), styles)
+    if kind == "pair":
+        return pair_picture(rng, styles)
+    if kind == "count":
+        return count_picture(rng, styles)
+    if kind == "crowd":
+        return crowd_picture(rng, styles)
+    if kind == "shapes":
+        return shapes_picture(rng)
+    if kind == "text":
+        return text_picture(rng)
+    return easy_picture(rng)
