@@ -29,6 +29,7 @@ import tensorstore as ts
 import zstandard
 
 from conversion.errors import BadInput, SourceLost, shortened
+from conversion.sources import find_checkpoint
 
 READ_BYTES = 1 << 20  # encoded bytes fetched at a time when streaming a chunk
 REGION_BYTES = 1 << 26  # decoded bytes that tensorstore reads at a time, unless a single chunk is larger
@@ -63,7 +64,7 @@ class FlaxCheckpoint:
     """
 
     def __init__(self, directory: Path):
-        self.directory = _find(directory)
+        self.directory = find_checkpoint(directory)
         metadata = self._metadata()
         zarr3 = metadata["zarr3"]
         self._ocdbt = (self.directory / "manifest.ocdbt").exists()
@@ -413,17 +414,3 @@ def _reason(error: Exception) -> str:
     if number := _refused(error):
         return os.strerror(int(number[1]))
     return str(error).split(" [", 1)[0].split("\n", 1)[0]
-
-
-def _find(directory: Path) -> Path:
-    """The folder that holds `_METADATA`: the given one, or the only one within two levels below it."""
-    if not directory.is_dir():
-        raise BadInput(f"{directory}: no such folder; --checkpoint takes the folder of an Orbax checkpoint")
-    if (directory / "_METADATA").exists():
-        return directory
-    found = sorted(path.parent for pattern in ("*/_METADATA", "*/*/_METADATA") for path in directory.glob(pattern))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise BadInput(f"{directory}: holds several checkpoints; name one: {', '.join(map(str, found))}")
-    raise BadInput(f"{directory}: not an Orbax checkpoint, there is no _METADATA file in it or below")

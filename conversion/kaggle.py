@@ -10,9 +10,7 @@ from kagglehub.config import get_cache_folder, get_kaggle_credentials
 from kagglehub.exceptions import DataCorruptionError, KaggleApiHTTPError, UnauthenticatedError
 
 from conversion.errors import BadInput, NoSpace
-
-PREFIX = "kaggle:"
-GEMMA = "google/gemma-3/flax/"
+from conversion.identify import EXAMPLE, GEMMA, GOOGLES, PREFIX
 
 
 def download(reference: str) -> Path:
@@ -37,7 +35,7 @@ def download(reference: str) -> Path:
         status = error.response.status_code if isinstance(error, KaggleApiHTTPError) else 401
         raise BadInput(f"{reference}: {_reason(status, page)}") from error
     except ValueError as error:
-        raise BadInput(f"{reference}: not a model handle ({error}); give e.g. kaggle:gemma3-27b-it-int4") from error
+        raise BadInput(f"{reference}: not a model handle ({error}); give e.g. {EXAMPLE}") from error
     except DataCorruptionError as error:
         raise BadInput(f"{reference}: damaged on the way; repeat the command to fetch it again") from error
     except requests.RequestException as error:
@@ -61,5 +59,5 @@ def _reason(status: int, page: str) -> str:
     if status == 403:
         return f"Kaggle refuses access: log in, accept Gemma's licence at {page}, and repeat the command"
     if status == 404:
-        return f"there is no such model or version; {page} lists them"
+        return f"there is no such model or version; {page} lists them, Google's INT4 ones are {', '.join(GOOGLES)}"
     return f"Kaggle answered with status {status}; try again later"

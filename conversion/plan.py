@@ -22,6 +22,7 @@ from conversion.places import check_apart
 from conversion.repo_files import find_tokenizer
 from conversion.shards import ShardPlan, plan_shards
 from conversion.sizes import Size, published_config, read_config, recognise
+from conversion.sources import check_config, check_donor, check_tokenizer
 
 NO_TOKENIZER = (
     "no tokenizer was found, the repo is incomplete: the checkpoint's folder and the two above it hold no "
@@ -77,9 +78,13 @@ class Plan:
 def check_options(options: Options) -> None:
     """Raises BadInput for what is wrong before any checkpoint is seen."""
     options.check_values()
+    if options.donor:
+        check_donor(options.donor)
     if options.config:
+        check_config(options.config)
         read_config(options.config)
     if options.tokenizer:
+        check_tokenizer(options.tokenizer)
         find_tokenizer(options.tokenizer, options.checkpoint)
     if options.output:
         _check_places(options)

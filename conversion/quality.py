@@ -1,7 +1,7 @@
 """How well a model predicts a text: perplexity per token, and bits per byte, which compare across tokenizers.
 
 * `perplexity`: of any causal language model, on token ids.
-* `measure`: loads a converted repo, measures it on a text file, and names the lm-eval command for it.
+* `measure`: loads a converted repo, measures it on a text, and names the lm-eval command for it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,21 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from conversion.errors import BadInput
+from conversion.errors import BadInput, first_line
+from conversion.sources import check_has_tokenizer
 
 BOS = 2
+UNK = "<unk>"
+LEAST, FEW = 32, 1000  # tokens: fewer are refused; fewer are warned of
 ROWS = 128  # logits widened to float32 at a time: 134 MB with Gemma's vocabulary
 LM_EVAL = """\
 lm-eval (pip install lm-eval; 0.4.13 was seen to run) takes the folder as it is:
@@ -55,41 +65,64 @@ def perplexity(model: PreTrainedModel, tokens: torch.Tensor, window: int, stride
 
 
 def measure(
-    repo: Path, text: Path, *, window: int, stride: int, device: str, dtype: str, report: Callable[[str], None]
+    repo: Path, text: str, *, window: int, stride: int, device: str, dtype: str, report: Callable[[str], None]
 ) -> None:
-    """Measures a converted repo on a text file in UTF-8.
+    """Measures a converted repo on a text.
 
     Args:
         repo: folder of the repo, tokenizer included. Its Python files are run.
-        text: the file.
+        text: the text, as one string.
         window, stride: as for `perplexity`.
         device: transformers' `device_map`: auto, cpu, cuda, cuda:1, ...
         dtype: bfloat16 or float32.
         report: takes one line per finding.
 
     Raises:
-        BadInput: the repo cannot be loaded, or the file holds no text.
+        BadInput: the repo cannot be loaded or lacks its tokenizer, the tokenizer does not belong to the model or does
+            not know the text, or the text is too short.
     """
-    if not (repo / "config.json").is_file():
-        raise BadInput(f"{repo}: no config.json there; quality takes the folder of a converted repo")
-    if not 1 <= stride <= window:
-        raise BadInput(f"--window {window} --stride {stride}: the stride is at least 1 and at most the window")
-    try:
-        content = text.read_bytes()
-        characters = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"--text {text}: cannot be read as UTF-8 ({error})") from error
-    if not characters.strip():
-        raise BadInput(f"--text {text}: is empty; give a file with some thousand words of plain text")
+    check_has_tokenizer(repo)
     try:
         tokenizer = AutoTokenizer.from_pretrained(repo)
+        tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0].long()
+        config = AutoConfig.from_pretrained(repo).get_text_config()
+    except Exception as error:  # the libraries have no class of their own
+        raise BadInput(f"{repo}: cannot be loaded ({first_line(error)})") from error
+    _check_tokens(repo, tokenizer, tokens, config)
+    try:
         model = AutoModelForCausalLM.from_pretrained(repo, trust_remote_code=True, dtype=dtype, device_map=device)
     except Exception as error:  # the repo's code has error classes of its own
-        raise BadInput(f"{repo}: cannot be loaded ({error})") from error
-    tokens = tokenizer(characters, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+        raise BadInput(f"{repo}: cannot be loaded ({first_line(error)})") from error
+    size = len(text.encode())
     report(f"model       {repo}, {dtype} on {model.device}, {getattr(model, 'int4_backend', 'not int4')}")
-    report(f"text        {text}, {len(content)} bytes, {len(tokens)} tokens, windows of {window}, stride {stride}")
+    report(f"text        {size} bytes, {len(tokens)} tokens, windows of {window}, stride {stride}")
+    if len(tokens) < FEW:
+        report(f"WARNING: {len(tokens)} tokens are few, another text of this length can give quite another number")
     found = perplexity(model, tokens, window, stride)
     report(f"perplexity  {found:.4f} per token")
-    report(f"            {math.log2(found) * len(tokens) / len(content):.4f} bits per byte")
+    report(f"            {math.log2(found) * len(tokens) / size:.4f} bits per byte")
     report(LM_EVAL.format(repo=repo, dtype=dtype, device=model.device.type))
+
+
+def _check_tokens(
+    repo: Path, tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor, config: PretrainedConfig
+) -> None:
+    """Raises BadInput if numbers measured on these tokens would say nothing of the model."""
+    another = "it is another model's; copy the tokenizer's files of this model into the folder"
+    last = int(tokens.max()) if len(tokens) else 0
+    if last >= config.vocab_size:
+        raise BadInput(
+            f"{repo}: its tokenizer makes token {last}, the embedding has {config.vocab_size} rows: {another}"
+        )
+    if tokenizer.bos_token_id not in (None, BOS):
+        raise BadInput(f"{repo}: <bos> is token {tokenizer.bos_token_id} of its tokenizer, expected {BOS}: {another}")
+    unknown = int((tokens == tokenizer.get_vocab().get(tokenizer.unk_token or UNK, -1)).sum())
+    if 2 * unknown > len(tokens):
+        raise BadInput(
+            f"{repo}: {unknown} of {len(tokens)} tokens of the text are {UNK}: its tokenizer does not "
+            "know the text; give the one of the model, or a text in its language"
+        )
+    if len(tokens) < LEAST:
+        raise BadInput(
+            f"--text: {len(tokens)} tokens are too few to measure on; give some thousand words of plain text"
+        )

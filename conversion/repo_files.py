@@ -121,9 +121,10 @@ def write_tokenizer(source: Path, repo: Path, config: Gemma3Config | Gemma3TextC
     if source.is_dir():
         path = source / "tokenizer.json"
         try:
-            Tokenizer.from_file(str(path))
+            vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
         except Exception as error:  # the library has no class of its own
             raise BadInput(f"{path}: not a tokenizer ({error}); give --tokenizer another folder") from error
+        _check_belongs(path, vocabulary, config.get_text_config())
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, repo / name)
@@ -132,3 +133,14 @@ def write_tokenizer(source: Path, repo: Path, config: Gemma3Config | Gemma3TextC
 
     multimodal = isinstance(config, Gemma3Config)
     write_tokenizer_files(source, repo, variant=variant, multimodal=multimodal, config=config)
+
+
+def _check_belongs(path: Path, vocabulary: dict[str, int], config: Gemma3TextConfig) -> None:
+    """Raises BadInput if a tokenizer is another model's."""
+    take = "it is another model's; take the tokenizer of the checkpoint"
+    if not vocabulary:
+        raise BadInput(f"{path}: knows no token; take the tokenizer of the checkpoint")
+    if (last := max(vocabulary.values())) >= config.vocab_size:
+        raise BadInput(f"{path}: its last token is {last}, the embedding has {config.vocab_size} rows: {take}")
+    if (bos := vocabulary.get("<bos>", config.bos_token_id)) != config.bos_token_id:
+        raise BadInput(f"{path}: <bos> is token {bos}, expected {config.bos_token_id}: {take}")

@@ -277,7 +277,7 @@ def test_a_tokenizer_folder_is_copied(checkpoint, config_file, tmp_path):
     (tmp_path / "tokenizer").mkdir()
     for name in ("tokenizer_config.json", "chat_template.jinja", "notes.txt"):
         (tmp_path / "tokenizer" / name).write_text(f"content of {name}")
-    Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    Tokenizer(models.WordLevel({"<unk>": 3}, "<unk>")).save(str(tmp_path / "tokenizer" / "tokenizer.json"))
     assert tiny.run(checkpoint, tmp_path / "repo", config_file, "--tokenizer", str(tmp_path / "tokenizer")) == 0
     names = ("tokenizer.json", "tokenizer_config.json")
     assert all((tmp_path / "repo" / n).read_bytes() == (tmp_path / "tokenizer" / n).read_bytes() for n in names)
@@ -477,6 +477,21 @@ def test_a_tokenizer_that_is_none(capsys, checkpoint, config_file, tmp_path):
     )
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
     _refused(capsys, checkpoint, tmp_path / "repo", config_file, *options, match="tokenizer.json: not a tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "said"),
+    [
+        ({}, "knows no token"),
+        ({"<unk>": 3, "word": 9000}, "its last token is 9000, the embedding has 256 rows: it is another model's"),
+        ({"<unk>": 3, "<bos>": 1}, "<bos> is token 1, expected 2: it is another model's"),
+    ],
+)
+def test_another_models_tokenizer(capsys, checkpoint, config_file, tmp_path, vocabulary, said):
+    (tmp_path / "tokenizer").mkdir()
+    Tokenizer(models.WordLevel(vocabulary, "<unk>")).save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    options = ("--tokenizer", str(tmp_path / "tokenizer"))
+    _refused(capsys, checkpoint, tmp_path / "repo", config_file, *options, match=said)
 
 
 def test_a_tokenizer_is_found_as_deep_as_a_checkpoint_is(checkpoint, config_file, tmp_path, monkeypatch, capsys):

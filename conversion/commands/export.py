@@ -17,5 +17,9 @@ def run(chosen: argparse.Namespace) -> None:
     """
     check_repo_folder(chosen.repo, "export")
     export(chosen.repo, chosen.output, chosen.format, gguf_embedding=chosen.gguf_embedding or "q4_0")
+    if not (chosen.repo / "tokenizer.json").is_file():
+        print(
+            f"WARNING: {chosen.repo} holds no tokenizer.json, so {chosen.output} lacks it too: no engine can read text"
+        )
     if chosen.push_to_hub:
         print(push(chosen.output, chosen.push_to_hub))

@@ -131,8 +131,8 @@ def test_kaggle_out_of_reach(kaggle, archive, tmp_path, capsys):
     ("options", "said"),
     [
         (["--dtype", "float16"], "Gemma 3 overflows float16"),
-        (["--config", "nowhere.json"], "nowhere.json: not readable"),
-        (["--tokenizer", "nowhere"], "neither tokenizer.json nor tokenizer.model"),
+        (["--config", "nowhere.json"], "--config nowhere.json: no such file"),
+        (["--tokenizer", "nowhere"], "no such folder"),
         (["--source-hashes", "nowhere"], "no such file"),
         (["--variant", "pt"], f"--variant pt: kaggle:{NAME} is it"),
         (["--output", "/dev/null"], "is a file"),
