@@ -112,7 +112,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         ("convert", _convert, "--checkpoint DIR --output DIR [option ...]", "Converts a checkpoint into a repo."),
         ("export", _export, f"REPO --format {{{','.join(FORMATS)}}} --output DIR", "Writes a converted repo anew."),
         ("plan", _plan, "--checkpoint DIR [option ...]", "Tells from metadata alone what a conversion would do."),
-        ("verify", _verify, "REPO [--checkpoint DIR] [option ...]", "Proves a finished repo."),
+        ("verify", _verify, "REPO [--checkpoint DIR | --against REPO] [option ...]", "Proves a finished repo."),
         ("quality", _quality, "REPO --text FILE [option ...]", "Measures a converted repo on a text."),
     ):
         prog = f"convert_flax.py {verb}"
@@ -146,10 +146,11 @@ def _plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
-    """Checks a finished repo against its own hashes, and with --checkpoint number by number against its source."""
+    """Checks a finished repo of any format against its hashes; given its source, number by number against that too."""
     add = parser.add_argument
-    add("repo", metavar="REPO", type=Path, help="folder of a converted repo")
-    add("--checkpoint", metavar="DIR", help="the checkpoint it was made from")
+    add("repo", metavar="REPO", type=Path, help="folder of a repo: AWQ, compressed-tensors or GGUF")
+    add("--checkpoint", metavar="DIR", help="the Flax checkpoint it was made from")
+    add("--against", metavar="REPO", type=Path, help="the AWQ repo it was exported from")
     add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files; needs --checkpoint")
     _add_workers(parser, "tensors compared")
 

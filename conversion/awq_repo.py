@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from transformers import Gemma3Config, Gemma3TextConfig
+from transformers import Gemma3TextConfig
 
 from conversion.errors import BadInput
 from conversion.formats import awq, embedding
 from conversion.int4_grid import GROUP_SIZE, dequantise
 from conversion.shards import DTYPES, INDEX
+from conversion.sizes import read_config
 
 SIDE_FILE = "int4_embedding.safetensors"
 BLOCK_WEIGHTS = 1 << 24
@@ -81,23 +82,30 @@ class AwqRepo:
         BadInput: the folder holds no such repo.
     """
 
+    through_bfloat16 = False  # whether scales may have been rounded twice
+    embedding_scale_dtypes = (np.float32,)  # that floats of the embedding may have been multiplied with
+    cuts_embedding = False  # whether rows without a token are left out
+
     def __init__(self, path: Path):
         self.path = path
         try:
             self.values = json.loads((path / "config.json").read_text())
-            shards = set(json.loads((path / INDEX).read_text())["weight_map"].values())
-        except (OSError, ValueError, KeyError) as error:
+            self.index = json.loads((path / INDEX).read_text())["weight_map"]
+            shards = set(self.index.values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{path}: not a converted repo, config.json or {INDEX} is unreadable ({error})") from error
         method = self.values.get("quantization_config", {}).get("quant_method")
         if method != "awq":
             raise BadInput(f"{path}: quant_method is {method!r}, expected a repo that convert_flax.py wrote as awq")
-        config_class = {"gemma3": Gemma3Config, "gemma3_text": Gemma3TextConfig}[self.values["model_type"]]
-        self.config = config_class(**self.values)
+        self.config = read_config(path / "config.json")
         self._files = {name: file for shard in sorted(shards) for name, file in self._named(path / shard)}
 
         stems = [name.removesuffix(".qweight") for name in self._files if name.endswith(".qweight")]
         self.linears = [stem for stem in stems if not stem.endswith("embed_tokens")]
-        self.embedding = next(name.rpartition(".")[0] for name in self._files if ".embed_tokens." in name)
+        embeddings = [name.rpartition(".")[0] for name in self._files if ".embed_tokens." in name]
+        if not embeddings or not self.linears:
+            raise BadInput(f"{path}: its safetensors files hold no embedding or no int4 linears")
+        self.embedding = embeddings[0]
         plain = f"{self.embedding}.weight" in self._files
         self._side = dict(self._named(path / SIDE_FILE)) if plain else {}
         packed = {f"{stem}.{part}" for stem in stems for part in ("qweight", "qzeros", "scales")}
@@ -112,6 +120,21 @@ class AwqRepo:
     def text_config(self) -> Gemma3TextConfig:
         return self.config.get_text_config()
 
+    @property
+    def rows(self) -> int:
+        """How many rows the embedding has."""
+        return self.text_config.vocab_size
+
+    @property
+    def embedding_mode(self) -> str:
+        """`plain` or `int4`."""
+        return "plain" if self._side else "int4"
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Name of the file of every stored tensor, the side file's left out."""
+        return {name: file.path.name for name, file in self._files.items()}
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a stored tensor."""
         return self._files[name].shape(name)
@@ -124,6 +147,11 @@ class AwqRepo:
         """A stored tensor, as it is."""
         return self._files[name].read(name)
 
+    def plain_equals(self, name: str, values: np.ndarray) -> bool:
+        """Whether a tensor that is no codes holds these values, rounded to its dtype."""
+        stored = self.read(name)
+        return stored.tobytes() == np.ascontiguousarray(values).astype(stored.dtype).tobytes()
+
     def linear_shape(self, linear: str) -> tuple[int, int]:
         """(out, in) of a linear."""
         ins, words = self.shape(f"{linear}.qweight")
@@ -135,17 +163,21 @@ class AwqRepo:
 
     def embedding_blocks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The first `rows` rows of the embedding, block by block: codes int8 [n, hidden], scales [n, hidden/32]."""
-        plain, scales = f"{self.embedding}.weight", f"{self.embedding}.scales"
         for start, stop in self._embedding_ranges(rows):
-            if not self._side:
-                qweight = f"{self.embedding}.qweight"
-                codes = embedding.unpack(self._files[qweight].read(qweight, start, stop))
-                yield codes, self._files[scales].read(scales, start, stop)
-                continue
-            scale = self._side[scales].read(scales, start, stop)
-            weight = self._files[plain].read(plain, start, stop)
-            grouped = weight.astype(np.float32).reshape(*scale.shape, GROUP_SIZE) / scale.astype(np.float32)[..., None]
-            yield np.rint(grouped).astype(np.int8).reshape(weight.shape), scale
+            codes, scales, _ = self.embedding_rows(start, stop)
+            yield codes, scales
+
+    def embedding_rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Codes, scales and, if the embedding is plain, the weights of some of its rows."""
+        plain, scales = f"{self.embedding}.weight", f"{self.embedding}.scales"
+        if not self._side:
+            qweight = f"{self.embedding}.qweight"
+            codes = embedding.unpack(self._files[qweight].read(qweight, start, stop))
+            return codes, self._files[scales].read(scales, start, stop), None
+        scale = self._side[scales].read(scales, start, stop)
+        weight = self._files[plain].read(plain, start, stop)
+        grouped = weight.astype(np.float32).reshape(*scale.shape, GROUP_SIZE) / scale.astype(np.float32)[..., None]
+        return np.rint(grouped).astype(np.int8).reshape(weight.shape), scale, weight
 
     def embedding_weights(self) -> Iterator[np.ndarray]:
         """All rows of the embedding as floats of the repo's dtype, block by block: [n, hidden]."""

@@ -143,6 +143,9 @@ def check_repo_folder(path: Path, verb: str) -> None:
         advice = its_repo if not thing.remedy and repo_kind(path.parent) else ""
         raise BadInput(f"{given}: is {thing}, {verb} takes the folder of a converted repo{advice}")
     kind = repo_kind(path)
+    if verb == "verify" and (path / "conversion.json").is_file():  # what is missing or unreadable, verify itself tells
+        _check_no_pointers(path, given)
+        return
     if kind is None:
         raise BadInput(f"{given}: not a converted repo, no config.json there: {_no_repo_inside(path, command)}")
     if pointers := [

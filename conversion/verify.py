@@ -1,32 +1,61 @@
-"""Proof of a finished repo: against its own manifest, and number by number against its source.
+"""Proof of a finished repo, of any format: against its own manifest, and number by number against its source.
 
+* `verify`: all that can be proven, and in one error all that is wrong.
 * `check_repo`: hashes, index, names, shapes and dtypes; needs nothing but the repo.
 * `prove_repo`: reads every stored tensor back and compares it with the checkpoint.
+* `compare_repos`: likewise with the AWQ repo that another format was made from.
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+import ml_dtypes
 import numpy as np
+from transformers import Gemma3Config, Gemma3TextConfig
 
-from conversion.awq_repo import SIDE_FILE, SafetensorsFile
+from conversion.awq_repo import AwqRepo
 from conversion.errors import BadInput, shortened
 from conversion.flax_checkpoint import FlaxCheckpoint, Leaf
-from conversion.formats import awq, embedding
+from conversion.formats import awq
 from conversion.hub_repo import check_finished
+from conversion.identify import repo_kind
 from conversion.int4_grid import GROUP_SIZE, Recovered, dequantise, recover
 from conversion.leaf_writer import block_rows, kind_of, output_tensors, place_of
-from conversion.name_map import Entry, entries, is_language, make_plan
-from conversion.shards import DTYPES, INDEX, SCALES, sha256
-from conversion.sizes import read_config
+from conversion.name_map import EMBEDDING_LEAF, Entry, entries, is_language, make_plan
+from conversion.repo_check import MANIFEST, Findings, again, check_files, read_manifest
+from conversion.shards import DTYPES, INDEX, SCALES
 
-MANIFEST = "conversion.json"
+
+class StoredRepo(Protocol):
+    """What a proof asks of a format: `AwqRepo`, `CompressedRepo` or `GgufFiles`."""
+
+    path: Path
+    config: Gemma3Config | Gemma3TextConfig
+    linears: list[str]
+    embedding: str
+    through_bfloat16: bool
+    embedding_scale_dtypes: tuple[type, ...]
+    cuts_embedding: bool
+
+    @property
+    def rows(self) -> int:
+        """How many rows the embedding has."""
+
+    def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Codes int8 [out, in] and scales [out, in/32]."""
+
+    def embedding_rows(self, start: int, stop: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+        """Codes and scales of some rows where they are stored, and the weights where those are."""
+
+    def plain_equals(self, name: str, values: np.ndarray) -> bool:
+        """Whether a tensor that is no codes holds these values, as the format has them."""
 
 
 @dataclass
@@ -42,6 +71,9 @@ class Proof:
     def lines(self) -> Iterator[str]:
         for kind, name in ("linear", "int4 matrices"), ("embedding", "int4 embedding"):
             exact, rounded = self.exact_groups[kind], self.rounded_groups[kind]
+            if not exact + rounded:
+                yield f"{name}: {self.tensors[kind]}, stored as floats, each equal to code * scale of its source"
+                continue
             line = f"{name}: {self.tensors[kind]}, every code equal; products equal in all of {exact} groups"
             if rounded:
                 line += (
@@ -52,93 +84,148 @@ class Proof:
         yield f"other tensors: {self.tensors['plain']}, each equal to its source, rounded to the dtype of the repo"
 
 
-class Repo:
-    """The files of a finished repo, opened for reading parts of tensors.
+def verify(
+    path: Path,
+    workers: int,
+    report: Callable[[str], None],
+    *,
+    checkpoint: FlaxCheckpoint | None = None,
+    against: AwqRepo | None = None,
+) -> None:
+    """Proves what can be proven of a repo.
+
+    Args:
+        path: folder of a repo in any format that this project writes.
+        workers: tensors compared at a time.
+        report: takes one line per finding.
+        checkpoint: the checkpoint that it was made from.
+        against: the AWQ repo that it was made from.
 
     Raises:
-        BadInput: a file is missing or unreadable.
+        BadInput: a file is damaged, missing or one too many, or a number is not the source's.
     """
+    findings, repo = _examine(path, workers)
+    if not checkpoint and not against:
+        _raise_problems(path, findings)
+        _report_files(findings, repo, report)
+        report("not compared with a source: --checkpoint DIR or --against AWQ_REPO does that, number by number")
+        return
+    rewritten, findings.rewritten = findings.rewritten, []
+    _raise_problems(path, findings)
+    _report_files(findings, repo, report)
+    try:
+        if checkpoint:
+            prove_repo(repo, checkpoint, workers, report)
+        if against:
+            compare_repos(repo, against, report)
+    except BadInput as error:
+        if not rewritten:
+            raise
+        raise BadInput(f"{error}; {again(*rewritten)}") from error
+    for name in rewritten:
+        if name.endswith(".gguf"):  # holds more than tensors
+            raise BadInput(
+                f"{path}: the tensors of {name} are its source's, but what it holds beside them, as the tokenizer, is "
+                f"not what was written (SHA-256); {again(name)}"
+            )
+        report(f"note: {name} is not the bytes that were written, but all its tensors are its source's; harmless")
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.manifest = self._json(MANIFEST)
-        self.index = self._json(INDEX)
-        self.config = read_config(path / "config.json")
-        try:
-            self.dtype = self.manifest["options"]["dtype"]
-            self.scale_dtype = self.manifest["scales"]["dtype"]
-            self.embedding = self.manifest["options"]["embedding"]
-            shards = sorted(set(self.index["weight_map"].values()))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{path}: {MANIFEST} or {INDEX} lacks {error}; convert again") from error
-        self.files = {name: SafetensorsFile(path / name) for name in shards}
-        self.places = {tensor: file for file in self.files.values() for tensor in file.header}
-        self.side = SafetensorsFile(path / SIDE_FILE) if self.embedding == "plain" else None
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        return self.places[name].read(name, start, stop)
-
-    def _json(self, name: str) -> dict:
-        try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{self.path / name}: cannot be read ({error}); is this a converted repo?") from error
-
-
-def check_repo(path: Path, workers: int, report: Callable[[str], None]) -> Repo:
+def check_repo(path: Path, workers: int, report: Callable[[str], None]) -> StoredRepo:
     """Checks a repo against its manifest and its configuration.
 
     Raises:
         BadInput: a hash, a name, a shape or a dtype differs.
     """
-    if not path.is_dir():
-        raise BadInput(f"{path}: no such folder; verify takes the folder of a converted repo")
-    check_finished(path)
-    repo = Repo(path)
-    hashes = repo.manifest.get("files", {})
-    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-    present = {name for name in present if not name.startswith((".git/", ".cache/"))} - {MANIFEST, ".gitattributes"}
-    problems = [f"{name} is missing" for name in sorted(set(hashes) - present)]
-    problems += [f"{name} is not in {MANIFEST}" for name in sorted(present - set(hashes))]
-    names = sorted(set(hashes) & present)
-    with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda name: sha256(path / name), names)
-        problems += [
-            f"{name} is not the file that was written (SHA-256)"
-            for name, digest in zip(names, found, strict=True)
-            if digest != hashes[name]
-        ]
-    problems += _structure(repo)
-    if problems:
-        raise BadInput(f"{path}: {len(problems)} problems: {shortened(problems)}; convert or download it again")
-    report(f"files: {len(names)}, every SHA-256 as in {MANIFEST}")
-    report(f"index, names, shapes, dtypes: {len(repo.places)} tensors as config.json asks for")
+    findings, repo = _examine(path, workers)
+    _raise_problems(path, findings)
+    _report_files(findings, repo, report)
     return repo
 
 
-def _structure(repo: Repo) -> list[str]:
+def open_repo(path: Path) -> StoredRepo:
+    """A repo of any format that this project writes.
+
+    Raises:
+        BadInput: it is none, or cannot be read.
+    """
+    kind = repo_kind(path)
+    if kind == "gguf":
+        from conversion.gguf_files import GgufFiles  # the gguf library is not everybody's
+
+        return GgufFiles(path)
+    if kind == "compressed-tensors":
+        from conversion.compressed_repo import CompressedRepo
+
+        return CompressedRepo(path)
+    return AwqRepo(path)
+
+
+def _examine(path: Path, workers: int) -> tuple[Findings, StoredRepo | None]:
+    """What files and structure tell; without a repo there is at least one problem."""
+    check_finished(path)
+    findings = check_files(path, read_manifest(path), workers)
+    try:
+        repo = open_repo(path)
+        findings.problems += _structure(repo) if isinstance(repo, AwqRepo) else repo.problems()
+    except BadInput as error:
+        if not findings.problems:
+            findings.problems.append(str(error))
+        return findings, None
+    return findings, repo
+
+
+def _raise_problems(path: Path, findings: Findings) -> None:
+    problems = findings.problems + [
+        f"{name} is not the file that was written (SHA-256); which of its tensors differ, --checkpoint or --against "
+        f"tells; {again(name)}"
+        for name in findings.rewritten
+    ]
+    if problems:
+        count = f"{len(problems)} problems: " if len(problems) > 1 else ""
+        raise BadInput(f"{path}: {count}{shortened(problems)}")
+
+
+def _report_files(findings: Findings, repo: StoredRepo, report: Callable[[str], None]) -> None:
+    for note in findings.notes:
+        report(f"note: {note}")
+    if findings.equal:
+        report(f"files: {findings.equal}, every SHA-256 as in {MANIFEST}")
+    report(
+        f"format: {repo_kind(repo.path)}, {len(repo.linears)} int4 matrices; names, shapes and dtypes are the model's"
+    )
+
+
+def _structure(repo: AwqRepo) -> list[str]:
     """What differs between the tensors that config.json asks for, the index, and the shards."""
-    vocabulary = repo.config.get_text_config().vocab_size
+    vocabulary = repo.rows
+    dtype = repo.values.get("dtype")
+    if dtype not in DTYPES:
+        return [f"config.json: dtype is {dtype!r}"]
     expected = {
         spec.name: spec
         for entry in entries(repo.config, vocabulary)
-        for spec in output_tensors(entry, repo.dtype, repo.embedding, vocabulary)
+        for spec in output_tensors(entry, dtype, repo.embedding_mode, vocabulary)
     }
-    problems = [f"{name} is missing" for name in sorted(set(expected) - set(repo.places))]
-    problems += [f"{name} is not part of the model" for name in sorted(set(repo.places) - set(expected))]
-    for name in sorted(set(expected) & set(repo.places)):
-        spec, file = expected[name], repo.places[name]
-        dtype = DTYPES[repo.scale_dtype if spec.dtype == SCALES else spec.dtype][1]
-        if (file.shape(name), file.dtype(name)) != (spec.shape, dtype):
-            problems.append(f"{name} is {file.dtype(name)} {list(file.shape(name))}, not {dtype} {list(spec.shape)}")
-    actual = {name: file.path.name for name, file in repo.places.items()}
-    listed = repo.index["weight_map"]
-    problems += [f"{INDEX} misplaces {name}" for name in listed if actual.get(name) != listed[name]]
-    problems += [f"{INDEX} lacks {name}" for name in actual if name not in listed]
+    places = repo.places
+    scale_dtype = repo.dtype_of(f"{repo.linears[0]}.scales") if f"{repo.linears[0]}.scales" in places else None
+    problems = [f"{name} is missing" for name in sorted(set(expected) - set(places))]
+    problems += [f"{name} is not part of the model" for name in sorted(set(places) - set(expected))]
+    for name in sorted(set(expected) & set(places)):
+        spec = expected[name]
+        wanted = scale_dtype if spec.dtype == SCALES else DTYPES[spec.dtype][1]
+        if (repo.shape(name), repo.dtype_of(name)) != (spec.shape, wanted):
+            problems.append(
+                f"{name} is {repo.dtype_of(name)} {list(repo.shape(name))}, not {wanted} {list(spec.shape)}"
+            )
+        elif name.endswith(".qzeros") and (repo.read(name) != awq.ZERO_WORD).any():
+            problems.append(f"{name} holds zero points other than 8")
+    problems += [f"{INDEX} misplaces {name}" for name in repo.index if places.get(name) != repo.index[name]]
+    problems += [f"{INDEX} lacks {name}" for name in places if name not in repo.index]
     return problems
 
 
-def prove_repo(repo: Repo, checkpoint: FlaxCheckpoint, workers: int, report: Callable[[str], None]) -> None:
+def prove_repo(repo: StoredRepo, checkpoint: FlaxCheckpoint, workers: int, report: Callable[[str], None]) -> None:
     """Compares every stored tensor with the checkpoint.
 
     * codes: every one is the source's;
@@ -150,12 +237,13 @@ def prove_repo(repo: Repo, checkpoint: FlaxCheckpoint, workers: int, report: Cal
         BadInput: anything differs, or the checkpoint is another one.
     """
     shapes = {name: leaf.shape for name, leaf in checkpoint.leaves.items()}
-    if repo.manifest["options"]["text_only"]:
+    if isinstance(repo.config, Gemma3TextConfig):
         shapes = {name: shape for name, shape in shapes.items() if is_language(name)}
-    donated = set((repo.manifest["source"]["donor"] or {}).get("leaves", []))
-    plan, missing = make_plan(shapes, repo.config, lambda tensors: True)
-    if missing != donated:
-        raise BadInput(f"{checkpoint.directory}: lacks {', '.join(sorted(missing - donated))}: another source")
+    plan, donated = make_plan(shapes, _config_of(repo, shapes), lambda tensors: True)
+    source = read_manifest(repo.path).get("source")
+    unaccounted = donated - set((source["donor"] or {}).get("leaves", [])) if source else set()
+    if unaccounted:
+        raise BadInput(f"{checkpoint.directory}: lacks {', '.join(sorted(unaccounted))}: another source")
     proof, lock = Proof(), threading.Lock()
 
     def one(entry: Entry) -> None:
@@ -174,7 +262,7 @@ def prove_repo(repo: Repo, checkpoint: FlaxCheckpoint, workers: int, report: Cal
         finally:
             pool.shutdown(cancel_futures=True)
     if proof.differences:
-        differences = f"{len(proof.differences)} tensors differ from {checkpoint.directory}"
+        differences = f"{_tensors(len(proof.differences))} from {checkpoint.directory}"
         raise BadInput(f"{repo.path}: {differences}: {shortened(sorted(proof.differences))}")
     for line in proof.lines():
         report(line)
@@ -183,60 +271,72 @@ def prove_repo(repo: Repo, checkpoint: FlaxCheckpoint, workers: int, report: Cal
     report(f"verified: {repo.path} holds what {checkpoint.directory} holds")
 
 
-def _prove_plain(repo: Repo, entry: Entry, leaf: Leaf, proof: Proof, lock: threading.Lock) -> None:
+def _config_of(repo: StoredRepo, shapes: dict[str, tuple[int, ...]]) -> Gemma3Config | Gemma3TextConfig:
+    """The configuration that the leaves are to fit."""
+    if not repo.cuts_embedding or EMBEDDING_LEAF not in shapes:
+        return repo.config
+    config = copy.deepcopy(repo.config)
+    config.get_text_config().vocab_size = shapes[EMBEDDING_LEAF][0]
+    return config
+
+
+def _prove_plain(repo: StoredRepo, entry: Entry, leaf: Leaf, proof: Proof, lock: threading.Lock) -> None:
     for name, tensor in zip(entry.tensors, entry.rule.axes.to_tensors(leaf.read()), strict=True):
-        stored = repo.read(name)
-        if stored.tobytes() != np.ascontiguousarray(tensor).astype(stored.dtype).tobytes():
+        if not repo.plain_equals(name, tensor):
             with lock:
-                proof.differences.append(f"{name} is not its source, rounded to {repo.dtype}")
+                proof.differences.append(f"{name} is not its source, rounded to the dtype of the repo")
 
 
-def _prove_linears(repo: Repo, entry: Entry, leaf: Leaf, proof: Proof, lock: threading.Lock) -> None:
-    stems = [name.removesuffix("weight") for name in entry.tensors]
-    qweights = [repo.read(f"{stem}qweight") for stem in stems]
-    scales = [repo.read(f"{stem}scales") for stem in stems]
+def _prove_linears(repo: StoredRepo, entry: Entry, leaf: Leaf, proof: Proof, lock: threading.Lock) -> None:
+    stored = [repo.linear(name.removesuffix(".weight")) for name in entry.tensors]
+    axis = 1 if entry.grouped_by_row else 0
     wrong = set()
     for block in leaf.blocks(block_rows(leaf.shape[-1])):
         tensor, ins, outs = place_of(entry, block)
         groups = slice(ins.start // GROUP_SIZE, ins.stop // GROUP_SIZE)
-        codes = awq.unpack(qweights[tensor][ins, outs.start // 8 : outs.stop // 8])
-        stored = scales[tensor][groups, outs]
-        if entry.grouped_by_row:
-            codes, stored = codes.T, stored.T
-        axis = 1 if entry.grouped_by_row else 0
-        if not _same(block.values, recover(block.values, axis), codes, stored, axis, "linear", proof, lock):
+        codes, scales = stored[tensor][0][outs, ins], stored[tensor][1][outs, groups]
+        if not entry.grouped_by_row:
+            codes, scales = codes.T, scales.T
+        if not _same(block.values, recover(block.values, axis), codes, scales, axis, "linear", repo, proof, lock):
             wrong.add(entry.tensors[tensor])
-    wrong |= {f"{stem}qzeros" for stem in stems if (repo.read(f"{stem}qzeros") != awq.ZERO_WORD).any()}
     with lock:
         proof.differences += [f"{name}: codes, scales or products differ" for name in sorted(wrong)]
 
 
-def _prove_embedding(repo: Repo, entry: Entry, leaf: Leaf, proof: Proof, lock: threading.Lock) -> None:
-    name = entry.tensors[0]
-    stem = name.removesuffix("weight")
+def _prove_embedding(repo: StoredRepo, entry: Entry, leaf: Leaf, proof: Proof, lock: threading.Lock) -> None:
     fine = True
     for block in leaf.blocks(block_rows(leaf.shape[-1])):
-        source = recover(block.values, 1)
-        codes, scales, weight = _embedding_rows(repo, stem, block.row, block.row + len(block.values))
-        fine &= _same(block.values, source, codes, scales, 1, "embedding", proof, lock)
+        count = min(len(block.values), repo.rows - block.row)
+        if count <= 0:
+            break
+        values = block.values[:count]
+        source = recover(values, 1)
+        codes, scales, weight = repo.embedding_rows(block.row, block.row + count)
+        if codes is not None:
+            fine &= _same(values, source, codes, scales, 1, "embedding", repo, proof, lock)
         if weight is not None:
-            fine &= bool((weight == dequantise(source.codes, source.scales).astype(weight.dtype)).all())
-    codes, _, weight = _embedding_rows(repo, stem, leaf.shape[0], repo.config.get_text_config().vocab_size)
-    fine &= not codes.any() and (weight is None or not weight.any())
+            fine &= _are_products(weight, source.codes, source.scales, repo)
+    if repo.rows > leaf.shape[0]:
+        codes, _, weight = repo.embedding_rows(leaf.shape[0], repo.rows)
+        fine &= (codes is None or not codes.any()) and (weight is None or not weight.any())
     if not fine:
         with lock:
-            proof.differences.append(f"{name}: rows, codes, scales or products differ")
+            proof.differences.append(f"{entry.tensors[0]}: rows, codes, scales or products differ")
 
 
-def _embedding_rows(repo: Repo, stem: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Codes, scales and, if the embedding is plain, the weights of some rows."""
-    if repo.side is None:
-        codes = embedding.unpack(repo.read(f"{stem}qweight", start, stop))
-        return codes, repo.read(f"{stem}scales", start, stop), None
-    scales = repo.side.read(f"{stem}scales", start, stop)
-    weight = repo.read(f"{stem}weight", start, stop)
-    ratio = weight.astype(np.float32) / np.repeat(scales.astype(np.float32), GROUP_SIZE, axis=1)
-    return np.rint(ratio).astype(np.int8), scales, weight
+def _are_products(weight: np.ndarray, codes: np.ndarray, scales: np.ndarray, repo: StoredRepo) -> bool:
+    """Whether floats are code * scale, with the scale as it is or rounded as the format may have had it."""
+    candidates = (scales.astype(dtype).astype(np.float32) for dtype in repo.embedding_scale_dtypes)
+    return any(bool((weight == dequantise(codes, s).astype(weight.dtype)).all()) for s in candidates)
+
+
+def _rounded(source: np.ndarray, stored: np.ndarray, repo: StoredRepo) -> np.ndarray:
+    """Where stored scales are the source's, rounded to their dtype."""
+    with np.errstate(over="ignore", under="ignore"):
+        equal = source.astype(stored.dtype) == stored
+        if repo.through_bfloat16:
+            equal |= source.astype(ml_dtypes.bfloat16).astype(stored.dtype) == stored
+    return equal
 
 
 def _same(
@@ -246,6 +346,7 @@ def _same(
     scales: np.ndarray,
     axis: int,
     kind: str,
+    repo: StoredRepo,
     proof: Proof,
     lock: threading.Lock,
 ) -> bool:
@@ -254,8 +355,7 @@ def _same(
     products = dequantise(codes, scales.astype(np.float32), axis) == values
     shape = (-1, GROUP_SIZE, products.shape[1]) if axis == 0 else (products.shape[0], -1, GROUP_SIZE)
     equal = products.reshape(shape).all(axis=1 if axis == 0 else 2)
-    with np.errstate(over="ignore", under="ignore"):
-        rounded = source.scales.astype(scales.dtype) == scales
+    rounded = _rounded(source.scales, scales, repo)
     with lock:
         proof.exact_groups[kind] += int(np.count_nonzero(exact & equal))
         proof.rounded_groups[kind] += int(np.count_nonzero(~(exact & equal)))
@@ -265,3 +365,51 @@ def _same(
     # A group that lies on no grid has its least-squares scale, and no product to be equal to.
     unequal = int(np.count_nonzero(exact & ~equal))
     return bool((codes == source.codes).all() and rounded.all() and unequal <= source.inexact)
+
+
+def compare_repos(repo: StoredRepo, source: AwqRepo, report: Callable[[str], None]) -> None:
+    """Compares every tensor of a repo with the AWQ repo that it was made from: codes, scales, and what is neither.
+
+    Raises:
+        BadInput: anything differs, or it was made from another repo.
+    """
+    if [_short(name) for name in sorted(repo.linears)] != [_short(name) for name in sorted(source.linears)]:
+        raise BadInput(f"{repo.path}: has other layers than {source.path}, so it was not made from it")
+    differences = []
+    for name in source.linears:
+        (codes, scales), (expected, of_source) = repo.linear(name), source.linear(name)
+        if codes.shape != expected.shape or not (codes == expected).all():
+            differences.append(f"{name}: codes differ")
+        elif not (of_source.astype(scales.dtype) == scales).all():
+            differences.append(f"{name}: scales differ")
+    if not _same_embedding(repo, source):
+        differences.append(f"{source.embedding}: rows, codes or scales differ")
+    differences += [f"{name}: values differ" for name in source.plain if not repo.plain_equals(name, source.read(name))]
+    if differences:
+        count = f"{_tensors(len(differences))} from {source.path}"
+        raise BadInput(f"{repo.path}: {count}: {shortened(differences)}")
+    report(f"int4 matrices: {len(source.linears)}, every code and scale equal; {len(source.plain)} other tensors equal")
+    report(f"verified: {repo.path} holds what {source.path} holds")
+
+
+def _same_embedding(repo: StoredRepo, source: AwqRepo) -> bool:
+    start = 0
+    for codes, scales in source.embedding_blocks(min(repo.rows, source.rows)):
+        found, found_scales, weight = repo.embedding_rows(start, start + len(codes))
+        start += len(codes)
+        if found is not None and not (
+            (found == codes).all() and (scales.astype(found_scales.dtype) == found_scales).all()
+        ):
+            return False
+        if weight is not None and not (weight == dequantise(codes, scales).astype(weight.dtype)).all():
+            return False
+    return repo.cuts_embedding or repo.rows == source.rows
+
+
+def _tensors(count: int) -> str:
+    return "1 tensor differs" if count == 1 else f"{count} tensors differ"
+
+
+def _short(name: str) -> str:
+    """A linear's name, the same whether the repo sees or not."""
+    return name.removeprefix("language_model.")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from conversion.awq_repo import AwqRepo
+from conversion.errors import BadInput
 from conversion.flax_checkpoint import FlaxCheckpoint
+from conversion.identify import repo_kind
 from conversion.source_hashes import check_source_hashes
 from conversion.sources import check_repo_folder, checkpoint_folder
-from conversion.verify import check_repo, prove_repo
+from conversion.verify import verify
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -17,10 +21,21 @@ def run(chosen: argparse.Namespace) -> None:
         BadInput: anything differs.
     """
     check_repo_folder(chosen.repo, "verify")
-    repo = check_repo(chosen.repo, chosen.workers, print)
+    against = _awq_repo(chosen.against) if chosen.against else None
+    checkpoint = None
     if chosen.checkpoint:
         folder = checkpoint_folder(chosen.checkpoint)
         checkpoint = FlaxCheckpoint(folder)
         if chosen.source_hashes:
             check_source_hashes(chosen.source_hashes, folder, checkpoint, chosen.workers, print)
-        prove_repo(repo, checkpoint, chosen.workers, print)
+    verify(chosen.repo, chosen.workers, print, checkpoint=checkpoint, against=against)
+
+
+def _awq_repo(path: Path) -> AwqRepo:
+    """The repo named by --against."""
+    if path.is_dir() and (path / "_METADATA").is_file():
+        raise BadInput(f"--against {path}: is a Flax checkpoint; type --checkpoint {path}")
+    check_repo_folder(path, "export")
+    if repo_kind(path) != "awq":
+        raise BadInput(f"--against {path}: is no AWQ repo, but of format {repo_kind(path)}")
+    return AwqRepo(path)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from transformers import Gemma3Config
 
 from conversion.awq_repo import AwqRepo
 from conversion.errors import BadInput
@@ -129,6 +130,12 @@ def tensor_name(repo: AwqRepo, module: str) -> str:
     return names.get_name(module.removeprefix("language_model.")) + ".weight"
 
 
+def vision_tensor_name(config: Gemma3Config, name: str) -> str:
+    """llama.cpp's name for a tensor of the vision tower or the projector."""
+    stem, _, kind = name.replace("_weight", ".weight").rpartition(".")
+    return f"{_name_map(gguf.MODEL_ARCH.MMPROJ, config.vision_config.num_hidden_layers).get_name(stem)}.{kind}"
+
+
 _name_map = functools.cache(gguf.get_tensor_name_map)  # making one takes milliseconds
 
 
@@ -184,12 +191,10 @@ def _language_tensors(repo: AwqRepo, tokens: int, embedding: Type, rounding: Rou
 
 
 def _vision_tensors(repo: AwqRepo) -> list[OutputTensor]:
-    names = _name_map(gguf.MODEL_ARCH.MMPROJ, repo.config.vision_config.num_hidden_layers)
     tensors = []
     for name in repo.plain:
         if not name.startswith(("vision_tower.", "multi_modal_projector.")):
             continue
-        stem, _, kind = name.replace("_weight", ".weight").rpartition(".")
         shape = repo.shape(name)
         wide = len(shape) == 1 or ".embeddings." in name
         shift = 1 if "soft_emb_norm" in name else 0  # the projector's RMSNorm; SigLIP's LayerNorms have no such 1
@@ -198,7 +203,9 @@ def _vision_tensors(repo: AwqRepo) -> list[OutputTensor]:
             values = repo.read(name).astype(np.float32) + np.float32(shift)
             yield values if wide else _finite_float16(values, name)
 
-        tensors.append(OutputTensor(f"{names.get_name(stem)}.{kind}", shape, Type.F32 if wide else Type.F16, blocks))
+        tensors.append(
+            OutputTensor(vision_tensor_name(repo.config, name), shape, Type.F32 if wide else Type.F16, blocks)
+        )
     return tensors
 
 

@@ -47,11 +47,11 @@ def multimodal_config() -> Gemma3Config:
     return Gemma3Config(text_config=text.to_dict(), vision_config=vision, mm_tokens_per_image=4)
 
 
-def make_tree(config, seed: int = 0, scales: str = "bfloat16") -> dict[str, dict[str, np.ndarray]]:
+def make_tree(config, seed: int = 0, scales: str = "bfloat16", rows: int = ROWS) -> dict[str, dict[str, np.ndarray]]:
     """A flat Flax tree: matrices on the grid, the rest random; `scales` is `bfloat16` or `float32`."""
     rng = np.random.default_rng(seed)
     tree: dict[str, dict[str, np.ndarray]] = {}
-    for entry in entries(config, ROWS):
+    for entry in entries(config, rows):
         if entry.int4:
             tensors = [_on_grid(entry.tensor_shape, rng, scales) for _ in entry.tensors]
         else:

@@ -1,0 +1,165 @@
+"""A folder of GGUF files, read back tensor by tensor, with the methods of `AwqRepo` that proofs use.
+
+What llama.cpp has another name for is asked for by transformers' name here; the values stand as `formats/gguf.py`
+writes them, with 1 added to RMSNorm weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import ml_dtypes
+import numpy as np
+from transformers import Gemma3Config, Gemma3TextConfig
+
+from conversion.errors import BadInput, first_line
+from conversion.formats import gguf as gguf_format
+from conversion.name_map import entries
+
+VISION = ("vision_tower.", "multi_modal_projector.")
+
+
+class GgufFiles:
+    """`model-*.gguf` and, if the model sees, `mmproj-*.gguf`.
+
+    Attributes:
+        path: the folder.
+        config: what the files tell of the model, as a transformers configuration; names and shapes follow from it.
+        linears: transformers' names of the int4 linears.
+        embedding: transformers' name of the embedding.
+        rows: how many rows the embedding has: one for each token.
+
+    Raises:
+        BadInput: the folder holds no such files, or one is damaged.
+    """
+
+    through_bfloat16 = True
+    embedding_scale_dtypes = (np.float32, ml_dtypes.bfloat16, np.float16)
+    cuts_embedding = True
+
+    def __init__(self, path: Path):
+        self.path = path
+        models = [file for file in sorted(path.glob("*.gguf")) if not file.name.startswith("mmproj")]
+        if len(models) != 1:
+            raise BadInput(f"{path}: holds {len(models)} GGUF files of a language model, expected one")
+        towers = sorted(path.glob("mmproj*.gguf"))
+        self._model, self._tower = opened(models[0]), opened(towers[0]) if towers else None
+        self._tensors = {tensor.name: tensor for tensor in self._model.tensors}
+        self._vision = {tensor.name: tensor for tensor in self._tower.tensors} if self._tower else {}
+        try:
+            self.config = self._configured()
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise BadInput(
+                f"{models[0]}: no Gemma 3 as convert_flax.py writes it, its metadata lacks {error}"
+            ) from error
+        plan = entries(self.config, self.rows)
+        self.embedding = next(entry.tensors[0].removesuffix(".weight") for entry in plan if entry.is_embedding)
+        self._plain = [name for entry in plan if not entry.int4 for name in entry.tensors]
+        self._shapes = {name.removesuffix(".weight"): e.tensor_shape for e in plan if e.int4 for name in e.tensors}
+        self.linears = [name for name in self._shapes if name != self.embedding]
+
+    @property
+    def text_config(self) -> Gemma3TextConfig:
+        return self.config.get_text_config()
+
+    def problems(self) -> list[str]:
+        """What differs between the tensors that the metadata asks for and those that are stored."""
+        problems, known = [], set()
+        for name in [*self._shapes, *self._plain]:
+            tensor = self._tensor(name)
+            if tensor is None:
+                problems.append(f"{name} is missing")
+                continue
+            known.add(tensor.name)
+            if name in self._shapes:
+                shape = tuple(int(n) for n in reversed(tensor.shape))
+                if shape != self._shapes[name]:
+                    problems.append(f"{tensor.name} is {list(shape)}, not {list(self._shapes[name])}")
+                elif tensor.tensor_type != gguf.GGMLQuantizationType.Q4_0 and name != self.embedding:
+                    problems.append(f"{tensor.name} is {tensor.tensor_type.name}, not Q4_0")
+            elif not np.isfinite(tensor.data).all():
+                problems.append(f"{tensor.name} holds values that are not finite")
+        names = set(self._tensors) | set(self._vision)
+        return problems + [f"{name} is not part of the model" for name in sorted(names - known)]
+
+    def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Codes int8 [out, in] and float16 scales [out, in/32]."""
+        return gguf_format.unpack(self._tensor(name).data)
+
+    def embedding_rows(self, start: int, stop: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+        """Codes and scales of some rows of the embedding, or their weights if it is in float16."""
+        tensor = self._tensor(self.embedding)
+        rows = tensor.data[start:stop]
+        if tensor.tensor_type == gguf.GGMLQuantizationType.Q4_0:
+            return *gguf_format.unpack(rows), None
+        return None, None, rows
+
+    def plain_equals(self, name: str, values: np.ndarray) -> bool:
+        """Whether a tensor that is no codes holds these values as the format has them.
+
+        Values from the checkpoint are float32 and have gone through the dtype of the AWQ repo between; either counts.
+        The query's norm may have one factor, which stands for the query scale that llama.cpp has no key for.
+        """
+        stored = np.asarray(self._tensor(name).data)
+        shift = 1 if name.endswith("norm.weight") and ("vision_tower" not in name) else 0
+        for dtype in (values.dtype, ml_dtypes.bfloat16):
+            wanted = values.astype(dtype).astype(np.float32) + np.float32(shift)
+            wanted = wanted.reshape(stored.shape)
+            if name.endswith("q_norm.weight"):
+                largest = np.unravel_index(np.abs(wanted).argmax(), wanted.shape)
+                factor = stored[largest] / wanted[largest]
+                if factor > 0 and np.allclose(stored, wanted * factor, rtol=1e-6, atol=0):
+                    return True
+            elif np.array_equal(wanted.astype(stored.dtype), stored):
+                return True
+        return False
+
+    def _tensor(self, name: str) -> gguf.ReaderTensor | None:
+        """The stored tensor for a name of transformers', `.weight` at its end or not; None if there is none."""
+        if not name.startswith(VISION):
+            return self._tensors.get(gguf_format.tensor_name(self, name.removesuffix(".weight")))
+        return self._vision.get(gguf_format.vision_tensor_name(self.config, name))
+
+    def _configured(self) -> Gemma3Config | Gemma3TextConfig:
+        """A configuration that names and shapes follow from; what the files do not tell stays transformers' default."""
+        of = {name.removeprefix("gemma3."): field.contents() for name, field in self._model.fields.items()}
+        self.rows = len(of["tokenizer.ggml.tokens"])
+        layers = of["block_count"]
+        text = {
+            "vocab_size": self.rows,
+            "hidden_size": of["embedding_length"],
+            "intermediate_size": of["feed_forward_length"],
+            "num_hidden_layers": layers,
+            "num_attention_heads": of["attention.head_count"],
+            "num_key_value_heads": of["attention.head_count_kv"],
+            "head_dim": of["attention.key_length"],
+            "sliding_window": of["attention.sliding_window"],
+            "layer_types": ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)],
+        }
+        if self._tower is None:
+            return Gemma3TextConfig(**text)
+        seen = {name.removeprefix("clip.vision."): field.contents() for name, field in self._tower.fields.items()}
+        vision = {
+            "model_type": "siglip_vision_model",
+            "hidden_size": seen["embedding_length"],
+            "intermediate_size": seen["feed_forward_length"],
+            "num_hidden_layers": seen["block_count"],
+            "num_attention_heads": seen["attention.head_count"],
+            "image_size": seen["image_size"],
+            "patch_size": seen["patch_size"],
+            "vision_use_head": False,
+        }
+        return Gemma3Config(text_config=text, vision_config=vision)
+
+
+def opened(path: Path) -> gguf.GGUFReader:
+    """A GGUF file, its header read.
+
+    Raises:
+        BadInput: it is none, or cut short.
+    """
+    try:
+        return gguf.GGUFReader(path)
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise BadInput(f"{path}: not readable as a GGUF file, or cut short ({first_line(error)})") from error

@@ -1,0 +1,215 @@
+"""The files of a finished repo against its manifest: what is damaged, missing or extra, and what is harmless.
+
+Only files that belong to a model repo are judged: those that the manifest names, and others at the top of the folder
+that loaders might take for weights. What a desktop, a clone, an editor or Python leaves is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+
+from conversion.awq_repo import SafetensorsFile
+from conversion.errors import BadInput, shortened
+from conversion.formats import awq
+from conversion.repo_files import CODE_FILES, MODELING_FILE
+from conversion.shards import INDEX, sha256
+
+MANIFEST = "conversion.json"
+LITTER = (
+    *(".*", "._*", "*~", "#*#", "*.swp", "*.swo", "*.bak", "*.orig", "*.tmp", "*.lock", "*.pyc", "Icon?"),
+    *("__pycache__", "Thumbs.db", "ehthumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information"),
+)
+WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx")
+DOCUMENTS = (".md", ".txt")
+DOCUMENT_NAMES = ("README.md", "NOTICE", "LICENSE")
+# What may be edited and still is the same model: the defaults of sampling, and what a prompt looks like.
+EDITABLE = ("generation_config.json", "chat_template.jinja")
+SHOWN = 3
+
+
+@dataclass
+class Findings:
+    """What a check found.
+
+    Attributes:
+        problems: what makes the repo another than the one that was written, and what to do.
+        notes: what is worth a line and harmless.
+        equal: how many files have the hash of the manifest.
+        rewritten: files of weights that are not the bytes that were written, though they can be read: a proof against
+            the source tells whether the numbers are the same.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    equal: int = 0
+    rewritten: list[str] = field(default_factory=list)
+
+
+def read_manifest(path: Path) -> dict:
+    """conversion.json of a repo; empty where there is none.
+
+    Raises:
+        BadInput: it is there and cannot be read.
+    """
+    file = path / MANIFEST
+    if not file.exists():
+        return {}
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(manifest["files"], dict):
+            raise TypeError("files is no mapping")
+        return manifest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file}: damaged ({error}), so no hash can be compared; {again(MANIFEST)}") from error
+
+
+def check_files(path: Path, manifest: dict, workers: int) -> Findings:
+    """Compares the files at the top of a repo's folder with the manifest.
+
+    Args:
+        path: the folder.
+        manifest: what `read_manifest` gave.
+        workers: files hashed at a time.
+    """
+    findings = Findings()
+    hashes = manifest.get("files", {})
+    if not manifest:
+        findings.notes.append(f"no {MANIFEST}: there are no hashes to compare with, only names, shapes and dtypes")
+    present = [name for name in sorted(hashes) if (path / name).is_file()]
+    with ThreadPoolExecutor(workers) as pool:
+        found = dict(zip(present, pool.map(lambda name: sha256(path / name), present), strict=True))
+    for name in sorted(hashes):
+        if name not in found:
+            _judge_missing(name, findings)
+        elif found[name] == hashes[name]:
+            findings.equal += 1
+        else:
+            _judge_changed(path / name, hashes[name], findings)
+    _judge_extras(path, {*hashes, *_named_by_index(path), MANIFEST}, bool(manifest), findings)
+    return findings
+
+
+def _judge_missing(name: str, findings: Findings) -> None:
+    if name in DOCUMENT_NAMES:
+        findings.notes.append(f"{name} is missing; the model does without")
+    else:
+        findings.problems.append(f"{name} is missing; {again(name)}")
+
+
+def _judge_changed(path: Path, expected: str, findings: Findings) -> None:
+    """A file that is not the bytes that were written."""
+    name = path.name
+    if name.endswith(WEIGHTS):
+        damage = _damage(path)
+        if damage is None:
+            findings.rewritten.append(name)
+        else:
+            findings.problems.append(f"{name} is damaged: {damage}; {again(name)}")
+    elif _line_ends_only(path, expected):
+        findings.notes.append(f"{name}: its line ends were changed, by git or an editor; harmless")
+    elif name in DOCUMENT_NAMES or name.endswith(DOCUMENTS):
+        findings.notes.append(f"{name} was edited; harmless")
+    elif name in CODE_FILES and sha256(MODELING_FILE.with_name(name)) == sha256(path):
+        findings.notes.append(f"{name} is this project's present version; harmless")
+    elif name in EDITABLE and _readable(path):
+        findings.notes.append(f"{name} was edited; the weights do not depend on it")
+    else:
+        findings.problems.append(
+            f"{name} is not the file that was written (SHA-256), so the model may be another; unless you edited it, "
+            f"{again(name)}"
+        )
+
+
+def _judge_extras(path: Path, known: set[str], has_manifest: bool, findings: Findings) -> None:
+    """What lies at the top of the folder and is not named: findings where it may be taken for weights."""
+    others = []
+    for child in sorted(path.iterdir()):
+        if child.name in known or any(fnmatch(child.name, pattern) for pattern in LITTER):
+            continue
+        if child.is_file() and child.name.endswith(WEIGHTS) and has_manifest:
+            findings.problems.append(
+                f"{child.name} is not in {MANIFEST}: not of this repo, and a loader may take it for its weights; move "
+                "it elsewhere"
+            )
+        else:
+            others.append(child.name)
+    if others and has_manifest:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        findings.notes.append(f"not of the repo, not looked at: {', '.join(others[:SHOWN])}{more}")
+
+
+def _named_by_index(path: Path) -> set[str]:
+    """Files of weights that the index names, itself too: without a manifest they are the repo."""
+    try:
+        return {INDEX, *json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def again(*names: str) -> str:
+    """What to do about damaged files."""
+    alone = "that file alone" if len(names) == 1 else "these files alone"
+    return f"download or copy {', '.join(names)} again, {alone}"
+
+
+def _line_ends_only(path: Path, expected: str) -> bool:
+    content = path.read_bytes()
+    return any(
+        hashlib.sha256(content.replace(old, new)).hexdigest() == expected
+        for old, new in ((b"\r\n", b"\n"), (b"\n", b"\r\n"))
+    )
+
+
+def _readable(path: Path) -> bool:
+    """Whether a settings file is whole: JSON, or text."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return "\0" not in text and (path.suffix != ".json" or isinstance(json.loads(text), dict))
+    except (OSError, ValueError):
+        return False
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong inside a file of weights, as far as it shows without a source; None where nothing shows."""
+    try:
+        if path.suffix == ".gguf":
+            from conversion.gguf_files import opened  # the gguf library is not everybody's
+
+            opened(path)
+        if path.suffix != ".safetensors":
+            return None
+        file = SafetensorsFile(path)
+    except BadInput as error:
+        said = str(error).removeprefix(f"{path}: ").removesuffix("; copy or convert it again")
+        return said + (_cut_tensors(path) if path.suffix == ".safetensors" else "")
+    wrong = [name for name in file.header if not _plausible(name, file.read(name))]
+    return f"{shortened(wrong)} cannot be right" if wrong else None
+
+
+def _cut_tensors(path: Path) -> str:
+    """Which tensors a file that was cut short has lost; empty where its header cannot be read."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        left = path.stat().st_size - 8 - length
+        lost = [name for name, entry in header.items() if "data_offsets" in entry and entry["data_offsets"][1] > left]
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError):
+        return ""
+    return f", so it lacks {shortened(lost)}" if lost else ""
+
+
+def _plausible(name: str, values: np.ndarray) -> bool:
+    """Whether a tensor can be one that was written: zero points all 8, floats finite."""
+    if name.endswith("qzeros"):
+        return bool((values == awq.ZERO_WORD).all())
+    if values.dtype.kind == "i":
+        return True
+    return bool(np.isfinite(values.astype(np.float32)).all())
