@@ -727,7 +727,7 @@ def test_a_shard_whose_header_has_another_length(checkpoint, config_file, tmp_pa
     with (tmp_path / "repo" / "model.safetensors").open("r+b") as file:
         file.write(start)
     assert convert_flax.main(["verify", str(tmp_path / "repo")]) == 2
-    assert "model.safetensors: not readable as a safetensors file" in capsys.readouterr().err
+    assert "model.safetensors is damaged: not readable as a safetensors file" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a tmpfs takes root")

@@ -434,7 +434,7 @@ def test_flipped_bits_in_every_kind_of_file(source, tmp_path, compression, capsy
 
 @pytest.mark.parametrize("verify", [False, True])
 def test_flipped_bits_in_the_repo_are_found(source, tmp_path, verify, capsys):
-    """Whatever file of a finished repo changes, `verify OUTPUT` alone sees it; of the card and the notice it says so."""
+    """Whatever file of a finished repo changes, `verify OUTPUT` sees it; of the card it is told."""
     output = tmp_path / "repo"
     options = ["--verify"] if verify else []
     assert convert_flax.main(_words(source, output) + options) == 0

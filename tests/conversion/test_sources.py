@@ -37,7 +37,8 @@ def _repo(folder: Path, method: str | None = "awq") -> Path:
     quantization = {"quantization_config": {"quant_method": method}} if method else {}
     (folder / "config.json").write_text(json.dumps({"model_type": "gemma3"} | quantization))
     (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "conversion.json").write_text("{}")
+    if method:
+        (folder / "conversion.json").write_text("{}")
     (folder / "tokenizer.json").write_text("{}")
     return folder
 
