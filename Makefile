@@ -58,7 +58,7 @@ test-oldest test-newest: setup
 
 space: ## build/space, all that a Hugging Face Space needs to serve MODEL=OWNER/NAME
 	$(INSTALL) app
-	$(RUN) space/assemble.py --model $(MODEL)
+	$(RUN) -m space.assemble --model "$(MODEL)"
 
 # The demonstration checkpoint, from its pictures to the files at the top level; see demo/RESULTS.md.
 demo-data: setup ## the small checkpoint's training pictures
@@ -84,7 +84,7 @@ kernels: setup ## the C code of csrc/, after a change there
 
 # Taken by the browser test of the checkpoint in this folder.
 screenshots: setup browser ## pictures of the page for the README
-	SCREENSHOTS=docs/screenshots $(RUN) -m pytest tests/app/test_shipped_page.py
+	SCREENSHOTS=docs/screenshots $(RUN) -m pytest tests/chat/test_shipped_page.py
 
 clean: ## removes caches
 	rm -rf .pytest_cache .ruff_cache .hypothesis

@@ -19,12 +19,12 @@ import subprocess
 import sys
 import time
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers.generation.streamers import BaseStreamer
+if TYPE_CHECKING:  # at run time after the command line is read: with torch, they take seconds
+    import torch
 
-import app
+    from chat.engine import Answer, Engine, Sampling
 
 QUESTION = "What can you do? Tell me about it."
 CLIENT = """
@@ -41,8 +41,8 @@ for _ in range(rounds):
 """
 
 
-class Clock(BaseStreamer):
-    """Notes when each token came."""
+class Clock:
+    """A streamer that notes when each token came."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -58,24 +58,29 @@ def tokens_per_second(times: list[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def bare(engine: app.Engine, history: list[dict], sampling: app.Sampling) -> tuple[float, float]:
+def bare(engine: Engine, history: list[dict], sampling: Sampling) -> tuple[float, float]:
     """Returns the seconds to the first token and the tokens per second of `generate` by itself."""
+    from chat.messages import to_messages
+    from chat.prompt import encode_chat
+
     clock = Clock()
     started = time.perf_counter()
-    inputs = app.encode_chat(engine.processor, app.to_messages(history, ""))
+    inputs = encode_chat(engine.processor, to_messages(history, ""))
     engine.model.generate(
         **inputs, **sampling.generate_kwargs(), max_new_tokens=sampling.max_new_tokens, streamer=clock
     )
     return clock.times[1] - started, tokens_per_second(clock.times[1:])
 
 
-def first_yield(engine: app.Engine, history: list[dict], sampling: app.Sampling) -> float:
+def first_yield(engine: Engine, history: list[dict], sampling: Sampling) -> float:
     """Returns the seconds from the handler's entry to its first yield that carries text, then stops it."""
+
+    from chat.handlers import Chat
 
     async def run() -> float:
         settings = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.greedy)
         started = time.perf_counter()
-        steps = app.Chat(engine, []).respond(history, "", sampling.max_new_tokens, *settings)
+        steps = Chat(engine, []).respond(history, "", sampling.max_new_tokens, *settings)
         await anext(steps)
         seconds = time.perf_counter() - started
         await steps.aclose()
@@ -91,18 +96,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
 
-    engine = app.Engine(arguments.model or app.default_model())
-    engine.start_loading()
-    engine.loaded.wait()
-    if engine.failure:
-        sys.exit(engine.failure)
-    engine.model.generation_config.eos_token_id = None  # every answer has the full length
-    sampling = app.Sampling(arguments.tokens, 1.0, 1.0, 0, greedy=True)
+    from chat.engine import Sampling
+    from chat.server import open_page
+
+    engine = load(arguments.model)
+    sampling = Sampling(arguments.tokens, 1.0, 1.0, 0, greedy=True)
     history = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
 
-    answers: list[app.Answer] = []
+    answers: list[Answer] = []
     note_answers(engine, answers)
-    page = app.open_page(engine, block=False)
+    page = open_page(engine)
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT % QUESTION, page.local_url, str(arguments.tokens), str(arguments.rounds + 1)],
         stdin=subprocess.PIPE,
@@ -127,20 +130,36 @@ def main() -> None:
     report(engine, arguments, {name: median(values) for name, values in rows.items()}, median(updates))
 
 
-def note_answers(engine: app.Engine, answers: list[app.Answer]) -> None:
+def load(model_id: str | None) -> Engine:
+    """Loads the model; every answer of it has the full length."""
+    from chat.engine import Engine
+    from chat.repo import default_model, find_repo
+
+    engine = Engine(find_repo(model_id or default_model()))
+    engine.start_loading()
+    engine.loaded.wait()
+    if engine.failure:
+        sys.exit(engine.failure)
+    engine.model.generation_config.eos_token_id = None
+    return engine
+
+
+def note_answers(engine: Engine, answers: list[Answer]) -> None:
     """Has every answer, as the engine makes it, appended to the list too."""
     make = engine._answer_so_far
 
-    def noted(*args: Any) -> app.Answer:
+    def noted(*args: Any) -> Answer:
         answers.append(make(*args))
         return answers[-1]
 
     engine._answer_so_far = noted
 
 
-def report(engine: app.Engine, arguments: argparse.Namespace, medians: dict[str, float], updates: float) -> None:
+def report(engine: Engine, arguments: argparse.Namespace, medians: dict[str, float], updates: float) -> None:
+    import torch
+
     seconds = arguments.tokens / medians["page speed"]
-    print(f"{engine.name}: {engine.facts}")
+    print(f"{engine.repo.name}: {engine.facts}")
     print(f"{torch.get_num_threads()} threads, medians of {arguments.rounds} rounds of {arguments.tokens} tokens")
     first = f"{medians['bare first'] * 1e3:.1f} ms bare, {medians['page first'] * 1e3:.1f} ms handler"
     print(f"first token   {first}: {(medians['page first'] - medians['bare first']) * 1e3:+.1f} ms (limit +50 ms)")

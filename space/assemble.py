@@ -1,6 +1,6 @@
-"""Assembles the upload for a Hugging Face Space: the app, its pins, its card naming the model, the example pictures.
+"""Assembles the upload for a Hugging Face Space: the chat, its pins, its card naming the model, the example pictures.
 
-    python space/assemble.py --model OWNER/NAME [--output FOLDER]
+    python -m space.assemble --model OWNER/NAME [--output FOLDER]
 
 Upload the folder with `hf upload OWNER/SPACE FOLDER --repo-type space`.
 """
@@ -9,11 +9,32 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
-from huggingface_hub import metadata_load, metadata_save
+from chat.errors import HubUnreachable, ModelError
+from chat.repo import check_repo, find_repo
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def check_model(model_id: str) -> None:
+    """Checks that a Space can serve a model.
+
+    Raises:
+        HubUnreachable: Nobody knows; it may be well.
+        ModelError: It is none of the Hub's, or the chat could not serve it.
+    """
+    if not model_id:
+        raise ModelError("no model named: make space MODEL=OWNER/NAME, the model's repository on the Hub.")
+    if Path(model_id).expanduser().exists():
+        raise ModelError(
+            f"{model_id}: this is on your disk, and a Space takes its model from the Hub. Upload it (hf upload "
+            f"OWNER/NAME {model_id}), then give OWNER/NAME."
+        )
+    if model_id.count("/") != 1 or not all(model_id.split("/")):
+        raise ModelError(f"{model_id}: not a repository of the Hub, which has the form OWNER/NAME.")
+    check_repo(find_repo(model_id))
 
 
 def assemble(output: Path, model_id: str) -> None:
@@ -21,19 +42,17 @@ def assemble(output: Path, model_id: str) -> None:
 
     Args:
         output: The folder to write; made when missing.
-        model_id: The Hub repository the Space serves; its name becomes the title of the card,
-            from where `app.py` takes it.
-
-    Raises:
-        ValueError: `model_id` is not of the form OWNER/NAME.
+        model_id: The Hub repository that the Space serves, OWNER/NAME; its name becomes the title of the card, from
+            where the chat takes it.
     """
-    if model_id.count("/") != 1 or not all(model_id.split("/")):
-        raise ValueError(f"model {model_id!r} is not a Hub repository; expected OWNER/NAME")
+    from huggingface_hub import metadata_load, metadata_save  # takes half a second, which `--help` shall not
+
     if output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True)
     for name in ("app.py", "requirements.txt", "LICENSE"):
         shutil.copyfile(ROOT / name, output / name)
+    shutil.copytree(ROOT / "chat", output / "chat", ignore=shutil.ignore_patterns("__pycache__"))
     if (ROOT / "examples").is_dir():
         shutil.copytree(ROOT / "examples", output / "examples", ignore=shutil.ignore_patterns("README.md"))
     card = output / "README.md"
@@ -46,6 +65,13 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="the Hub repository to serve, OWNER/NAME")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "space", help="default: build/space")
     arguments = parser.parse_args()
+    try:
+        check_model(arguments.model)
+    except HubUnreachable as error:
+        print(f"The model was not looked at. {error}", file=sys.stderr)
+    except ModelError as error:
+        print(f"space: error: {error}", file=sys.stderr)
+        sys.exit(2)
     assemble(arguments.output, arguments.model)
     print(f"{arguments.output} is ready; upload it with: hf upload OWNER/SPACE {arguments.output} --repo-type space")
 

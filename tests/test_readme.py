@@ -7,7 +7,7 @@ import pytest
 from demo.tokenizer import ROOT
 
 BLOCKS = re.findall(r"```py\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-MODEL_BLOCKS = [block for block in BLOCKS if "gradio_client" not in block]  # tests/app runs that one
+MODEL_BLOCKS = [block for block in BLOCKS if "gradio_client" not in block]  # tests/chat runs that one
 
 pytestmark = pytest.mark.skipif(not (ROOT / "config.json").exists(), reason="no checkpoint at the root")
 

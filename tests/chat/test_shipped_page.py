@@ -16,14 +16,14 @@ import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, expect
 
-import app
-from tests.app.browser import ChatPage, watched_browser, watched_context
+from chat.repo import ROOT
+from tests.chat.helpers.browser import ChatPage, watched_browser, watched_context
 
-EXAMPLES = app.HERE / "examples"
+EXAMPLES = ROOT / "examples"
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 
-pytestmark = pytest.mark.skipif(not (app.HERE / "config.json").is_file(), reason="no checkpoint at the root")
+pytestmark = pytest.mark.skipif(not (ROOT / "config.json").is_file(), reason="no checkpoint at the root")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("uploads")), "PYTHONUNBUFFERED": "1"}
     environment.pop("MODEL_ID", None)
     command = [sys.executable, "app.py"]
-    with subprocess.Popen(command, cwd=app.HERE, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server:
         printed = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in server.stdout)
         yield next(match[0] for match in printed if match) + "/"
         server.terminate()

@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-import app
-from tests.app.browser import ChatPage, find_chromium, watched_browser, watched_context
-from tests.app.waiting import steps_until_still, until
+from chat.engine import Engine
+from chat.messages import EMPTY, REMOVED
+from chat.repo import find_repo
+from chat.server import open_page
+from tests.chat.helpers.browser import ChatPage, find_chromium, watched_browser, watched_context
+from tests.chat.helpers.waiting import steps_until_still, until
 
 DESKTOP = {"width": 1280, "height": 860}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -29,7 +33,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_tab(browser: Browser, page: app.gr.Blocks) -> Iterator[Callable[..., ChatPage]]:
+def open_tab(browser: Browser, page: gr.Blocks) -> Iterator[Callable[..., ChatPage]]:
     """Opens the chat in a browser profile of its own."""
     with ExitStack() as contexts:
 
@@ -134,7 +138,7 @@ def test_indentation_survives_in_questions_and_answers(chat: ChatPage, echo: lis
 
 def test_an_empty_message_is_told_and_not_kept(chat: ChatPage) -> None:
     chat.ask("  ")
-    expect(chat.answers).to_contain_text(app.EMPTY)
+    expect(chat.answers).to_contain_text(EMPTY)
     expect(chat.submit).to_be_visible()
     chat.page.locator("#new-chat").click()
     expect(chat.answers).to_have_count(0)
@@ -227,10 +231,10 @@ def test_a_reload_keeps_the_chats(chat: ChatPage, echo: list[str], tmp_path: Pat
     upload.unlink()
     chat.page.reload()
     chat.saved_chats.click()
-    expect(chat.questions.first).to_have_text(app.REMOVED)
+    expect(chat.questions.first).to_have_text(REMOVED)
     chat.page.get_by_label("Retry").click()
     until(lambda: len(echo) == 2)
-    assert app.REMOVED in echo[1]
+    assert REMOVED in echo[1]
     chat.wait_for_answer(1)
     expect(chat.answers).to_contain_text("what is this?")
 
@@ -251,7 +255,7 @@ def test_a_reload_in_mid_answer_keeps_the_question(
     expect(chat.page.locator("#chat .user img")).to_have_count(1)
 
 
-def test_two_tabs_keep_each_others_chats(chat: ChatPage, page: app.gr.Blocks, echo: list[str]) -> None:
+def test_two_tabs_keep_each_others_chats(chat: ChatPage, page: gr.Blocks, echo: list[str]) -> None:
     other = ChatPage(chat.page.context.new_page(), page.local_url)
     other.ask("in the other tab")
     other.wait_for_answer(1)
@@ -273,7 +277,7 @@ def test_a_full_storage_drops_the_oldest_chats(chat: ChatPage) -> None:
     assert title[0] == "8 xx"
     assert 2 < len(title) < 9
     chat.page.evaluate("for (let i = 0; i < 60; i++) putChat(`s${i}`, {id: `s${i}`, title: `${i}`, messages: '[]'})")
-    assert chat.page.evaluate("[shownChats.length, shownChats[0].title]") == [app.CHATS_KEPT, "59"]
+    assert chat.page.evaluate("[CHATS_KEPT, shownChats.length, shownChats[0].title]") == [50, 50, "59"]
     assert chat.page.evaluate("putChat('s59').samples[0]") == ["58"]
 
 
@@ -291,7 +295,7 @@ def test_two_users_wait_for_each_other_and_do_not_mix(open_tab: Callable[..., Ch
 
 
 def test_a_full_queue_is_told_in_the_chat(
-    open_tab: Callable[..., ChatPage], page: app.gr.Blocks, engine: app.Engine, monkeypatch: pytest.MonkeyPatch
+    open_tab: Callable[..., ChatPage], page: gr.Blocks, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = open_tab(), open_tab(), open_tab(allowed_complaint="503")
     started, go = threading.Event(), threading.Event()
@@ -419,8 +423,8 @@ def test_small_text_and_the_button_have_contrast(open_tab: Callable[..., ChatPag
 
 
 def test_the_page_is_up_while_the_model_loads(browser: Browser, stub_folder: Path) -> None:
-    engine = app.Engine(str(stub_folder))
-    page = app.open_page(engine, block=False)
+    engine = Engine(find_repo(str(stub_folder)))
+    page = open_page(engine)
     with watched_context(browser) as context:
         chat = ChatPage(context.new_page(), page.local_url)
         expect(chat.status).to_contain_text("Loading")

@@ -15,11 +15,14 @@ from typing import Any
 UPLOADS = tempfile.mkdtemp(prefix="app-tests-")
 os.environ["GRADIO_TEMP_DIR"] = UPLOADS
 
+import gradio as gr  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-import app  # noqa: E402
-from tests.app.stub import save_examples, save_stub  # noqa: E402
+from chat.engine import Engine  # noqa: E402
+from chat.repo import find_repo  # noqa: E402
+from chat.server import open_page  # noqa: E402
+from tests.chat.helpers.stub import save_examples, save_stub  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,9 +58,9 @@ def stub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(stub_folder: Path) -> app.Engine:
+def engine(stub_folder: Path) -> Engine:
     torch.set_num_threads(1)  # the stub is too small for more
-    engine = app.Engine(str(stub_folder))
+    engine = Engine(find_repo(str(stub_folder)))
     engine.start_loading()
     assert engine.loaded.wait(60)
     assert engine.failure is None
@@ -65,15 +68,15 @@ def engine(stub_folder: Path) -> app.Engine:
 
 
 @pytest.fixture(scope="session")
-def page(engine: app.Engine) -> Iterator[app.gr.Blocks]:
+def page(engine: Engine) -> Iterator[gr.Blocks]:
     """The stub's page on a free port of 127.0.0.1."""
-    page = app.open_page(engine, block=False)
+    page = open_page(engine)
     yield page
     page.close()
 
 
 @pytest.fixture
-def slow_steps(engine: app.Engine) -> Iterator[list[float]]:
+def slow_steps(engine: Engine) -> Iterator[list[float]]:
     """Makes each step of the model last 0.1 s, so that there is time to stop it; lists when the steps began."""
     steps: list[float] = []
 
@@ -87,7 +90,7 @@ def slow_steps(engine: app.Engine) -> Iterator[list[float]]:
 
 
 @pytest.fixture
-def echo(engine: app.Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def echo(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A model that answers, slowly, with what it was asked last; lists the prompts it saw."""
     prompts: list[str] = []
 

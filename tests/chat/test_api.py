@@ -7,21 +7,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 import torch
+from gradio.utils import get_upload_folder
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-import app
-from tests.app.waiting import steps_until_still, until
+from chat.engine import Engine
+from chat.page import QUEUE_LIMIT
+from chat.repo import ROOT
+from tests.chat.helpers.waiting import steps_until_still, until
 
 QUESTION = {"text": "what is this?", "files": []}
 
 
 @pytest.fixture
-def connect(page: app.gr.Blocks) -> Callable[[], Client]:
+def connect(page: gr.Blocks) -> Callable[[], Client]:
     return lambda: Client(page.local_url, verbose=False)
 
 
@@ -30,7 +34,7 @@ def client(connect: Callable[[], Client]) -> Client:
     return connect()
 
 
-def test_only_this_machine_is_listened_to(page: app.gr.Blocks) -> None:
+def test_only_this_machine_is_listened_to(page: gr.Blocks) -> None:
     assert page.local_url.startswith("http://127.0.0.1:")
     assert page.share_url is None
 
@@ -56,7 +60,7 @@ def test_an_answer_streams(client: Client, slow_steps: list[float]) -> None:
 
 
 def test_pictures_reach_the_model(
-    client: Client, engine: app.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels: list[torch.Tensor] = []
     monkeypatch.setattr(engine.model, "generate", lambda *, pixel_values, **_: pixels.append(pixel_values))
@@ -100,7 +104,7 @@ def test_cancel_stops_the_model(client: Client, slow_steps: list[float]) -> None
     assert client.predict(QUESTION, max_new_tokens=20, api_name="/chat")
 
 
-def test_a_client_that_goes_away_stops_the_model(page: app.gr.Blocks, slow_steps: list[float]) -> None:
+def test_a_client_that_goes_away_stops_the_model(page: gr.Blocks, slow_steps: list[float]) -> None:
     base = f"{page.local_url}gradio_api"
     settings = ["", 1000, 1.0, 1.0, 0, False]
     with httpx.Client(timeout=30) as http:
@@ -123,7 +127,7 @@ def test_a_bad_picture_is_an_error_with_a_reason(client: Client, tmp_path: Path,
 
 
 def test_an_error_while_generating_reaches_the_client_and_frees_the_queue(
-    client: Client, engine: app.Engine, monkeypatch: pytest.MonkeyPatch
+    client: Client, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(**_: Any) -> None:
         raise RuntimeError("the device is on fire")
@@ -142,9 +146,9 @@ def test_settings_out_of_range_are_errors(client: Client, settings: dict) -> Non
 
 
 def test_the_queue_has_a_limit_and_tells_the_position(
-    page: app.gr.Blocks, connect: Callable[[], Client], engine: app.Engine, monkeypatch: pytest.MonkeyPatch
+    page: gr.Blocks, connect: Callable[[], Client], engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert page._queue.max_size == app.QUEUE_LIMIT
+    assert page._queue.max_size == QUEUE_LIMIT
     monkeypatch.setattr(page._queue, "max_size", 2)
     go = threading.Event()
     started = threading.Event()
@@ -169,17 +173,17 @@ def test_the_queue_has_a_limit_and_tells_the_position(
 
 
 def files_of_the_server(stub_folder: Path) -> Iterator[str]:
-    yield from ("/etc/passwd", str(app.HERE / "app.py"), str(app.HERE / "requirements.txt"))
+    yield from ("/etc/passwd", str(ROOT / "app.py"), str(ROOT / "chat" / "page.js"))
     yield from (str(stub_folder / "config.json"), str(stub_folder / "model.safetensors"))
 
 
-def test_files_outside_the_upload_folder_are_not_served(page: app.gr.Blocks, stub_folder: Path) -> None:
+def test_files_outside_the_upload_folder_are_not_served(page: gr.Blocks, stub_folder: Path) -> None:
     for path in files_of_the_server(stub_folder):
         response = httpx.get(f"{page.local_url}gradio_api/file={path}")
         assert response.status_code in (403, 404), path
 
 
-def test_a_forged_upload_is_refused(page: app.gr.Blocks, stub_folder: Path) -> None:
+def test_a_forged_upload_is_refused(page: gr.Blocks, stub_folder: Path) -> None:
     base = f"{page.local_url}gradio_api"
     forged = {"path": str(stub_folder / "examples" / "red.png"), "meta": {"_type": "gradio.FileData"}}
     data = [{"text": "what?", "files": [forged]}, "", 4, 1.0, 1.0, 0, True]
@@ -189,7 +193,7 @@ def test_a_forged_upload_is_refused(page: app.gr.Blocks, stub_folder: Path) -> N
     assert "was not uploaded by a user" in answer
 
 
-def test_uploads_are_capped_and_kept_for_a_day(page: app.gr.Blocks) -> None:
+def test_uploads_are_capped_and_kept_for_a_day(page: gr.Blocks) -> None:
     assert page.delete_cache == (3600, 24 * 3600)
     assert page.max_file_size == 64 * 2**20
     big = httpx.post(
@@ -198,14 +202,14 @@ def test_uploads_are_capped_and_kept_for_a_day(page: app.gr.Blocks) -> None:
     assert big.status_code == 413
 
 
-def test_old_uploads_are_removed_and_examples_are_not(page: app.gr.Blocks, client: Client, tmp_path: Path) -> None:
+def test_old_uploads_are_removed_and_examples_are_not(page: gr.Blocks, client: Client, tmp_path: Path) -> None:
     from gradio.route_utils import delete_files_created_by_app
 
     Image.new("RGB", (9, 9)).save(tmp_path / "mine.png")
     client.predict({"text": "x", "files": [handle_file(tmp_path / "mine.png")]}, max_new_tokens=1, api_name="/chat")
-    uploads = Path(app.get_upload_folder())
+    uploads = Path(get_upload_folder())
     (mine,) = uploads.rglob("mine.png")
-    chatbot = next(block for block in page.blocks.values() if isinstance(block, app.gr.Chatbot))
+    chatbot = next(block for block in page.blocks.values() if isinstance(block, gr.Chatbot))
     example = Path(chatbot.examples[0]["files"][0]["path"])
     delete_files_created_by_app(page, age=3600)
     assert mine.exists()
@@ -214,7 +218,7 @@ def test_old_uploads_are_removed_and_examples_are_not(page: app.gr.Blocks, clien
     assert example.exists()
 
 
-def test_the_page_names_no_other_host(page: app.gr.Blocks) -> None:
+def test_the_page_names_no_other_host(page: gr.Blocks) -> None:
     for path in ("", "theme.css"):
         text = httpx.get(page.local_url + path).text
         assert "googleapis" not in text

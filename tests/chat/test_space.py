@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import metadata_load
 
-import app
+import chat.repo
+from chat.errors import ModelError
+from chat.repo import ROOT, default_model
 from requirements.pins import read_pins
-from space.assemble import assemble
-
-ROOT = app.HERE
+from space.assemble import assemble, check_model
 
 
 def test_the_card_names_what_the_space_runs_on() -> None:
@@ -28,16 +28,17 @@ def test_the_assembled_folder_serves_the_named_model(tmp_path: Path, monkeypatch
     (folder / "left over").touch()
     assemble(folder, "someone/gemma-3-4b-it-int4")
     names = {path.name for path in folder.iterdir()}
-    assert names - {"examples"} == {"app.py", "requirements.txt", "README.md", "LICENSE"}
-    assert (folder / "app.py").read_bytes() == (ROOT / "app.py").read_bytes()
+    assert names - {"examples"} == {"app.py", "chat", "requirements.txt", "README.md", "LICENSE"}
+    for name in ("app.py", *(path.relative_to(ROOT) for path in (ROOT / "chat").glob("*.*"))):
+        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
     assert "# Gemma 3 QAT INT4" in (folder / "README.md").read_text()
     monkeypatch.delenv("MODEL_ID", raising=False)
-    monkeypatch.setattr(app, "HERE", folder)
-    assert app.default_model() == "someone/gemma-3-4b-it-int4"
+    monkeypatch.setattr(chat.repo, "ROOT", folder)
+    assert default_model() == "someone/gemma-3-4b-it-int4"
     assert metadata_load(folder / "README.md")["title"] == "gemma-3-4b-it-int4"
 
 
-@pytest.mark.parametrize("model_id", ["", "just-a-name", "a/b/c", "/x"])
-def test_a_wrong_model_id_is_refused(tmp_path: Path, model_id: str) -> None:
-    with pytest.raises(ValueError, match="OWNER/NAME"):
-        assemble(tmp_path / "space", model_id)
+@pytest.mark.parametrize("model_id", ["", "just-a-name", "a/b/c", "/x", ".", "..", "app.py"])
+def test_a_wrong_model_id_is_refused(model_id: str) -> None:
+    with pytest.raises(ModelError, match="OWNER/NAME"):
+        check_model(model_id)

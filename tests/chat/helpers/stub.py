@@ -1,6 +1,6 @@
 """A tiny random Gemma 3 checkpoint made of transformers' own classes, for tests that need a model but not its answers.
 
-save_stub      writes it into a folder that `app.Engine` can load; vision=False writes a text-only one
+save_stub      writes it into a folder that `Engine` can load; vision=False writes a text-only one
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import (
     GenerationConfig,
 )
 
-CHAT_TEMPLATE = Path(__file__).parents[2] / "conversion" / "chat_template.jinja"
+CHAT_TEMPLATE = Path(__file__).parents[3] / "conversion" / "chat_template.jinja"
 SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 IMAGE_SPECIALS = {
     "boi_token": "<start_of_image>",
@@ -122,10 +122,10 @@ def save_examples(folder: Path) -> None:
     """Writes an examples/ folder as a demonstration checkpoint has one: pictures, questions, what the model can do."""
     examples = folder / "examples"
     examples.mkdir()
-    for colour in ("red", "blue"):
+    for color in ("red", "blue"):
         picture = Image.new("RGB", (96, 96), "white")
-        ImageDraw.Draw(picture).ellipse((16, 16, 80, 80), fill=colour)
-        picture.save(examples / f"{colour}.png")
-    questions = [{"picture": f"{colour}.png", "question": f"Is this {colour}?"} for colour in ("red", "blue")]
+        ImageDraw.Draw(picture).ellipse((16, 16, 80, 80), fill=color)
+        picture.save(examples / f"{color}.png")
+    questions = [{"picture": f"{color}.png", "question": f"Is this {color}?"} for color in ("red", "blue")]
     (examples / "answers.json").write_text(json.dumps(questions))
     (examples / "README.md").write_text(f"# Examples\n\n{ABOUT}\n\nMore.\n")
