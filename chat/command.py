@@ -22,9 +22,9 @@ IN_A_SPACE = "SPACE_ID" in os.environ
 
 def main() -> None:
     """Runs `python app.py`. Exit code 2 after an error that the user can do something about, 130 if interrupted."""
-    arguments = _parse()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
+    arguments = _parse()
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         check_address(arguments.host, arguments.port)
@@ -60,7 +60,7 @@ def check_address(host: str, port: int | None) -> None:
     try:
         socket.create_server((host, port or 0), family=family).close()
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).split(" (while")[0]
         other = (
             "Leave --port away for the first free port from 7860 up." if port else "Is --host one of this machine's?"
         )

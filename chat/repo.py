@@ -17,6 +17,7 @@ from chat.errors import HubUnreachable, ModelError
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.h5", "*.msgpack", "*.pth", "*.onnx")  # the large files of a Hub repo
+LFS_POINTER = b"version https://git-lfs"
 ORBAX_FILES = {"_METADATA", "_CHECKPOINT_METADATA", "_sharding", "manifest.ocdbt"}
 
 
@@ -153,7 +154,7 @@ _NOT_OURS = "The chat takes the AWQ format, as convert_flax.py writes it: give t
 
 
 def _convert(checkpoint: str) -> str:
-    return f"python convert_flax.py --checkpoint {checkpoint} --output REPO"
+    return f"python convert_flax.py convert --checkpoint {checkpoint} --output REPO"
 
 
 def check_repo(repo: Repo) -> None:
@@ -166,9 +167,10 @@ def check_repo(repo: Repo) -> None:
     if "config.json" not in names:
         raise ModelError(f"{repo.id}: {_without_config(repo, names)}")
     config = repo.json("config.json")
-    for problem in (_format_problem(config), _text_problem(repo, names, config)):
-        if problem:
-            raise ModelError(f"{repo.id}: {problem}")
+    if problem := (
+        _format_problem(config) or _text_problem(repo, names, config) or _missing_files(repo, names, config)
+    ):
+        raise ModelError(f"{repo.id}: {problem}")
 
 
 def _without_config(repo: Repo, names: set[str]) -> str:
@@ -217,4 +219,21 @@ def _text_problem(repo: Repo, names: set[str], config: dict) -> str:
             "a base model, which goes on with a text and cannot chat: there is no chat_template.jinja. Give an "
             "instruction-tuned model (-it)."
         )
+    return ""
+
+
+def _missing_files(repo: Repo, names: set[str], config: dict) -> str:
+    """Which code or weights are not there; the Hub's weights are yet to come."""
+    classes = [name for name in config.get("auto_map", {}).values() if isinstance(name, str) and "--" not in name]
+    for file in sorted({f"{name.split('.')[0]}.py" for name in classes} - names):
+        return f"{file}, the code that config.json names, is missing. Copy it from the model's original repo."
+    if repo.on_hub:
+        return ""
+    shards = set(repo.json("model.safetensors.index.json").get("weight_map", {}).values()) or {"model.safetensors"}
+    for file in sorted(shards):
+        if file not in names:
+            return f"{file} is missing, so the weights are not complete. Please fetch it."
+        with (repo.folder / file).open("rb") as weights:
+            if weights.read(len(LFS_POINTER)) == LFS_POINTER:
+                return f"{file} is a pointer of Git LFS, not the weights. Fetch them: git lfs pull"
     return ""

@@ -1,0 +1,86 @@
+"""`python app.py` as a command: what it does before anything heavy is imported, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from chat.command import check_address, has_browser
+from chat.repo import ROOT
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--model", "kaggle:gemma3-1b-it-int4"], ["--port", "99999"]])
+def test_what_can_be_said_at_once_is_said_before_the_imports(argv: list[str]) -> None:
+    script = f"""
+import runpy, sys
+sys.argv = {["app.py", *argv]}
+try:
+    runpy.run_path("app.py", run_name="__main__")
+finally:
+    print(*{{"torch", "transformers", "gradio", "numpy", "huggingface_hub"}} & set(sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (0 if argv == ["--help"] else 2)
+    said, imported = (done.stdout if argv == ["--help"] else "") + done.stderr, done.stderr.splitlines()[-1]
+    assert "--model" in said or "app.py: error: " in said
+    assert imported == ""
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_a_port_in_use_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=rf"127\.0\.0\.1:{port} cannot be listened on .* Leave --port away"):
+            check_address("127.0.0.1", port)
+    check_address("127.0.0.1", port)
+    with pytest.raises(OSError, match=r"300\.1\.1\.1 cannot be listened on"):
+        check_address("300.1.1.1", None)
+
+
+@pytest.mark.parametrize("module", ["chat.repo", "torch.nn", "transformers.utils", "gradio.utils"])
+def test_an_interrupt_while_importing_ends_in_one_line(module: str, stub_folder: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "app.py", "--model", str(stub_folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        for line in running.stderr:
+            if line.split()[-1] == module:
+                break
+        time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        output, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    said = [line for line in errors.splitlines() if line and not line.startswith("import time:")]
+    assert said == ["Stopped."]
+    assert output == ""
+
+
+def test_the_page_is_announced_in_one_line_and_an_interrupt_ends_it(stub_folder: Path) -> None:
+    command = [sys.executable, "app.py", "--model", str(stub_folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        line = running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        output, errors = running.communicate(timeout=60)
+    assert re.fullmatch(r"stub \(text and pictures\): http://127\.0\.0\.1:\d+/   Ctrl-C stops it\n", line)
+    assert (running.returncode, output, errors.strip()) == (130, "", "Stopped.")
+
+
+def test_a_browser_is_opened_only_where_someone_sits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CI", "SPACE_ID", "SSH_CONNECTION", "SSH_TTY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert has_browser() is False  # the output goes to pytest
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert has_browser() is True
+    for name in ("CI", "SPACE_ID", "SSH_CONNECTION"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            assert has_browser() is False
+    monkeypatch.delenv("DISPLAY")
+    assert has_browser() is (os.name == "nt" or sys.platform == "darwin")
