@@ -53,7 +53,7 @@ def export(
         BadInput: the source is no such repo, or the format cannot hold it; the output folder is as it was.
         NoSpace: the disk is full.
     """
-    check_apart(output, {"--from-repo": source})
+    check_apart(output, {"REPO": source})
     check_export(output, kind)
     check_finished(source)
     with WorkFolder(output) as work:

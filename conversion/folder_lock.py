@@ -37,6 +37,10 @@ LOCKED_BYTE = 1 << 30  # on Windows, where a locked byte cannot be read: beyond 
 TRIES, PAUSE = 6, 0.05  # whoever only looks holds the lock for a moment
 
 
+class Unwritable(BadInput):
+    """A folder in which nothing can be written, a lock no more than anything else."""
+
+
 class FolderLock:
     """The right to write in a folder, as a context manager; the folder is made if it is missing.
 
@@ -60,13 +64,16 @@ class FolderLock:
         """Takes the lock.
 
         Raises:
-            BadInput: another process has it, or the folder cannot be made or written.
+            BadInput: another process has it.
+            Unwritable: the folder cannot be made or written.
         """
         try:
             self._acquire()
         except OSError as error:
             self._remove_made()
-            raise BadInput(f"{self.folder}: cannot be made or written ({error}); choose a folder elsewhere") from error
+            raise Unwritable(
+                f"{self.folder}: cannot be made or written ({error}); choose a folder elsewhere"
+            ) from error
         except BaseException:
             self._remove_made()
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import kagglehub
@@ -10,6 +12,7 @@ from kagglehub.config import get_cache_folder, get_kaggle_credentials
 from kagglehub.exceptions import DataCorruptionError, KaggleApiHTTPError, UnauthenticatedError
 
 from conversion.errors import BadInput, NoSpace
+from conversion.folder_lock import FolderLock, Unwritable
 from conversion.identify import EXAMPLE, GEMMA, GOOGLES, PREFIX
 
 
@@ -30,7 +33,8 @@ def download(reference: str) -> Path:
     handle = name if "/" in name else GEMMA + name
     page = f"https://www.kaggle.com/models/{'/'.join(handle.split('/')[:2])}"
     try:
-        return Path(kagglehub.model_download(handle))
+        with _alone(handle):
+            return Path(kagglehub.model_download(handle))
     except (KaggleApiHTTPError, UnauthenticatedError) as error:
         status = error.response.status_code if isinstance(error, KaggleApiHTTPError) else 401
         raise BadInput(f"{reference}: {_reason(status, page)}") from error
@@ -45,6 +49,16 @@ def download(reference: str) -> Path:
             f"{reference}: cannot be stored in {get_cache_folder()} ({error.strerror or error}); make room there, or "
             f"name another folder in KAGGLEHUB_CACHE, and repeat the command"
         ) from error
+
+
+@contextmanager
+def _alone(handle: str) -> Iterator[None]:
+    """Keeps other processes from downloading the same model: kagglehub, resuming, would append to one file twice."""
+    model = ".".join(handle.split("/")[:4])  # whichever version
+    with ExitStack() as stack:
+        with suppress(Unwritable):  # a cache that is only read
+            stack.enter_context(FolderLock(Path(get_cache_folder(), f".{model}"), "download"))
+        yield
 
 
 def _reason(status: int, page: str) -> str:

@@ -95,7 +95,7 @@ def check_options(options: Options) -> None:
 def _check_places(options: Options) -> None:
     """Raises BadInput if the output lies in what is read, or around it."""
     checkpoint = options.checkpoint
-    if str(checkpoint).startswith("kaggle:"):
+    if str(checkpoint).lower().startswith("kaggle:"):
         from conversion.kaggle import get_cache_folder  # only those who download need kagglehub
 
         checkpoint = Path(get_cache_folder())
