@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from conversion.errors import BadInput
+from conversion.hub_repo import check_finished
 from conversion.identify import (
     EXAMPLE,
     GOOGLES,
@@ -142,6 +143,7 @@ def check_repo_folder(path: Path, verb: str) -> None:
         its_repo = f"; the repo is its folder: type {command} {_quoted(path.parent)}"
         advice = its_repo if not thing.remedy and repo_kind(path.parent) else ""
         raise BadInput(f"{given}: is {thing}, {verb} takes the folder of a converted repo{advice}")
+    check_finished(path)
     kind = repo_kind(path)
     if verb == "verify" and (path / "conversion.json").is_file():  # what is missing or unreadable, verify itself tells
         _check_no_pointers(path, given)

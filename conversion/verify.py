@@ -24,7 +24,6 @@ from conversion.awq_repo import AwqRepo
 from conversion.errors import BadInput, shortened
 from conversion.flax_checkpoint import FlaxCheckpoint, Leaf
 from conversion.formats import awq
-from conversion.hub_repo import check_finished
 from conversion.identify import repo_kind
 from conversion.int4_grid import GROUP_SIZE, Recovered, dequantise, recover
 from conversion.leaf_writer import block_rows, kind_of, output_tensors, place_of
@@ -163,7 +162,6 @@ def open_repo(path: Path) -> StoredRepo:
 
 def _examine(path: Path, workers: int) -> tuple[Findings, StoredRepo | None]:
     """What files and structure tell; without a repo there is at least one problem."""
-    check_finished(path)
     findings = check_files(path, read_manifest(path), workers)
     try:
         repo = open_repo(path)

@@ -23,6 +23,8 @@ def places(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("checkpoint/_METADATA", "tokenizer/tokenizer.json", "apart/SHA256SUMS", "apart/config.json"):
         (tmp_path / file).write_text("{}")
+    (tmp_path / "donor" / "model.safetensors").write_bytes(bytes(16))
+    (tmp_path / "repo" / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
     (tmp_path / "link").symlink_to(tmp_path / "checkpoint")
     (tmp_path / "up").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
