@@ -26,6 +26,7 @@ from .int4_versions import RANGES  # noqa: F401
 
 # isort: split
 import copy
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .int4_cuda_fused import use_fused_modules
 from .int4_layers import GROUP_SIZE, Int4Embedding, Int4Linear, Int4LMHead, recover_codes
+from .int4_memory import bytes_needed, check_memory
 from .int4_saving import ADAPTER_CONFIG, INDEX, SIDE_FILE, push, replacing
 
 logger = logging.get_logger(__name__)
@@ -58,7 +60,7 @@ KEY_MAPPING = {
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # In the names of tensors of adapters that are in the model.
 PEFT_TENSOR = re.compile(r"\.(lora_|modules_to_save\.|original_module\.)")
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "I32": torch.int32}
 
 
 class Int4LoadError(Exception):
@@ -96,7 +98,7 @@ class _Int4Gemma3:
         """
         try:
             return cls._from_pretrained(pretrained_model_name_or_path, model_args, config, int4_embedding, kwargs)
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError, MemoryError, SafetensorError) as error:
             raise Int4LoadError(f"{pretrained_model_name_or_path}: {error}") from error
 
     @classmethod
@@ -111,11 +113,13 @@ class _Int4Gemma3:
         quantization = _take_quantization_config(path, config)
         _refuse_float16(path, dtype if dtype != "auto" else getattr(config, "dtype", None))
 
-        stored = _stored_dtypes(path, hub)
+        stored = _stored_tensors(path, hub)
         config._int4_checkpoint = {
             "keep": quantization["modules_to_not_convert"],
             "embedding": any(name.endswith("embed_tokens.qweight") for name in stored),
-            "scale_dtypes": {_in_model(name): dtype for name, dtype in stored.items() if name.endswith(".scales")},
+            "scale_dtypes": {
+                _in_model(name): tensor.dtype for name, tensor in stored.items() if name.endswith(".scales")
+            },
         }
         stored_int4 = config._int4_checkpoint["embedding"]
         if stored_int4 and int4_embedding is False:
@@ -123,6 +127,18 @@ class _Int4Gemma3:
                 f"{path}: int4_embedding=False needs a plain embedding, and this repo stores it as int4 only. Convert "
                 "again with --embedding plain, or drop the argument."
             )
+        side_file = None
+        if not stored_int4 and int4_embedding is not False:
+            side_file = cached_file(path, SIDE_FILE, _raise_exceptions_for_missing_entries=False, **hub)
+            if side_file is None and int4_embedding:
+                raise Int4LoadError(f"{path}: int4_embedding=True needs {SIDE_FILE}, which this repo lacks.")
+        _check_memory(
+            path,
+            stored,
+            side_file,
+            dtype if dtype != "auto" else getattr(config, "dtype", None),
+            kwargs.get("device_map"),
+        )
         model, info = super().from_pretrained(
             path,
             *model_args,
@@ -135,10 +151,13 @@ class _Int4Gemma3:
         )
         _check_loaded(path, model, info)
         _refuse_float16(path, model.dtype)
-        for module in _int4_modules(model):
-            module.prepare(model.dtype)
-        if not stored_int4 and int4_embedding is not False:
-            model._recover_int4_embedding(path, hub, stored, required=bool(int4_embedding))
+        if side_file is not None:  # first, so that the plain embedding and the repacked layers never meet in memory
+            model._recover_int4_embedding(side_file, stored)
+        for module in model.modules():
+            if not isinstance(module, Int4Linear | Int4Embedding):
+                _leave_file(module)
+            elif module.backend is None:
+                module.prepare(model.dtype)
         use_fused_modules(model)
         model.config.quantization_config = quantization
         logger.info(f"{path}: int4 backend {model.int4_backend}, {model.int4_bytes / 1e6:.1f} MB of codes and scales")
@@ -159,13 +178,8 @@ class _Int4Gemma3:
                 Int4Embedding(*plain.weight.shape, self._embed_scale, scale_dtype, plain.weight.device)
             )
 
-    def _recover_int4_embedding(self, path, hub: dict, stored: dict[str, torch.dtype], required: bool) -> None:
-        """Swap the plain embedding for its int4 codes, with the scales of the side file where there is one."""
-        side_file = cached_file(path, SIDE_FILE, _raise_exceptions_for_missing_entries=False, **hub)
-        if side_file is None:
-            if required:
-                raise Int4LoadError(f"{path}: int4_embedding=True needs {SIDE_FILE}, which this repo lacks.")
-            return
+    def _recover_int4_embedding(self, side_file: str, stored: dict[str, torch.Tensor]) -> None:
+        """Swap the plain embedding for its int4 codes, with the scales of the side file."""
         plain = self.get_input_embeddings().weight.detach()
         shape, dtype, device = plain.shape, plain.dtype, plain.device
         name = next(name for name in stored if name.endswith("embed_tokens.weight"))
@@ -176,13 +190,13 @@ class _Int4Gemma3:
         if scales.shape != expected:
             raise Int4LoadError(f"{side_file}: scales of shape {tuple(scales.shape)}, expected {expected}.")
         try:
-            codes = recover_codes(plain, scales, stored[name])
+            codes = recover_codes(plain, scales, stored[name].dtype)
         except ValueError as error:
             raise Int4LoadError(
                 f"{side_file} does not belong to {name}: {error}. Load with int4_embedding=False, or convert again."
             ) from error
         embedding = Int4Embedding(*shape, self._embed_scale, scales.dtype, device="meta")
-        embedding.plain_dtype = stored[name]
+        embedding.plain_dtype = stored[name].dtype
         del plain
         self._set_int4_embedding(embedding)  # from here on the plain one takes no memory
         embedding.set_codes_and_scales(codes.to(device), scales, dtype)
@@ -404,8 +418,8 @@ def _take_quantization_config(path, config) -> dict:
     return quantization | {"modules_to_not_convert": quantization.get("modules_to_not_convert") or []}
 
 
-def _stored_dtypes(path, hub: dict) -> dict[str, torch.dtype]:
-    """Every float tensor on disk and its dtype, from the headers alone."""
+def _stored_tensors(path, hub: dict) -> dict[str, torch.Tensor]:
+    """Every tensor on disk as a meta tensor, from the headers alone."""
     single = cached_file(path, "model.safetensors", _raise_exceptions_for_missing_entries=False, **hub)
     index = None if single else cached_file(path, INDEX, _raise_exceptions_for_missing_entries=False, **hub)
     if single is None and index is None:
@@ -416,12 +430,42 @@ def _stored_dtypes(path, hub: dict) -> dict[str, torch.dtype]:
         try:
             with safe_open(file, framework="pt") as shard:
                 for name in shard.keys():  # noqa: SIM118 (a safe_open has no __iter__)
-                    dtype = shard.get_slice(name).get_dtype()
-                    if dtype in DTYPES or name.endswith(".qweight"):
-                        stored[name] = DTYPES.get(dtype, torch.int32)
+                    header = shard.get_slice(name)
+                    dtype = DTYPES.get(header.get_dtype())
+                    if dtype is not None:
+                        stored[name] = torch.empty(header.get_shape(), dtype=dtype, device="meta")
         except SafetensorError as error:
             raise Int4LoadError(f"{file} is damaged or incomplete ({error}): download it again.") from error
     return stored
+
+
+def _check_memory(path, stored: dict[str, torch.Tensor], side_file: str | None, dtype, device_map) -> None:
+    """Says before the work that a model does not fit on the one device that it goes to."""
+    if isinstance(device_map, dict) and len(set(device_map.values())) == 1:
+        (device_map,) = set(device_map.values())
+    if isinstance(device_map, dict) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        return  # accelerate asks what fits where
+    device = torch.device(torch.get_default_device() if device_map is None else device_map)
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(dtype, torch.dtype):  # a dict, or none in config.json
+        dtype = torch.bfloat16
+    scales = os.path.getsize(side_file) if side_file else 0
+
+    def needed(dtype: torch.dtype, scales: int) -> tuple[int, int]:
+        return bytes_needed(stored, dtype, scales, on_cpu=device.type == "cpu")
+
+    advice = {"dtype=torch.bfloat16": needed(torch.bfloat16, scales)[0]} if dtype == torch.float32 else {}
+    plain = [tensor for name, tensor in stored.items() if name.endswith("embed_tokens.weight")]
+    if plain and not scales:
+        advice["an int4 embedding (int4_embedding=True, bfloat16)"] = needed(torch.bfloat16, plain[0].numel() // 16)[0]
+    check_memory(path, needed(dtype, scales), device, advice)
+
+
+def _leave_file(module: nn.Module) -> None:
+    """Copy the parameters of a module out of the mapped file, the pages of which can go when the last one has left."""
+    for parameter in module.parameters(recurse=False):
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def _check_loaded(path, model, info: dict) -> None:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.synthetic_checkpoint --size 4b --output DIR
     python -m benchmarks.bench_convert --checkpoint DIR [--config DIR.json] [--rounds 3] [--only convert,read]
+    python -m benchmarks.bench_convert --load REPO       # memory while a repo is loaded, and what stays of it
 
 Each contender is a process of its own, one after the other, in every round; the table gives the fastest round (the
 others are the machine's noise) and the highest peak memory. Files come from the page cache if they fit.
@@ -25,6 +26,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -115,6 +117,44 @@ def straightforward(checkpoint: Path, config: Path | None, output: Path) -> None
     save_file(tensors, output / "model.safetensors")
 
 
+def load(repo: Path) -> None:
+    """Prints the memory of this process before a repo is loaded, at most meanwhile, and after. Linux only.
+
+    RssAnon is what must be there; RssFile are pages of mapped files, which the system takes back when it wants to.
+    """
+    import torch  # noqa: F401  (so that its own memory is there from the start)
+    from transformers import AutoModelForCausalLM
+
+    before, peak, done = _memory(), _memory(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            for name, size in _memory().items():
+                peak[name] = max(peak[name], size)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.monotonic()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(repo, trust_remote_code=True)
+    finally:
+        done.set()
+        watcher.join()
+    stays = _memory()
+    print(f"{repo}: {model.int4_backend}, loaded in {time.monotonic() - started:.0f} s\n")
+    print("| GB | before | at most | stays |")
+    print("|---|---|---|---|")
+    for name in before:
+        print(f"| {name} | {before[name] / 1e9:.2f} | {peak[name] / 1e9:.2f} | {stays[name] / 1e9:.2f} |")
+
+
+def _memory() -> dict[str, int]:
+    """Bytes of this process: RssAnon, RssFile, and VmHWM, the highest sum of the two so far."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    values = {line[0].rstrip(":"): int(line[1]) * 1024 for line in lines if line[-1] == "kB"}
+    return {name: values[name] for name in ("RssAnon", "RssFile", "VmHWM")}
+
+
 def run_alone(contender: str, arguments: argparse.Namespace) -> dict | None:
     """Runs one contender in a process of its own: its seconds, CPU seconds and peak bytes; None if it was killed."""
     command = [sys.executable, "-m", "benchmarks.bench_convert", "--inside", contender]
@@ -154,13 +194,18 @@ def run_inside(contender: str, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--checkpoint", type=Path)
+    wanted.add_argument("--load", type=Path, metavar="REPO", help="only measure the memory of loading this repo")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--output", type=Path, default=Path("bench-output"), help="written and removed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=",".join(CONTENDERS))
     parser.add_argument("--inside", choices=CONTENDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.load:
+        load(arguments.load)
+        return
     if arguments.inside:
         run_inside(arguments.inside, arguments)
         return
