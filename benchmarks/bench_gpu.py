@@ -33,7 +33,7 @@ from typing import NamedTuple
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from conversion.sizes import SIZES, published_config
+from benchmarks.shapes import config_of, linear_shapes, random_scales
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("GEMMA3_INT4_BACKEND", "triton")
@@ -63,10 +63,7 @@ TINY = Gemma3TextConfig(
 
 def text_config(name: str) -> Gemma3TextConfig:
     """The language model of a published size ("27b"), or of "tiny"."""
-    if name == "tiny":
-        return TINY
-    size = next(size for size in SIZES if size.name.lower() == name)
-    return published_config(size, "it").get_text_config()
+    return TINY if name == "tiny" else config_of(name).get_text_config()
 
 
 class Product(NamedTuple):
@@ -79,22 +76,24 @@ class Product(NamedTuple):
 
 def products(config: Gemma3TextConfig) -> dict[str, Product]:
     """The products of a model: what is one launch for few rows."""
-    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    return {
-        "q, k, v": Product((q, kv, kv), hidden, layers),
-        "o": Product((hidden,), q, layers),
-        "gate, up": Product((inner, inner), hidden, layers),
-        "down": Product((hidden,), inner, layers),
-        "head": Product((config.vocab_size,), hidden, 1),
+    shapes, layers = linear_shapes(config), config.num_hidden_layers
+    joint = {
+        "q, k, v": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "o": ("self_attn.o_proj",),
+        "gate, up": ("mlp.gate_proj", "mlp.up_proj"),
+        "down": ("mlp.down_proj",),
     }
+    found = {
+        label: Product(tuple(shapes[name][0] for name in names), shapes[names[0]][1], layers)
+        for label, names in joint.items()
+    }
+    return found | {"head": Product((config.vocab_size,), config.hidden_size, 1)}
 
 
 def random_matrix(outputs: int, inputs: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Row-major codes and bfloat16 scales, such that a row has a norm of about 1."""
     codes = torch.randint(0, 256, (outputs, inputs // 2), dtype=torch.uint8, device=device)
-    scales = (torch.rand(outputs, inputs // 32, device=device) + 0.5) / 4.6 * inputs**-0.5
-    return codes, scales.bfloat16()
+    return codes, random_scales(outputs, inputs // 32, inputs=inputs, device=device)
 
 
 class Clock:

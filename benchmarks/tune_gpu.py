@@ -37,7 +37,7 @@ DECLARATION = "TABLES: dict[tuple[int, int], dict[tuple[int, int], list[tuple[fl
 
 
 def candidates(rows: int, inputs: int) -> Iterator[Plan]:
-    """Ways that could be the fastest for this number of rows."""
+    """Plans that could be the fastest for this number of rows."""
     if rows == 1:
         for block_n, warps, stages in itertools.product((2, 4, 8, 16), (1, 2, 4), (1, 3)):
             yield OneRow(block_n, 32 * warps, warps, stages)
@@ -123,7 +123,7 @@ def shapes(sizes: list[str]) -> dict[tuple[int, int], float]:
 
 
 def compile_all(sizes: list[str], workers: int) -> None:
-    """Run every candidate once on a small matrix, in processes of their own: the kernels stay in Triton's cache."""
+    """Runs every candidate once on a small matrix, in processes of their own: the kernels stay in Triton's cache."""
     inputs = {inputs for _, inputs in shapes(sizes)}
     jobs = sorted({(plan, k) for k in inputs for m in ROWS for plan in candidates(m, k)}, key=str)
     with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
