@@ -111,8 +111,8 @@ class Environment:
             self.run([self.uv, "pip", "install", "--python", str(self.python), *arguments])
         else:
             pip = ["--extra-index-url" if word == "--index" else word for word in arguments]
-            quiet_pip = [str(self.python), "-m", "pip", "--disable-pip-version-check"]
-            self.run([*quiet_pip, "install", "--timeout", "15", "--retries", "2", *pip])
+            command = [str(self.python), "-m", "pip", "--disable-pip-version-check", "install", "--no-compile"]
+            self.run([*command, "--timeout", "15", "--retries", "2", *pip])  # bytecode comes as modules are imported
 
     def installed(self) -> dict[str, str]:
         """The hash of each set's pins as installed, and under `torch` where that came from."""
