@@ -31,7 +31,9 @@ OLDEST, TOO_NEW = (3, 11), (3, 15)
 PYTORCH = "https://download.pytorch.org/whl/"
 CPU_INDEX, WINDOWS_CUDA_INDEX = PYTORCH + "cpu", PYTORCH + "cu130"
 WINDOWS = os.name == "nt"
+TORCH_VERSION = "import importlib.metadata; print(importlib.metadata.version('torch'))"
 DRIVER = Path("/proc/driver/nvidia/version")
+TORCH_VERSION = "import importlib.metadata; print(importlib.metadata.version('torch'))"
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -80,6 +82,7 @@ class Environment:
 
     def _make(self, *options: str) -> None:
         if find_spec("venv") and find_spec("ensurepip"):
+            print(f"{self.folder}: a new environment of Python {platform.python_version()}", flush=True)
             self.run([sys.executable, "-m", "venv", *options, str(self.folder)])
         elif self.uv:
             self.run([self.uv, "venv", "--seed", "--python", sys.executable, *options, str(self.folder)])
@@ -172,8 +175,12 @@ def install_torch(environment: Environment, pin: str) -> None:
     """Installs torch alone, from the index for this machine; its own requirements follow with the set."""
     index, words = torch_source(platform.system(), os.environ.get("TORCH_INDEX", ""))
     print(f"{pin}: {words}", flush=True)
-    source = f"{pin} {index}"
-    if environment.installed().get("torch") == source:
+    source, recorded = f"{pin} {index}", environment.installed().get("torch")
+    if recorded == source:
+        return
+    version = environment.ask(TORCH_VERSION) or ""
+    if recorded is None and index == CPU_INDEX and version == pin.split("==")[1] + "+cpu":  # installed by hand
+        environment.note(torch=source)
         return
     one = ["--no-deps", "--force-reinstall", pin]  # the other build of the same version would do otherwise
     try:
@@ -183,7 +190,7 @@ def install_torch(environment: Environment, pin: str) -> None:
             raise
         print(f"{index} does not answer: torch from the default index", flush=True)
         environment.install(*one)
-    version = environment.ask("import importlib.metadata as m; print(m.version('torch'))") or ""
+    version = environment.ask(TORCH_VERSION) or ""
     if index == CPU_INDEX and version and "+cpu" not in version:
         print(f"{index} has not answered: this torch, {version}, brings CUDA's libraries (5 GB)", flush=True)
     environment.note(torch=source)  # and no set: another build has other requirements
