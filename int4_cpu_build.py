@@ -133,7 +133,7 @@ def _run(command: list[str], timeout: int, source: str = "") -> subprocess.Compl
     except OSError as error:
         raise Unavailable(f"the C compiler does not run: {error}") from error
     if run.returncode:
-        raise Unavailable(f"{shlex.join(command)} failed: {run.stderr.strip()[-500:]}")
+        raise Unavailable(f"{shlex.join(command)} failed ({run.returncode}): {run.stderr.strip()[-500:]}")
     return run
 
 

@@ -11,7 +11,7 @@ import torch
 from gemma3_int4 import int4_cpu
 from gemma3_int4.int4_cpu import AtenCpu, NativeCpu
 from gemma3_int4.int4_cpu_build import INSTRUCTION_SETS
-from gemma3_int4.int4_cpu_library import Product, library
+from gemma3_int4.int4_cpu_library import Layer, Product, Step, library
 from gemma3_int4.int4_layers import Int4Linear, Reference, choose_backend
 
 from tests.conftest import ROOT
@@ -228,6 +228,17 @@ def test_a_product_for_which_there_is_no_memory_is_an_error_and_touches_nothing(
     matrix = int4_cpu.native_matrix(tensors["qweight"], tensors["scales"])
     with pytest.raises(MemoryError, match="int4"):
         library().int4_linear(Product(matrix, None, 1 << 44, None, None), 1)
+
+
+@native
+def test_a_layer_for_which_there_is_no_memory_is_an_error_and_touches_nothing():
+    _, rows, scales, _ = random_matrix(32, 32, torch.bfloat16)
+    tensors = NativeCpu.pack(rows, scales)
+    matrix = int4_cpu.native_matrix(tensors["qweight"], tensors["scales"])
+    layer = Layer(*[matrix] * 7, heads=1, kv_heads=1, head_dim=32, eps=1e-6, scaling=1.0)
+    step = Step(layer=ctypes.addressof(layer), rows=1 << 40, few=1, length=1)  # the other addresses are null
+    with pytest.raises(MemoryError, match="int4"):
+        library().int4_decoder_layer(step, 1)
 
 
 @native

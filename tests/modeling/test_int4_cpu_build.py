@@ -78,7 +78,7 @@ def test_without_a_compiler_one_warning_and_another_backend(monkeypatch, caplog)
         ('gcc "', 'the environment variable CC is no command (No closing quotation): gcc "'),
         ("no-such-compiler -v", "the C compiler does not run: [Errno 2]"),
         ("/", "the C compiler does not run: [Errno 13]"),
-        ("false", "false --version failed"),
+        ("false", "false --version failed (1)"),
         ("true", "ended well and made no library"),
         ("cc -fvisibility=hidden", "the compiled library is not whole"),
         ("cc --no-such-option", "--no-such-option"),
