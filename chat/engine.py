@@ -115,7 +115,7 @@ class Engine:
         try:
             loaded = load(self.repo, self.config, self._tell)
         except Exception as error:
-            self.failure = in_a_sentence(error)
+            self.failure = in_a_sentence(error).removeprefix(f"{self.repo.id}: ").removeprefix(f"{self.repo.folder}: ")
             bug = error if isinstance(error, BUGS) else None
             log.error("%s could not be loaded: %s", self.repo.id, self.failure, exc_info=bug)
         else:

@@ -53,8 +53,9 @@ function forgetChat(history, id) {
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   const input = document.querySelector("#message input[type=file]");
-  if (event.defaultPrevented || !input || !event.dataTransfer.files.length) return;
+  if (event.defaultPrevented || !event.dataTransfer.files.length) return;
   event.preventDefault();
+  if (!input) return;  // a model that reads text only
   input.files = event.dataTransfer.files;
   input.dispatchEvent(new Event("change"));
 });

@@ -30,6 +30,7 @@ def check_model(model_id: str) -> None:
     if not model_id:
         raise ModelError("no model named: make space MODEL=OWNER/NAME, the model's repository on the Hub.")
     if Path(model_id).expanduser().exists():
+        check_repo(find_repo(model_id))
         raise ModelError(
             f"{model_id}: this is on your disk, and a Space takes its model from the Hub. Upload it (hf upload "
             f"OWNER/NAME {model_id}), then give OWNER/NAME."

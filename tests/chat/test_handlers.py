@@ -101,6 +101,22 @@ def test_the_page_is_there_while_the_model_loads(stub_folder: Path, monkeypatch:
     assert chat.load_status()[1].active is False
 
 
+def test_a_model_that_does_not_fit_is_said_in_one_line(
+    stub_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError(f"{stub_folder}: 21.0 GB wanted,\n16.0 GB free")
+
+    monkeypatch.setattr("chat.engine.load", fail)
+    engine = Engine(find_repo(str(stub_folder)))
+    engine.start_loading()
+    assert engine.loaded.wait(60)
+    assert "Could not be loaded: 21.0 GB wanted, 16.0 GB free</p>" in status_html(engine)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{stub_folder} could not be loaded: 21.0 GB wanted, 16.0 GB free"
+    assert record.exc_info is None
+
+
 def test_a_model_that_cannot_be_loaded_says_so(stub_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((stub_folder / "config.json").read_text())
     engine = Engine(find_repo(str(tmp_path)))

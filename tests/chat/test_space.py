@@ -51,7 +51,15 @@ def test_the_assembled_folder_serves_the_named_model(tmp_path: Path, monkeypatch
     assert metadata_load(folder / "README.md")["title"] == "gemma-3-4b-it-int4"
 
 
-@pytest.mark.parametrize("model_id", ["", "just-a-name", "a/b/c", "/x", ".", "..", "app.py"])
+@pytest.mark.parametrize("model_id", ["", "just-a-name", "a/b/c", "/x"])
 def test_a_wrong_model_id_is_refused(model_id: str) -> None:
     with pytest.raises(ModelError, match="OWNER/NAME"):
         check_model(model_id)
+
+
+def test_a_folder_is_no_model_of_the_hub(stub_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"Upload it .* then give OWNER/NAME"):
+        check_model(str(stub_folder))
+    (tmp_path / "model-Q4_0.gguf").touch()
+    with pytest.raises(ModelError, match=r"for llama\.cpp"):
+        check_model(str(tmp_path))
