@@ -11,11 +11,6 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
 from benchmarks.comparison import ENGINES, over_llama
 
 COLORS = dict(zip(ENGINES, ("#1b6ca8", "#76b5d9", "#3f9e8f", "#8a8a8a", "#bdbdbd", "#d9a441", "#b5533c"), strict=True))
@@ -30,6 +25,9 @@ def read_rows(file: Path) -> list[dict]:
 
 def draw(rows: list[dict], picture: Path) -> None:
     """Two panels of bars, a group for each model, a color for each engine."""
+    from matplotlib import pyplot as plt  # takes seconds, which `--help` shall not
+
+    plt.switch_backend("Agg")
     engines = [engine for engine in ENGINES if any(row["engine"] == engine for row in rows)]
     models = list(dict.fromkeys(row["model"] for row in rows if over_llama(row, rows, "decode") is not None))
     figure, panels = plt.subplots(2, 1, figsize=(max(2 + 2 * len(models), 8), 7), layout="constrained")

@@ -7,6 +7,7 @@ quantization-aware training, which these weights never had: their perplexity suf
 Everything is cached under ~/.cache/gemma3-int4; the weights are Google's, under Gemma's terms, and stay there.
 """
 
+import argparse
 import pydoc_data.topics
 import shutil
 import sys
@@ -91,6 +92,7 @@ def greedy(model, tokenizer) -> torch.Tensor:
 
 @torch.inference_mode()
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     stock = snapped_model()
     kaggle_checkpoint(stock)
     exact = converted("float32", "--dtype", "float32")
