@@ -20,6 +20,7 @@ from chat.messages import EMPTY, REMOVED
 from chat.repo import find_repo
 from chat.server import open_page
 from tests.chat.helpers.browser import ChatPage, find_chromium, watched_browser, watched_context
+from tests.chat.helpers.stub import save_stub
 from tests.chat.helpers.waiting import steps_until_still, until
 
 DESKTOP = {"width": 1280, "height": 860}
@@ -435,4 +436,31 @@ def test_the_page_is_up_while_the_model_loads(browser: Browser, stub_folder: Pat
         expect(chat.status).to_contain_text("backend transformers")
         chat.wait_for_answer(1)
         expect(chat.answers).not_to_contain_text("not ready yet")
+    page.close()
+
+
+def test_a_text_only_model_takes_no_pictures(browser: Browser, tmp_path: Path, red: Path) -> None:
+    save_stub(tmp_path / "text", vision=False)
+    engine = Engine(find_repo(str(tmp_path / "text")))
+    engine.start_loading()
+    page = open_page(engine)
+    with watched_context(browser) as context:
+        chat = ChatPage(context.new_page(), page.local_url)
+        expect(chat.status).to_contain_text("reads text only, no pictures")
+        expect(chat.page.locator("#message input[type=file]")).to_have_count(0)
+        handled = chat.page.evaluate(
+            """(encoded) => {
+                const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
+                const dataTransfer = new DataTransfer();
+                dataTransfer.items.add(new File([bytes], "dropped.png", {type: "image/png"}));
+                const drop = new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true});
+                document.body.dispatchEvent(drop);
+                return drop.defaultPrevented;
+            }""",
+            base64.b64encode(red.read_bytes()).decode(),
+        )
+        assert handled  # else the browser would show the file in place of the page
+        chat.limit_tokens(5)
+        chat.ask("hello")
+        chat.wait_for_answer(1)
     page.close()
