@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from transformers import Gemma3TextConfig
 
 from benchmarks.shapes import config_of, linear_shapes, random_scales
-from conversion.awq_repo import AwqRepo
 from conversion.formats.gguf import write_language_model
 from conversion.repo_files import CODE_FILES
+from conversion.repos.awq_repo import AwqRepo
 from conversion.sizes import VOCABULARY
 from real270m.fetch import published_tokenizer
 

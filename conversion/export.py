@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.awq_repo import AwqRepo, SafetensorsFile
 from conversion.errors import BadInput, NoSpace
 from conversion.files import write_text
 from conversion.formats import compressed_tensors
@@ -29,6 +28,8 @@ from conversion.pipeline import convert
 from conversion.places import check_apart
 from conversion.plan import NO_TOKENIZER, check_options, make_conversion_plan
 from conversion.repo_files import TOKENIZER_FILES, write_json
+from conversion.repos.awq_repo import AwqRepo
+from conversion.repos.safetensors_file import SafetensorsFile
 from conversion.shards import INDEX, Shard, plan_shards, sha256
 
 

@@ -25,9 +25,9 @@ import numpy as np
 from tqdm import tqdm
 
 from conversion import repo_files
-from conversion.awq_repo import SIDE_FILE
 from conversion.errors import BadInput, NoSpace, SourceLost
 from conversion.files import disk_bytes, sync, write_at, write_text
+from conversion.formats.embedding import SIDE_FILE
 from conversion.hub_repo import WorkFolder
 from conversion.int4_grid import GROUP_SIZE
 from conversion.leaf_writer import Cancelled, LeafFacts, ScaleFacts, write_leaf, write_plain

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.awq_repo import SafetensorsFile
 from conversion.errors import BadInput, shortened
 from conversion.formats import awq
 from conversion.repo_files import CODE_FILES, MODELING_FILE
+from conversion.repos.safetensors_file import SafetensorsFile
 from conversion.shards import INDEX, sha256
 
 MANIFEST = "conversion.json"
@@ -180,7 +180,7 @@ def _damage(path: Path) -> str | None:
     """What is wrong inside a file of weights, as far as it shows without a source; None where nothing shows."""
     try:
         if path.suffix == ".gguf":
-            from conversion.gguf_files import opened  # the gguf library is not everybody's
+            from conversion.repos.gguf_repo import opened  # the gguf library is not everybody's
 
             opened(path)
         if path.suffix != ".safetensors":

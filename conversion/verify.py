@@ -20,7 +20,6 @@ import ml_dtypes
 import numpy as np
 from transformers import Gemma3Config, Gemma3TextConfig
 
-from conversion.awq_repo import AwqRepo
 from conversion.errors import BadInput, shortened
 from conversion.flax_checkpoint import FlaxCheckpoint, Leaf
 from conversion.formats import awq
@@ -29,11 +28,12 @@ from conversion.int4_grid import GROUP_SIZE, Recovered, dequantise, recover
 from conversion.leaf_writer import block_rows, kind_of, output_tensors, place_of
 from conversion.name_map import EMBEDDING_LEAF, Entry, entries, is_language, make_plan
 from conversion.repo_check import MANIFEST, Findings, again, check_files, read_manifest
+from conversion.repos.awq_repo import AwqRepo
 from conversion.shards import DTYPES, INDEX, SCALES
 
 
 class StoredRepo(Protocol):
-    """What a proof asks of a format: `AwqRepo`, `CompressedRepo` or `GgufFiles`."""
+    """What a proof asks of a format: `AwqRepo`, `CompressedRepo` or `GgufRepo`."""
 
     path: Path
     config: Gemma3Config | Gemma3TextConfig
@@ -150,11 +150,11 @@ def open_repo(path: Path) -> StoredRepo:
     """
     kind = repo_kind(path)
     if kind == "gguf":
-        from conversion.gguf_files import GgufFiles  # the gguf library is not everybody's
+        from conversion.repos.gguf_repo import GgufRepo  # the gguf library is not everybody's
 
-        return GgufFiles(path)
+        return GgufRepo(path)
     if kind == "compressed-tensors":
-        from conversion.compressed_repo import CompressedRepo
+        from conversion.repos.compressed_repo import CompressedRepo
 
         return CompressedRepo(path)
     return AwqRepo(path)

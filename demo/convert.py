@@ -21,8 +21,8 @@ import torch
 from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration
 
 import convert_flax
-from conversion.awq_repo import AwqRepo
 from conversion.int4_grid import dequantise
+from conversion.repos.awq_repo import AwqRepo
 
 from .flax_export import export_flax
 from .model import build_model, is_quantized, quantized_weights

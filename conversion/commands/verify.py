@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from conversion.awq_repo import AwqRepo
 from conversion.errors import BadInput
 from conversion.flax_checkpoint import FlaxCheckpoint
 from conversion.identify import repo_kind
+from conversion.repos.awq_repo import AwqRepo
 from conversion.source_hashes import check_source_hashes
 from conversion.sources import check_repo_folder, checkpoint_folder
 from conversion.verify import verify

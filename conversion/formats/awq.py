@@ -16,6 +16,7 @@ GROUP_SIZE = 32
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 QUARTET = np.uint64(0x000F000F000F000F)
 GATHER = np.uint64(1 << 48 | 1 << 36 | 1 << 24 | 1 << 12)
+WORDS_AT_ONCE = 16  # a stripe of qweight that stays in a core's cache
 ZERO_WORD = np.uint32(0x88888888).view(np.int32)
 
 
@@ -38,13 +39,18 @@ def pack(codes: np.ndarray) -> np.ndarray:
 
 
 def unpack(qweight: np.ndarray) -> np.ndarray:
-    """qweight int32 [in, out/8] -> int8 codes [in, out]; the inverse of `pack`."""
-    rows, words = qweight.shape
-    packed = np.ascontiguousarray(qweight).view(np.uint8).reshape(rows, words, 4)
-    codes = np.empty((rows, words, 8), np.int8)
-    codes[..., ORDER[0::2]] = packed & 15
-    codes[..., ORDER[1::2]] = packed >> 4
-    return codes.reshape(rows, words * 8) - np.int8(8)
+    """qweight int32 [in, out/8] -> int8 codes [in, out], of which `.T` is contiguous; the inverse of `pack`.
+
+    The words are turned before they are unpacked: eight times less to turn.
+    """
+    ins, words = qweight.shape
+    codes = np.empty((words, 8, ins), np.int8)
+    for start in range(0, words, WORDS_AT_ONCE):
+        turned = np.ascontiguousarray(qweight[:, start : start + WORDS_AT_ONCE].T).view(np.uint32)
+        for nibble, output in enumerate(ORDER):
+            codes[start : start + WORDS_AT_ONCE, output] = turned >> np.uint32(4 * nibble) & np.uint32(15)
+    codes -= 8
+    return codes.reshape(words * 8, ins).T
 
 
 def quantization_config() -> dict:

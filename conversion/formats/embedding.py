@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+SIDE_FILE = "int4_embedding.safetensors"  # the scales of `--embedding plain`, whose shards hold floats
+
 
 def pack(codes: np.ndarray) -> np.ndarray:
     """int8 codes -8..7, [rows, hidden] -> int32 [rows, hidden/8]."""

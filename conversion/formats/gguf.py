@@ -21,9 +21,9 @@ import gguf
 import numpy as np
 from transformers import Gemma3Config
 
-from conversion.awq_repo import AwqRepo
 from conversion.errors import BadInput
 from conversion.int4_grid import GROUP_SIZE, dequantise
+from conversion.repos.awq_repo import AwqRepo
 
 Type = gguf.GGMLQuantizationType
 BLOCK_BYTES = 2 + GROUP_SIZE // 2

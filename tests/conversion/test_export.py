@@ -29,7 +29,6 @@ from transformers import (
 )
 
 from conversion import pipeline
-from conversion.awq_repo import AwqRepo
 from conversion.commands import convert as convert_command
 from conversion.errors import BadInput
 from conversion.export import export
@@ -38,6 +37,7 @@ from conversion.formats import gguf as gguf_format
 from conversion.hub_repo import WorkFolder
 from conversion.name_map import entries
 from conversion.repo_files import CODE_FILES
+from conversion.repos.awq_repo import AwqRepo
 from conversion.tokenizer import build_tokenizer, read_sentencepiece
 from convert_flax import main
 from demo.flax_export import export_flax

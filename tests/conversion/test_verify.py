@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import convert_flax
-from conversion.awq_repo import AwqRepo
+from conversion.repos.awq_repo import AwqRepo
 from demo.flax_export import save_tree
 from tests.conversion import tiny
 from tests.conversion.small_tokenizer import IDS, small_model

@@ -20,7 +20,7 @@ from conversion.name_map import entries
 VISION = ("vision_tower.", "multi_modal_projector.")
 
 
-class GgufFiles:
+class GgufRepo:
     """`model-*.gguf` and, if the model sees, `mmproj-*.gguf`.
 
     Attributes:

@@ -7,7 +7,6 @@ linears, and for the embedding either plain rows with their scales in a side fil
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,55 +15,13 @@ from transformers import Gemma3TextConfig
 
 from conversion.errors import BadInput
 from conversion.formats import awq, embedding
+from conversion.formats.embedding import SIDE_FILE
 from conversion.int4_grid import GROUP_SIZE, dequantise
+from conversion.repos.safetensors_file import SafetensorsFile
 from conversion.shards import DTYPES, INDEX
 from conversion.sizes import read_config
 
-SIDE_FILE = "int4_embedding.safetensors"
 BLOCK_WEIGHTS = 1 << 24
-WORDS_AT_ONCE = 16  # a stripe of qweight that stays in a core's cache
-NUMPY_DTYPES = dict(DTYPES.values())  # safetensors' name -> numpy's
-
-
-class SafetensorsFile:
-    """One safetensors file; reads whole tensors or some of their rows.
-
-    Raises:
-        BadInput: the file is missing, cut short, or has no safetensors header.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if length > path.stat().st_size:
-                    raise ValueError(f"its header would be {length} bytes long")
-                self.header = json.loads(file.read(length))
-            self.header.pop("__metadata__", None)
-            if unknown := {entry["dtype"] for entry in self.header.values()} - set(NUMPY_DTYPES):
-                raise ValueError(f"unknown dtypes {sorted(unknown)}")
-            self._start = 8 + length
-            end = self._start + max(entry["data_offsets"][1] for entry in self.header.values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{path}: not readable as a safetensors file ({error})") from error
-        if path.stat().st_size != end:
-            raise BadInput(f"{path}: {path.stat().st_size} bytes, its header says {end}; copy or convert it again")
-
-    def dtype(self, name: str) -> np.dtype:
-        return NUMPY_DTYPES[self.header[name]["dtype"]]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.header[name]["shape"])
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """A tensor as stored, or its rows from `start` to `stop`."""
-        dtype, (rows, *row) = self.dtype(name), self.shape(name)
-        stop = rows if stop is None else stop
-        width = math.prod(row)
-        offset = self._start + self.header[name]["data_offsets"][0] + start * width * dtype.itemsize
-        values = np.fromfile(self.path, dtype, (stop - start) * width, offset=offset)
-        return values.reshape(stop - start, *row)
 
 
 class AwqRepo:
@@ -159,7 +116,7 @@ class AwqRepo:
 
     def linear(self, linear: str) -> tuple[np.ndarray, np.ndarray]:
         """Codes int8 [out, in] and scales [out, in/32] in their stored dtype."""
-        return _unpack_rows(self.read(f"{linear}.qweight")), np.ascontiguousarray(self.read(f"{linear}.scales").T)
+        return awq.unpack(self.read(f"{linear}.qweight")).T, np.ascontiguousarray(self.read(f"{linear}.scales").T)
 
     def embedding_blocks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The first `rows` rows of the embedding, block by block: codes int8 [n, hidden], scales [n, hidden/32]."""
@@ -197,15 +154,3 @@ class AwqRepo:
     def _embedding_ranges(self, rows: int) -> Iterator[tuple[int, int]]:
         step = max(1, BLOCK_WEIGHTS // self.text_config.hidden_size)
         return ((start, min(start + step, rows)) for start in range(0, rows, step))
-
-
-def _unpack_rows(qweight: np.ndarray) -> np.ndarray:
-    """qweight int32 [in, out/8] -> int8 codes [out, in]: turned before it is unpacked, eight times less to turn."""
-    ins, words = qweight.shape
-    codes = np.empty((words, 8, ins), np.int8)
-    for start in range(0, words, WORDS_AT_ONCE):
-        turned = np.ascontiguousarray(qweight[:, start : start + WORDS_AT_ONCE].T).view(np.uint32)
-        for nibble, output in enumerate(awq.ORDER):
-            codes[start : start + WORDS_AT_ONCE, output] = turned >> np.uint32(4 * nibble) & np.uint32(15)
-    codes -= 8
-    return codes.reshape(words * 8, ins)
