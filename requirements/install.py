@@ -75,9 +75,9 @@ class Environment:
         if os.environ.get("PYTHON") and version != asked:
             raise Stop(f"{self.folder} has Python {version}, not {asked}; remove the folder, or leave out PYTHON=")
         if not self.uv and self.ask("import pip; print(pip.__version__)") is None:
-            print(f"{self.folder} has no pip; it is added", flush=True)
             if self.ask("import ensurepip; print('here')") is None:
                 raise Stop(no_venv_module(version))
+            print(f"{self.folder} has no pip; it is added", flush=True)
             self.run([str(self.python), "-m", "ensurepip", "--upgrade"])
 
     def _make(self, *options: str) -> None:
