@@ -52,6 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (BadInput, NoSpace, OSError) as error:
         print(f"convert_flax: error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        sets = "-r requirements/convert.txt" + " -r requirements/model.txt" * (chosen.verb == "quality")
+        print(f"convert_flax: error: {error.name} is not installed; type: pip install {sets}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         print("; ".join(["convert_flax: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -184,3 +185,37 @@ def test_a_fitting_torch_installed_by_hand_stays(
     monkeypatch.setattr(install.platform, "system", lambda: "Linux")
     install.install_torch(install.Environment(tmp_path / "env", uv=None), "torch==2.13.0")
     assert "install" not in capfd.readouterr().out
+
+
+def test_uv_goes_on_where_the_index_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    uv = program(tmp_path, "uv", 'case "$*" in *--index*) exit 2;; *) echo "$@";; esac')
+    program(tmp_path / "env" / "bin", "python", "echo 2.13.0")
+    monkeypatch.setenv("TORCH_INDEX", "cpu")
+    monkeypatch.setattr(install.platform, "system", lambda: "Linux")
+    install.install_torch(install.Environment(tmp_path / "env", uv=str(uv)), "torch==2.13.0")
+    said = capfd.readouterr().out
+    assert "--no-deps --force-reinstall torch==2.13.0" in said
+    assert "this torch, 2.13.0, brings CUDA's libraries" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        ("plan --checkpoint x", "-r requirements/convert.txt"),
+        ("quality . --text x", "-r requirements/convert.txt -r requirements/model.txt"),
+    ],
+)
+def test_the_converter_without_its_set_says_what_to_install(words: str, files: str) -> None:
+    bare = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import convert_flax as c; ",
+    ]
+    bare[-1] += f"sys.exit(c.main({words.split()!r}))"
+    run = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert re.fullmatch(rf"convert_flax: error: \w+ is not installed; type: pip install {files}\n", run.stderr)
