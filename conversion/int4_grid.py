@@ -3,9 +3,8 @@
 A quantisation-aware-trained matrix was stored as products: w = float32(code * scale) with a code in -8..7 and one scale
 per group of 32 consecutive weights along the contraction axis. Neither is stored, so both are recovered here:
 
-* `recover`: codes and scales of a block; exact wherever an exact pair exists.
-* `dequantise`: the way back, and the definition of exact: `dequantise(codes, scales) == w` in every element.
-* `representable`: which scales a narrower dtype holds without rounding.
+`recover` gives codes and scales of a block, exact wherever an exact pair exists: one for which `dequantise(codes,
+scales) == w` in every element.
 
 How. If |code| of the largest element is m, then scale is within two float32 steps of absmax/m. So the candidates are
 m = 1..8 times five neighbours, and trying all of them is a complete search. Almost every group of a trained matrix is
@@ -21,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GROUP_SIZE = 32
+from conversion.codes import GROUP_SIZE, representable
+
 TILE = 1 << 16  # weights handled at a time: 256 KiB of float32 and as much of temporaries stay in a core's cache
 SEARCH = 1 << 10  # groups searched at a time, for the same reason
 UNRANKED = 1 << 30
@@ -107,25 +107,6 @@ def _check_finite(groups: np.ndarray, row: np.ndarray, column: np.ndarray, axis:
         element, group = (int(i) for i in np.argwhere(~finite)[0])
         place = (int(row[group]) * GROUP_SIZE + element, int(column[group]))
         raise NonFinite(place if axis == 0 else place[::-1], float(groups[element, group]))
-
-
-def dequantise(codes: np.ndarray, scales: np.ndarray, axis: int = 1) -> np.ndarray:
-    """float32(code * scale): codes int8 [rows, columns], scales as from `recover` -> float32 [rows, columns]."""
-    products = codes.astype(np.float32)
-    rows, columns = codes.shape
-    grouped = products.reshape((-1, GROUP_SIZE, columns) if axis == 0 else (rows, -1, GROUP_SIZE))
-    grouped *= np.expand_dims(scales.astype(np.float32, copy=False), axis + 1)
-    return grouped.reshape(rows, columns)
-
-
-def representable(scales: np.ndarray, dtype: str) -> np.ndarray:
-    """Which float32 scales `bfloat16`, `float16` or `float32` holds exactly; boolean, shape of the scales."""
-    if dtype == "bfloat16":
-        return (scales.view(np.uint32) & 0xFFFF) == 0
-    if dtype == "float16":
-        with np.errstate(over="ignore", under="ignore"):
-            return scales.astype(np.float16).astype(np.float32) == scales
-    return np.ones(scales.shape, bool)
 
 
 class _Scratch:

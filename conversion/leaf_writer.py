@@ -1,6 +1,5 @@
 """One leaf of the checkpoint -> its tensors in a shard, block by block.
 
-* `output_tensors`: which tensors a leaf becomes, from shapes alone.
 * `write_leaf`: reads, recovers, packs and writes one leaf; returns the facts for the manifest.
 """
 
@@ -12,14 +11,16 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from conversion.codes import GROUP_SIZE, dequantise, representable
 from conversion.errors import BadInput
 from conversion.flax_checkpoint import Block, Leaf
 from conversion.formats import awq, embedding
-from conversion.int4_grid import GROUP_SIZE, NonFinite, Recovered, dequantise, recover, representable
+from conversion.int4_grid import NonFinite, Recovered, recover
+from conversion.layout import block_rows, kind_of, place_of
 from conversion.name_map import Entry
-from conversion.shards import DTYPES, SCALES, Shard, TensorSpec
+from conversion.shards import Shard
+from conversion.tensor_spec import DTYPES
 
-BLOCK_BYTES = 1 << 22  # decoded bytes handled at a time
 NORM_SHARE = 0.01  # inexact groups are taken as the norm of a tensor if they are more than this share of it ...
 NORM_DEVIATION = 1e-5  # ... and none deviates more than this, relative to its group's absmax
 
@@ -90,55 +91,6 @@ class LeafFacts:
         return cls(**{**values, "scales": scales})
 
 
-def kind_of(entry: Entry) -> str:
-    return "embedding" if entry.is_embedding else "linear" if entry.int4 else "plain"
-
-
-def output_tensors(entry: Entry, dtype: str, embedding_mode: str, vocabulary: int) -> list[TensorSpec]:
-    """The tensors that a leaf becomes in the shards.
-
-    Args:
-        entry: the leaf.
-        dtype: of tensors that stay floats.
-        embedding_mode: `plain` or `int4`.
-        vocabulary: rows of the embedding with its zero rows.
-    """
-    if kind_of(entry) == "plain":
-        return [TensorSpec(name, dtype, entry.tensor_shape) for name in entry.tensors]
-    outs, ins = entry.tensor_shape
-    if kind_of(entry) == "embedding":
-        name = entry.tensors[0]
-        if embedding_mode == "plain":
-            return [TensorSpec(name, dtype, (vocabulary, ins))]
-        stem = name.removesuffix("weight")
-        return [
-            TensorSpec(f"{stem}qweight", "int32", (vocabulary, ins // 8)),
-            TensorSpec(f"{stem}scales", SCALES, (vocabulary, ins // GROUP_SIZE)),
-        ]
-    specs = []
-    for name in entry.tensors:
-        stem = name.removesuffix("weight")
-        specs += [
-            TensorSpec(f"{stem}qweight", "int32", (ins, outs // 8)),
-            TensorSpec(f"{stem}qzeros", "int32", (ins // GROUP_SIZE, outs // 8)),
-            TensorSpec(f"{stem}scales", SCALES, (ins // GROUP_SIZE, outs)),
-        ]
-    return specs
-
-
-def check_divisible(entry: Entry) -> None:
-    """Raises BadInput if a matrix does not divide into groups and words."""
-    if not entry.int4:
-        return
-    outs, ins = entry.tensor_shape
-    group_rows = entry.leaf_shape[-1] if entry.grouped_by_row else entry.leaf_shape[-2]
-    if group_rows % GROUP_SIZE or ins % GROUP_SIZE or (outs % 8 and not entry.is_embedding):
-        raise BadInput(
-            f"{entry.leaf} {list(entry.leaf_shape)}: groups of {GROUP_SIZE} and words of 8 need its contraction axis "
-            f"to be a multiple of {GROUP_SIZE} and its output axis a multiple of 8"
-        )
-
-
 def write_leaf(
     entry: Entry,
     leaf: Leaf,
@@ -207,7 +159,7 @@ def _write_linears(entry: Entry, leaf: Leaf, shard: Shard, facts: LeafFacts, ste
         recovered = _recover(entry, block, facts)
         found = (recovered.codes, recovered.scales)
         codes, scale = (array.T for array in found) if entry.grouped_by_row else found  # [in, out], [in/32, out]
-        tensor, ins_here, outs_here = place_of(entry, block)
+        tensor, ins_here, outs_here = place_of(entry, block.lead, block.row, block.values.shape)
         qweights[tensor][ins_here, outs_here.start // 8 : outs_here.stop // 8] = awq.pack(codes)
         scales[tensor][ins_here.start // GROUP_SIZE : ins_here.stop // GROUP_SIZE, outs_here] = scale
         step(block.values.nbytes)
@@ -252,25 +204,6 @@ def _write_embedding(
     if padding := vocabulary - rows:
         zeros = np.zeros((padding, hidden), np.int8)
         write(rows, zeros, np.ones((padding, hidden // GROUP_SIZE), np.float32), zeros)
-
-
-def place_of(entry: Entry, block: Block) -> tuple[int, slice, slice]:
-    """Where a block of a linear's leaf belongs: which tensor, which inputs, which outputs."""
-    stacked = entry.rule.axes.stacked
-    tensor = block.lead[0] if stacked else 0
-    slab = block.lead[-1] if len(block.lead) > stacked else 0
-    rows, width = block.values.shape
-    if entry.grouped_by_row:  # the block is [out, in]
-        return tensor, slice(0, width), slice(block.row, block.row + rows)
-    # The block is [in, out]; slabs follow each other along out (heads of q, k and v) or along in (heads of o).
-    height = entry.leaf_shape[-2]
-    top, left = (0, slab * width) if entry.slabs_are_outputs else (slab * height, 0)
-    return tensor, slice(top + block.row, top + block.row + rows), slice(left, left + width)
-
-
-def block_rows(width: int) -> int:
-    """Rows of a block: a multiple of 32, about BLOCK_BYTES of float32."""
-    return max(1, BLOCK_BYTES // (4 * width * GROUP_SIZE)) * GROUP_SIZE
 
 
 def _recover(entry: Entry, block: Block, facts: LeafFacts) -> Recovered:

@@ -25,18 +25,19 @@ import numpy as np
 from tqdm import tqdm
 
 from conversion import repo_files
+from conversion.codes import GROUP_SIZE
 from conversion.errors import BadInput, NoSpace, SourceLost
 from conversion.files import disk_bytes, sync, write_at, write_text
 from conversion.formats.embedding import SIDE_FILE
 from conversion.hub_repo import WorkFolder
-from conversion.int4_grid import GROUP_SIZE
 from conversion.leaf_writer import Cancelled, LeafFacts, ScaleFacts, write_leaf, write_plain
 from conversion.model_card import model_card, precision
 from conversion.name_map import Entry
 from conversion.options import Options
 from conversion.plan import NO_TOKENIZER, Plan, make_conversion_plan
-from conversion.shards import INDEX, Shard, ShardPlan, TensorSpec, sha256
+from conversion.shards import INDEX, Shard, ShardPlan, sha256
 from conversion.source_hashes import check_source_hashes
+from conversion.tensor_spec import TensorSpec
 from conversion.verify import MANIFEST, check_repo, prove_repo
 
 FLOAT16_NORMAL = (float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max))

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from transformers import Gemma3Config, Gemma3TextConfig
 
+from conversion.codes import GROUP_SIZE
 from conversion.donor import Donor
 from conversion.errors import BadInput, shortened
 from conversion.flax_checkpoint import FlaxCheckpoint
-from conversion.int4_grid import GROUP_SIZE
-from conversion.leaf_writer import check_divisible, output_tensors
+from conversion.layout import check_divisible, output_tensors
 from conversion.name_map import Entry, is_language, make_plan
 from conversion.options import Options
 from conversion.places import check_apart

@@ -1,6 +1,5 @@
 """Safetensors shards that are written in any order, in bounded memory, before all their dtypes are known.
 
-* `TensorSpec`: name, dtype and shape of one output tensor.
 * `plan_shards`: tensors -> files of at most 2 GB, named as transformers names them.
 * `Shard`: one such file while it is written.
 
@@ -15,46 +14,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from conversion.files import open_file, read_at, sync, write_at
 from conversion.options import SHARD_BYTES
+from conversion.tensor_spec import DTYPES, SCALES, TensorSpec
 
 INDEX = "model.safetensors.index.json"
 HEADER_ENTRY = 256  # more than the header says about one tensor
 COPY_BYTES = 1 << 24
-
-DTYPES = {
-    "int32": ("I32", np.dtype(np.int32)),
-    "int64": ("I64", np.dtype(np.int64)),
-    "float32": ("F32", np.dtype(np.float32)),
-    "float16": ("F16", np.dtype(np.float16)),
-    "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
-}
-SCALES = "scales"  # dtype of a tensor of scales until the real one is chosen
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One tensor to be written. `dtype` is a key of `DTYPES`, or `SCALES`."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def nbytes(self, scale_dtype: str = "float32") -> int:
-        return self.size * DTYPES[scale_dtype if self.dtype == SCALES else self.dtype][1].itemsize
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,18 @@ import ml_dtypes
 import numpy as np
 from transformers import Gemma3Config, Gemma3TextConfig
 
+from conversion.codes import GROUP_SIZE, dequantise
 from conversion.errors import BadInput, shortened
 from conversion.flax_checkpoint import FlaxCheckpoint, Leaf
 from conversion.formats import awq
 from conversion.identify import repo_kind
-from conversion.int4_grid import GROUP_SIZE, Recovered, dequantise, recover
-from conversion.leaf_writer import block_rows, kind_of, output_tensors, place_of
+from conversion.int4_grid import Recovered, recover
+from conversion.layout import block_rows, kind_of, output_tensors, place_of
 from conversion.name_map import EMBEDDING_LEAF, Entry, entries, is_language, make_plan
 from conversion.repo_check import MANIFEST, Findings, again, check_files, read_manifest
 from conversion.repos.awq_repo import AwqRepo
-from conversion.shards import DTYPES, INDEX, SCALES
+from conversion.shards import INDEX
+from conversion.tensor_spec import DTYPES, SCALES
 
 
 class StoredRepo(Protocol):
@@ -290,7 +292,7 @@ def _prove_linears(repo: StoredRepo, entry: Entry, leaf: Leaf, proof: Proof, loc
     axis = 1 if entry.grouped_by_row else 0
     wrong = set()
     for block in leaf.blocks(block_rows(leaf.shape[-1])):
-        tensor, ins, outs = place_of(entry, block)
+        tensor, ins, outs = place_of(entry, block.lead, block.row, block.values.shape)
         groups = slice(ins.start // GROUP_SIZE, ins.stop // GROUP_SIZE)
         codes, scales = stored[tensor][0][outs, ins], stored[tensor][1][outs, groups]
         if not entry.grouped_by_row:

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration
 
 import convert_flax
-from conversion.int4_grid import dequantise
+from conversion.codes import dequantise
 from conversion.repos.awq_repo import AwqRepo
 
 from .flax_export import export_flax

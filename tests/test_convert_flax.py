@@ -19,9 +19,9 @@ from transformers import AutoConfig, GenerationConfig
 
 import convert_flax
 from conversion import pipeline, repo_files
+from conversion.codes import dequantise
 from conversion.errors import BadInput
 from conversion.flax_checkpoint import FlaxCheckpoint
-from conversion.int4_grid import dequantise
 from conversion.options import Options
 from demo.flax_export import save_tree
 from tests.conversion import tiny

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from conversion.int4_grid import dequantise, recover
+from conversion.codes import dequantise
+from conversion.int4_grid import recover
 from demo import model as demo_model
 from demo.data import IMAGE_TEXT, ROW
 from demo.evaluate import load_dequantized

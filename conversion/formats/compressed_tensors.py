@@ -16,10 +16,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from conversion.codes import GROUP_SIZE
 from conversion.formats.embedding import pack, unpack
-from conversion.int4_grid import GROUP_SIZE
 from conversion.repos.awq_repo import AwqRepo
-from conversion.shards import DTYPES, TensorSpec
+from conversion.tensor_spec import DTYPES, TensorSpec
 
 DTYPE_NAMES = {dtype: name for name, (_, dtype) in DTYPES.items()}
 

@@ -21,8 +21,8 @@ import gguf
 import numpy as np
 from transformers import Gemma3Config
 
+from conversion.codes import GROUP_SIZE, dequantise
 from conversion.errors import BadInput
-from conversion.int4_grid import GROUP_SIZE, dequantise
 from conversion.repos.awq_repo import AwqRepo
 
 Type = gguf.GGMLQuantizationType

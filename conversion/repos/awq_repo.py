@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from transformers import Gemma3TextConfig
 
+from conversion.codes import GROUP_SIZE, dequantise
 from conversion.errors import BadInput
 from conversion.formats import awq, embedding
 from conversion.formats.embedding import SIDE_FILE
-from conversion.int4_grid import GROUP_SIZE, dequantise
 from conversion.repos.safetensors_file import SafetensorsFile
-from conversion.shards import DTYPES, INDEX
+from conversion.shards import INDEX
 from conversion.sizes import read_config
+from conversion.tensor_spec import DTYPES
 
 BLOCK_WEIGHTS = 1 << 24
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from conversion.codes import GROUP_SIZE
 from conversion.errors import BadInput
 from conversion.formats import compressed_tensors
-from conversion.int4_grid import GROUP_SIZE
 from conversion.name_map import entries
 from conversion.repos.safetensors_file import SafetensorsFile
 from conversion.shards import INDEX

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from conversion.errors import BadInput
-from conversion.shards import DTYPES
+from conversion.tensor_spec import DTYPES
 
 NUMPY_DTYPES = dict(DTYPES.values())  # safetensors' name -> numpy's
 

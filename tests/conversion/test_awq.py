@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from conversion.codes import dequantise
 from conversion.formats import awq, embedding
-from conversion.int4_grid import dequantise
 
 CACHE = Path.home() / ".cache" / "gemma3-int4"
 VERSION = "0.2.9"

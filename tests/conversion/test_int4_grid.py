@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from conversion.int4_grid import GROUP_SIZE, NonFinite, dequantise, recover, representable
+from conversion.codes import GROUP_SIZE, dequantise, representable
+from conversion.int4_grid import NonFinite, recover
 
 CODES = st.one_of(
     hnp.arrays(np.int8, GROUP_SIZE, elements=st.integers(-8, 7)),

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import Gemma3Config, Gemma3TextConfig
 
 import convert_flax
+from conversion.codes import GROUP_SIZE, dequantise
 from conversion.formats import awq, embedding
-from conversion.int4_grid import GROUP_SIZE, dequantise
 from conversion.name_map import entries
 
 ROWS = 192  # embedding rows in the checkpoint

@@ -1,0 +1,26 @@
+"""What an int4 weight is: a code in -8..7, and a float scale for every 32 of them along the contraction axis."""
+
+from __future__ import annotations
+
+import numpy as np
+
+GROUP_SIZE = 32
+
+
+def dequantise(codes: np.ndarray, scales: np.ndarray, axis: int = 1) -> np.ndarray:
+    """float32(code * scale): codes int8 [rows, columns], scales as from `recover` -> float32 [rows, columns]."""
+    products = codes.astype(np.float32)
+    rows, columns = codes.shape
+    grouped = products.reshape((-1, GROUP_SIZE, columns) if axis == 0 else (rows, -1, GROUP_SIZE))
+    grouped *= np.expand_dims(scales.astype(np.float32, copy=False), axis + 1)
+    return grouped.reshape(rows, columns)
+
+
+def representable(scales: np.ndarray, dtype: str) -> np.ndarray:
+    """Which float32 scales `bfloat16`, `float16` or `float32` holds exactly; boolean, shape of the scales."""
+    if dtype == "bfloat16":
+        return (scales.view(np.uint32) & 0xFFFF) == 0
+    if dtype == "float16":
+        with np.errstate(over="ignore", under="ignore"):
+            return scales.astype(np.float16).astype(np.float32) == scales
+    return np.ones(scales.shape, bool)

@@ -1,0 +1,94 @@
+"""Geometry of a conversion, from shapes alone: what a leaf becomes, and where each block of it belongs.
+
+* `kind_of`, `output_tensors`: which tensors a leaf becomes.
+* `check_divisible`: whether they divide into groups and words.
+* `block_rows`, `place_of`: the blocks in which a leaf is read, and the part of a tensor that each fills.
+"""
+
+from __future__ import annotations
+
+from conversion.codes import GROUP_SIZE
+from conversion.errors import BadInput
+from conversion.name_map import Entry
+from conversion.tensor_spec import SCALES, TensorSpec
+
+BLOCK_BYTES = 1 << 22  # of float32, handled at a time
+
+
+def kind_of(entry: Entry) -> str:
+    """`linear` or `embedding` for a leaf on the int4 grid, else `plain`."""
+    return "embedding" if entry.is_embedding else "linear" if entry.int4 else "plain"
+
+
+def output_tensors(entry: Entry, dtype: str, embedding_mode: str, vocabulary: int) -> list[TensorSpec]:
+    """The tensors that a leaf becomes in the shards.
+
+    Args:
+        entry: the leaf.
+        dtype: of tensors that stay floats.
+        embedding_mode: `plain` or `int4`.
+        vocabulary: rows of the embedding with its zero rows.
+    """
+    if kind_of(entry) == "plain":
+        return [TensorSpec(name, dtype, entry.tensor_shape) for name in entry.tensors]
+    outs, ins = entry.tensor_shape
+    if kind_of(entry) == "embedding":
+        name = entry.tensors[0]
+        if embedding_mode == "plain":
+            return [TensorSpec(name, dtype, (vocabulary, ins))]
+        stem = name.removesuffix("weight")
+        return [
+            TensorSpec(f"{stem}qweight", "int32", (vocabulary, ins // 8)),
+            TensorSpec(f"{stem}scales", SCALES, (vocabulary, ins // GROUP_SIZE)),
+        ]
+    specs = []
+    for name in entry.tensors:
+        stem = name.removesuffix("weight")
+        specs += [
+            TensorSpec(f"{stem}qweight", "int32", (ins, outs // 8)),
+            TensorSpec(f"{stem}qzeros", "int32", (ins // GROUP_SIZE, outs // 8)),
+            TensorSpec(f"{stem}scales", SCALES, (ins // GROUP_SIZE, outs)),
+        ]
+    return specs
+
+
+def check_divisible(entry: Entry) -> None:
+    """Raises BadInput if a matrix does not divide into groups and words."""
+    if not entry.int4:
+        return
+    outs, ins = entry.tensor_shape
+    group_rows = entry.leaf_shape[-1] if entry.grouped_by_row else entry.leaf_shape[-2]
+    if group_rows % GROUP_SIZE or ins % GROUP_SIZE or (outs % 8 and not entry.is_embedding):
+        raise BadInput(
+            f"{entry.leaf} {list(entry.leaf_shape)}: groups of {GROUP_SIZE} and words of 8 need its contraction axis "
+            f"to be a multiple of {GROUP_SIZE} and its output axis a multiple of 8"
+        )
+
+
+def block_rows(width: int) -> int:
+    """Rows of a block: a multiple of 32, about BLOCK_BYTES of float32."""
+    return max(1, BLOCK_BYTES // (4 * width * GROUP_SIZE)) * GROUP_SIZE
+
+
+def place_of(entry: Entry, lead: tuple[int, ...], row: int, shape: tuple[int, int]) -> tuple[int, slice, slice]:
+    """Where a block of a linear's leaf belongs.
+
+    Args:
+        entry: the leaf.
+        lead: the block's indices on all axes of the leaf but the last two.
+        row: its first row there.
+        shape: its rows and columns.
+
+    Returns:
+        Which tensor, which of its inputs, which of its outputs.
+    """
+    stacked = entry.rule.axes.stacked
+    tensor = lead[0] if stacked else 0
+    slab = lead[-1] if len(lead) > stacked else 0
+    rows, width = shape
+    if entry.grouped_by_row:  # the block is [out, in]
+        return tensor, slice(0, width), slice(row, row + rows)
+    # The block is [in, out]; slabs follow each other along out (heads of q, k and v) or along in (heads of o).
+    height = entry.leaf_shape[-2]
+    top, left = (0, slab * width) if entry.slabs_are_outputs else (slab * height, 0)
+    return tensor, slice(top + row, top + row + rows), slice(left, left + width)
