@@ -1,5 +1,5 @@
 # Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
-"""Fast paths for CPUs, in bfloat16: an int4 kernel for few rows of activations, dequantise and multiply for many.
+"""Fast paths for CPUs, in bfloat16: an int4 kernel for few rows of activations, dequantize and multiply for many.
 
 What this file offers:
     NativeCpu        the backend with our own kernels (`csrc/`): 4.5 bits a weight, the scales as stored
@@ -29,13 +29,13 @@ from .int4_cpu_build import has_amx, instruction_set
 from .int4_cpu_library import Dequantize, Matrix, PackAwq, Product, library
 
 GROUP_SIZE = 32
-# Rows of activations up to which an int4 kernel beats multiplying by dequantised weights (see benchmarks/RESULTS.md);
+# Rows of activations up to which an int4 kernel beats multiplying by dequantized weights (see benchmarks/RESULTS.md);
 # with AVX2 `int4_product` has a way of its own for 2 to 12.
 MAX_NATIVE_ROWS = 1 if instruction_set() == "AVX2" else 24 if has_amx() else 16
 MAX_KERNEL_ROWS = 256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8
 PRODUCT_ROWS = 12  # `int4_product` takes its rows 6 or 12 at a time
-# Weights that are dequantised, or activations that are rearranged, at a time. AtenCpu: 2 MB of bfloat16, so that a
-# block stays in the cache until it is multiplied. NativeCpu: 16 MB, because it dequantises faster than a GEMM of few
+# Weights that are dequantized, or activations that are rearranged, at a time. AtenCpu: 2 MB of bfloat16, so that a
+# block stays in the cache until it is multiplied. NativeCpu: 16 MB, because it dequantizes faster than a GEMM of few
 # columns runs.
 BLOCK_WEIGHTS = 1 << 20
 TILE_WEIGHTS = 1 << 23
@@ -110,7 +110,7 @@ class NativeCpu:
 def _native_linear(x: torch.Tensor, qweight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """x [M, K] -> [M, N]: the scale multiplies a float32 sum for few rows (AVX2: to 12), and is in the weight for many.
 
-    For many rows the weights are multiplied where they are dequantised, in the first cache; or, on a CPU with AMX, by
+    For many rows the weights are multiplied where they are dequantized, in the first cache; or, on a CPU with AMX, by
     torch's GEMM, a tile at a time.
     """
     x = x.contiguous()

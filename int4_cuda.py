@@ -8,8 +8,8 @@ What this file offers:
 | rows of activations | way (`int4_cuda_tuning.py` has the block sizes and the borders)                      |
 |---------------------|--------------------------------------------------------------------------------------|
 | 1                   | a product on the floating-point units, at the speed of memory                        |
-| to some hundred     | a product on the tensor cores, weights dequantised on the way                        |
-| more                | dequantised in blocks to bfloat16, then cuBLAS                                       |
+| to some hundred     | a product on the tensor cores, weights dequantized on the way                        |
+| more                | dequantized in blocks to bfloat16, then cuBLAS                                       |
 
 Repacking is plain torch, in blocks, on whatever device the codes are: it needs no kernel and no GPU. In a compiled
 graph the kernels are opaque operators, so `fullgraph=True`, CUDA graphs and a static cache work; in eager mode they are
@@ -43,7 +43,7 @@ except ImportError:  # as on a computer without a GPU
     HAS_TRITON = False
 
 GROUP_SIZE = 32
-# Weights that are repacked, or dequantised for a derivative, at a time.
+# Weights that are repacked, or dequantized for a derivative, at a time.
 BLOCK_WEIGHTS = 1 << 24
 
 

@@ -167,7 +167,7 @@ def many_rows_kernel(
 
     The weights are the left operand because that one can stay in registers on every GPU: Triton then reads the words
     as the tensor cores want them, which it does only for what is made of loads and constants alone. They are rounded to
-    bfloat16 after scaling, as dequantised weights are. The activations that belong to nibble i lie 4 by 4, 32 apart;
+    bfloat16 after scaling, as dequantized weights are. The activations that belong to nibble i lie 4 by 4, 32 apart;
     with many rows it pays to have them side by side before (PERMUTED: input 256c + 32i + 4g + j of x, zeros beyond
     INPUTS).
     """

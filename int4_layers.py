@@ -41,7 +41,7 @@ GROUP_SIZE = 32
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 # Eight codes of 8: the zero point of a symmetric AWQ group, eight outputs to a word.
 AWQ_SYMMETRIC_ZEROS = 0x88888888 - (1 << 32)
-# Rows of a matrix that are dequantised at a time are chosen to hold about this many weights (64 MB in float32).
+# Rows of a matrix that are dequantized at a time are chosen to hold about this many weights (64 MB in float32).
 BLOCK_WEIGHTS = 1 << 24
 
 
@@ -123,7 +123,7 @@ def recover_codes(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.
 class Reference:
     """Dequantise, then multiply: any device, any dtype. Its layout is row-major codes [N, K/2] and scales [N, K/32].
 
-    The matrix is dequantised in blocks of rows, so that a 262,208-row head needs no full-size temporary.
+    The matrix is dequantized in blocks of rows, so that a 262,208-row head needs no full-size temporary.
     """
 
     name = "reference"

@@ -92,12 +92,12 @@ def straightforward(checkpoint: Path, config: Path | None, output: Path) -> None
     from safetensors.numpy import save_file
 
     from conversion.name_map import EMBEDDING_LEAF, make_plan
-    from conversion.sizes import published_config, read_config, recognise
+    from conversion.sizes import published_config, read_config, recognize
 
     tree = ocp.PyTreeCheckpointer().restore(checkpoint.absolute())
     leaves = {f"{module}/{name}": np.asarray(value) for module, inner in tree.items() for name, value in inner.items()}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    model = read_config(config) if config else published_config(recognise(shapes), "it")
+    model = read_config(config) if config else published_config(recognize(shapes), "it")
     tensors = {}
     for entry in make_plan(shapes, model)[0]:
         for name, weight in zip(entry.tensors, entry.rule.axes.to_tensors(leaves[entry.leaf]), strict=True):

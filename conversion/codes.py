@@ -7,7 +7,7 @@ import numpy as np
 GROUP_SIZE = 32
 
 
-def dequantise(codes: np.ndarray, scales: np.ndarray, axis: int = 1) -> np.ndarray:
+def dequantize(codes: np.ndarray, scales: np.ndarray, axis: int = 1) -> np.ndarray:
     """float32(code * scale): codes int8 [rows, columns], scales as from `recover` -> float32 [rows, columns]."""
     products = codes.astype(np.float32)
     rows, columns = codes.shape

@@ -1,13 +1,13 @@
 """Floats that lie on an int4 grid -> (codes, scales), proof included.
 
-A quantisation-aware-trained matrix was stored as products: w = float32(code * scale) with a code in -8..7 and one scale
+A quantization-aware-trained matrix was stored as products: w = float32(code * scale) with a code in -8..7 and one scale
 per group of 32 consecutive weights along the contraction axis. Neither is stored, so both are recovered here:
 
-`recover` gives codes and scales of a block, exact wherever an exact pair exists: one for which `dequantise(codes,
+`recover` gives codes and scales of a block, exact wherever an exact pair exists: one for which `dequantize(codes,
 scales) == w` in every element.
 
 How. If |code| of the largest element is m, then scale is within two float32 steps of absmax/m. So the candidates are
-m = 1..8 times five neighbours, and trying all of them is a complete search. Almost every group of a trained matrix is
+m = 1..8 times five neighbors, and trying all of them is a complete search. Almost every group of a trained matrix is
 settled by the first (m = 7, no step): that one is tried on whole blocks, the rest only where it fails or where a
 candidate of fewer bits may exist.
 """
@@ -25,7 +25,7 @@ from conversion.codes import GROUP_SIZE, representable
 TILE = 1 << 16  # weights handled at a time: 256 KiB of float32 and as much of temporaries stay in a core's cache
 SEARCH = 1 << 10  # groups searched at a time, for the same reason
 UNRANKED = 1 << 30
-STEPS = (0, 1, -1, 2, -2)  # float32 neighbours of absmax/m, in order of preference
+STEPS = (0, 1, -1, 2, -2)  # float32 neighbors of absmax/m, in order of preference
 PREFERENCE = (7, 6, 5, 4, 3, 2, 1, 8)  # |code| of a group's largest weight, in order of preference
 
 
@@ -160,7 +160,7 @@ def _settle_by_sevenths(grouped: np.ndarray, codes: np.ndarray, scales: np.ndarr
 
 
 def _may_be_narrower(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Which groups of m = 7 might also have a scale of fewer bits: a neighbour, or another m.
+    """Which groups of m = 7 might also have a scale of fewer bits: a neighbor, or another m.
 
     Args:
         codes: int8 [g, 32, n].
@@ -173,7 +173,7 @@ def _may_be_narrower(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     wide = (bits & 0xFFFF) != 0  # not bfloat16, the narrowest there is
     if not wide.any():
         return wide
-    # bfloat16 has 16 bits less than float32, float16 at least 13 less: neighbours up to 2 away end in that many zeros.
+    # bfloat16 has 16 bits less than float32, float16 at least 13 less: neighbors up to 2 away end in that many zeros.
     narrower = wide & ((bits + 2) & 0xFFFF <= 4)
     near_float16 = wide & ((bits + 2) & 0x1FFF <= 4)
     near_float16[near_float16] = ~representable(scales[near_float16], "float16")
@@ -229,10 +229,10 @@ def _try_steps(
     codes: np.ndarray,
     scales: np.ndarray,
 ) -> None:
-    """Tries absmax/m and its neighbours on groups that look right for this m; keeps what ranks better in `best`."""
+    """Tries absmax/m and its neighbors on groups that look right for this m; keeps what ranks better in `best`."""
     base = absmax[which] / np.float32(multiple)
     for place, step in enumerate(STEPS):
-        scale = _neighbour(base, step)
+        scale = _neighbor(base, step)
         exact = (code * scale == groups[:, which]).all(axis=0) & (scale > 0)
         rank = 100 * _bits(scale) + 10 * PREFERENCE.index(multiple) + place
         won = exact & (rank < best[which])
@@ -270,7 +270,7 @@ def _nearest(groups: np.ndarray, absmax: np.ndarray) -> tuple[np.ndarray, np.nda
     return best_codes, best_scales, best
 
 
-def _neighbour(scales: np.ndarray, step: int) -> np.ndarray:
+def _neighbor(scales: np.ndarray, step: int) -> np.ndarray:
     """The positive float32 value `step` places up or down; 0 where there is none."""
     moved = np.maximum(scales.view(np.int32) + np.int32(step), 0).view(np.float32)
     return np.where(np.isfinite(moved), moved, np.float32(0))

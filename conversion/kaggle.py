@@ -26,7 +26,7 @@ def download(reference: str) -> Path:
         The folder that Kaggle's archive unpacks to.
 
     Raises:
-        BadInput: no credentials, the licence not accepted, no such model, no connection, damaged on the way.
+        BadInput: no credentials, the license not accepted, no such model, no connection, damaged on the way.
         NoSpace: it cannot be stored; what has arrived is kept.
     """
     name = reference.removeprefix(PREFIX)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from conversion.codes import GROUP_SIZE, dequantise, representable
+from conversion.codes import GROUP_SIZE, dequantize, representable
 from conversion.errors import BadInput
 from conversion.flax_checkpoint import Block, Leaf
 from conversion.formats import awq, embedding
@@ -198,7 +198,7 @@ def _write_embedding(
         found = _recover(entry, block, facts)
         # The products are the source, but for -0.0, which is no product, and where a tolerance is needed: there weights
         # and side file must still agree.
-        weights = dequantise(found.codes, found.scales) if found.inexact else block.values + np.float32(0)
+        weights = dequantize(found.codes, found.scales) if found.inexact else block.values + np.float32(0)
         write(block.row, found.codes, found.scales, weights)
         step(block.values.nbytes)
     if padding := vocabulary - rows:

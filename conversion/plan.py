@@ -21,7 +21,7 @@ from conversion.options import Options
 from conversion.places import check_apart
 from conversion.repo_files import find_tokenizer
 from conversion.shards import ShardPlan, plan_shards
-from conversion.sizes import Size, published_config, read_config, recognise
+from conversion.sizes import Size, published_config, read_config, recognize
 from conversion.sources import check_config, check_donor, check_tokenizer
 
 NO_TOKENIZER = (
@@ -119,7 +119,7 @@ def make_conversion_plan(options: Options) -> Plan:
     if wrong:
         raise BadInput(f"{checkpoint.directory}: expected float32 leaves, found: {shortened(wrong)}")
     shapes = {name: leaf.shape for name, leaf in checkpoint.leaves.items()}
-    size = None if options.config else recognise(shapes)
+    size = None if options.config else recognize(shapes)
     config = published_config(size, options.variant) if size else read_config(options.config)
     if options.text_only:
         if not isinstance(config, Gemma3Config):

@@ -3,7 +3,7 @@
 * `plan_shards`: tensors -> files of at most 2 GB, named as transformers names them.
 * `Shard`: one such file while it is written.
 
-The dtype of the quantisation scales depends on every scale of the model, so it is known last. A shard therefore keeps
+The dtype of the quantization scales depends on every scale of the model, so it is known last. A shard therefore keeps
 its scales at its end: everything else has its place from the start, scales wait as float32 in a file beside it, and
 `Shard.finish` appends them and writes the header, whose room is reserved. The format is described at
 https://github.com/huggingface/safetensors: a little-endian uint64 header length, a JSON header (spaces at its end are

@@ -1,4 +1,4 @@
-"""The published sizes of Gemma 3: recognised by the shapes of their leaves, and described as transformers configs.
+"""The published sizes of Gemma 3: recognized by the shapes of their leaves, and described as transformers configs.
 
 What a checkpoint does not hold (rope, window, query scale, token ids) is stated here, after Google's published
 `config.json` files.
@@ -55,7 +55,7 @@ SIZES = (
 )
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Size:
+def recognize(shapes: Mapping[str, tuple[int, ...]]) -> Size:
     """The published size that these leaves belong to.
 
     Raises:

@@ -4,7 +4,7 @@
     build_tokenizer            pieces -> the same tokenizer as a `tokenizers.Tokenizer`
     read_sentencepiece         tokenizer.model -> its pieces, checked to be of Gemma's kind
 
-SentencePiece's BPE joins, again and again, the neighbours whose joint piece has the highest score. Hugging Face's BPE
+SentencePiece's BPE joins, again and again, the neighbors whose joint piece has the highest score. Hugging Face's BPE
 follows a ranked list of merges instead: for every piece all ways to cut it into two pieces, best scores first.
 """
 

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 from transformers import Gemma3Config, Gemma3TextConfig
 
-from conversion.codes import GROUP_SIZE, dequantise
+from conversion.codes import GROUP_SIZE, dequantize
 from conversion.errors import BadInput, shortened
 from conversion.flax_checkpoint import FlaxCheckpoint, Leaf
 from conversion.formats import awq
@@ -327,7 +327,7 @@ def _prove_embedding(repo: StoredRepo, entry: Entry, leaf: Leaf, proof: Proof, l
 def _are_products(weight: np.ndarray, codes: np.ndarray, scales: np.ndarray, repo: StoredRepo) -> bool:
     """Whether floats are code * scale, with the scale as it is or rounded as the format may have had it."""
     candidates = (scales.astype(dtype).astype(np.float32) for dtype in repo.embedding_scale_dtypes)
-    return any(bool((weight == dequantise(codes, s).astype(weight.dtype)).all()) for s in candidates)
+    return any(bool((weight == dequantize(codes, s).astype(weight.dtype)).all()) for s in candidates)
 
 
 def _rounded(source: np.ndarray, stored: np.ndarray, repo: StoredRepo) -> np.ndarray:
@@ -352,7 +352,7 @@ def _same(
 ) -> bool:
     """Whether stored codes and scales are those recovered from a block of the source; adds to the proof."""
     exact = scales.astype(np.float32) == source.scales
-    products = dequantise(codes, scales.astype(np.float32), axis) == values
+    products = dequantize(codes, scales.astype(np.float32), axis) == values
     shape = (-1, GROUP_SIZE, products.shape[1]) if axis == 0 else (products.shape[0], -1, GROUP_SIZE)
     equal = products.reshape(shape).all(axis=1 if axis == 0 else 2)
     rounded = _rounded(source.scales, scales, repo)
@@ -401,7 +401,7 @@ def _same_embedding(repo: StoredRepo, source: AwqRepo) -> bool:
             (found == codes).all() and (scales.astype(found_scales.dtype) == found_scales).all()
         ):
             return False
-        if weight is not None and not (weight == dequantise(codes, scales).astype(weight.dtype)).all():
+        if weight is not None and not (weight == dequantize(codes, scales).astype(weight.dtype)).all():
             return False
     return repo.cuts_embedding or repo.rows == source.rows
 

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration
 
 import convert_flax
-from conversion.codes import dequantise
+from conversion.codes import dequantize
 from conversion.repos.awq_repo import AwqRepo
 
 from .flax_export import export_flax
@@ -57,10 +57,10 @@ def weights_of_state(folder: Path) -> tuple[dict[str, torch.Tensor], Gemma3Confi
 def weights_of_repo(folder: Path) -> tuple[dict[str, np.ndarray], Gemma3Config]:
     """Returns the float32 weights that a converted repository stands for, and its configuration."""
     repo = AwqRepo(folder)
-    weights = {f"{name}.weight": dequantise(*repo.linear(name)) for name in repo.linears}
+    weights = {f"{name}.weight": dequantize(*repo.linear(name)) for name in repo.linears}
     weights |= {name: repo.read(name).astype(np.float32) for name in repo.plain}
     rows = repo.text_config.vocab_size
-    blocks = [dequantise(codes, scales) for codes, scales in repo.embedding_blocks(rows)]
+    blocks = [dequantize(codes, scales) for codes, scales in repo.embedding_blocks(rows)]
     weights[f"{repo.embedding}.weight"] = np.concatenate(blocks)
     values = {k: v for k, v in repo.config.to_dict().items() if k not in ("quantization_config", "auto_map")}
     return weights, Gemma3Config(**values)

@@ -19,7 +19,7 @@ from transformers import AutoConfig, GenerationConfig
 
 import convert_flax
 from conversion import pipeline, repo_files
-from conversion.codes import dequantise
+from conversion.codes import dequantize
 from conversion.errors import BadInput
 from conversion.flax_checkpoint import FlaxCheckpoint
 from conversion.options import Options
@@ -134,7 +134,7 @@ def test_the_plain_embedding_gives_its_codes_back(tree, checkpoint, config_file,
     scales = side["language_model.model.embed_tokens.scales"].float().numpy()
     codes = np.rint(weight / np.repeat(scales, 32, axis=1)).astype(np.int8)
     source = tree["transformer/embedder"]["input_embedding"]
-    assert (dequantise(codes, scales)[: tiny.ROWS] == source).all()
+    assert (dequantize(codes, scales)[: tiny.ROWS] == source).all()
     assert (weight[tiny.ROWS :] == 0).all()
     assert (scales[tiny.ROWS :] == 1).all()
 
@@ -230,7 +230,7 @@ def test_scale_dtype_auto(config, config_file, made_of, chosen, tmp_path, capsys
     if made_of == "tiny":
         scales[0, 0] = 1e-6
     if made_of != "bfloat16":
-        tree["transformer/layer_0/mlp/linear"]["w"] = dequantise(codes, scales, 0)
+        tree["transformer/layer_0/mlp/linear"]["w"] = dequantize(codes, scales, 0)
     save_tree(tree, tmp_path / "checkpoint")
     assert tiny.run(tmp_path / "checkpoint", tmp_path / "repo", config_file) == 0
     summary = json.loads((tmp_path / "repo" / "conversion.json").read_text())["scales"]

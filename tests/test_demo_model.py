@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from conversion.codes import dequantise
+from conversion.codes import dequantize
 from conversion.int4_grid import recover
 from demo import model as demo_model
 from demo.data import IMAGE_TEXT, ROW
@@ -46,7 +46,7 @@ def test_fake_quantized_weights_are_recovered_exactly(seed, size):
     assert torch.equal(scales, scales.bfloat16().float())
     exact = (codes * scales).flatten(-2).numpy()
     found = recover(exact)
-    assert np.array_equal(dequantise(found.codes, found.scales), exact)
+    assert np.array_equal(dequantize(found.codes, found.scales), exact)
 
 
 def test_shipped_weights_lie_on_the_grid_exactly(model):

@@ -21,7 +21,7 @@ import gguf
 import numpy as np
 from transformers import Gemma3Config
 
-from conversion.codes import GROUP_SIZE, dequantise
+from conversion.codes import GROUP_SIZE, dequantize
 from conversion.errors import BadInput
 from conversion.repos.awq_repo import AwqRepo
 
@@ -162,7 +162,7 @@ def _language_tensors(repo: AwqRepo, tokens: int, embedding: Type, rounding: Rou
             if embedding == Type.Q4_0:
                 yield pack(codes, _float16(scales, repo.embedding, rounding))
             else:
-                yield _finite_float16(dequantise(codes, scales), repo.embedding)
+                yield _finite_float16(dequantize(codes, scales), repo.embedding)
 
     def linear_blocks(name: str) -> Iterator[np.ndarray]:
         codes, scales = repo.linear(name)
@@ -265,7 +265,7 @@ def _finite_float16(values: np.ndarray, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer in llama.cpp's words: SentencePiece's, which joins the neighbours whose joint has the best score.
+    """The tokenizer in llama.cpp's words: SentencePiece's, which joins the neighbors whose joint has the best score.
 
     Attributes:
         tokens: texts by id.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from transformers import Gemma3TextConfig
 
-from conversion.codes import GROUP_SIZE, dequantise
+from conversion.codes import GROUP_SIZE, dequantize
 from conversion.errors import BadInput
 from conversion.formats import awq, embedding
 from conversion.formats.embedding import SIDE_FILE
@@ -145,7 +145,7 @@ class AwqRepo:
                 yield self._files[plain].read(plain, start, stop)
         else:
             for codes, scales in self.embedding_blocks(rows):
-                yield dequantise(codes, scales).astype(self.dtype)
+                yield dequantize(codes, scales).astype(self.dtype)
 
     @property
     def dtype(self) -> np.dtype:

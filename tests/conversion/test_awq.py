@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from conversion.codes import dequantise
+from conversion.codes import dequantize
 from conversion.formats import awq, embedding
 
 CACHE = Path.home() / ".cache" / "gemma3-int4"
@@ -55,7 +55,7 @@ def test_autoawq_packs_the_same_words(autoawq, codes):
     """WQLinear_GEMM.from_linear on a linear that lies on the grid."""
     scales = np.random.default_rng(1).uniform(0.01, 1, (3, 64)).astype(np.float16)
     linear = torch.nn.Linear(96, 64, bias=False, dtype=torch.float16)
-    weights = dequantise(codes, scales.astype(np.float32), axis=0).T.copy()
+    weights = dequantize(codes, scales.astype(np.float32), axis=0).T.copy()
     linear.weight.data = torch.from_numpy(weights).half()
     theirs = autoawq.gemm.WQLinear_GEMM.from_linear(
         linear, w_bit=4, group_size=32, scales=torch.from_numpy(scales), zeros=torch.full((3, 64), 8)
@@ -71,7 +71,7 @@ def test_autoawq_unpacks_our_words(autoawq, codes):
     qzeros = torch.full((3, 8), int(awq.ZERO_WORD), dtype=torch.int32)
     scales = np.random.default_rng(2).uniform(0.01, 1, (3, 64)).astype(np.float32)
     theirs = autoawq.packing.dequantize_gemm(qweight, qzeros, torch.from_numpy(scales), 4, 32)
-    assert (theirs.numpy() == dequantise(codes, scales, axis=0)).all()
+    assert (theirs.numpy() == dequantize(codes, scales, axis=0)).all()
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -53,7 +53,7 @@ def test_autoawq_packs_the_same_words(autoawq, outs, ins):
 
 
 @pytest.mark.parametrize(("outs", "ins"), [(8, 32), (40, 96), (64, 256)])
-def test_autoawq_dequantises_our_words(autoawq, outs, ins):
+def test_autoawq_dequantizes_our_words(autoawq, outs, ins):
     _, packing = autoawq
     codes, scales = codes_and_scales(outs, ins)
     scales = scales.astype(np.float32)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from conversion.codes import GROUP_SIZE, dequantise, representable
+from conversion.codes import GROUP_SIZE, dequantize, representable
 from conversion.int4_grid import NonFinite, recover
 
 CODES = st.one_of(
@@ -40,20 +40,20 @@ def grids(draw, scales=SCALES):
     codes = np.stack([draw(CODES) for _ in range(4)])
     drawn = np.array([draw(scales) for _ in range(4)], np.float32)
     steps = np.array([draw(st.integers(-1, 1)) for _ in range(4)], np.int32)
-    drawn = np.maximum(drawn.view(np.int32) + steps, 1).view(np.float32)  # 1-ulp neighbours
+    drawn = np.maximum(drawn.view(np.int32) + steps, 1).view(np.float32)  # 1-ulp neighbors
     return codes, drawn[:, None]
 
 
 @settings(max_examples=300, deadline=None)
 @given(grids(SCALES | SUBNORMAL), st.sampled_from([0, 1]))
 def test_products_are_exact_for_any_group(grid, axis):
-    weights = dequantise(*grid)
+    weights = dequantize(*grid)
     if axis == 0:
         weights = np.ascontiguousarray(weights.T)
     found = recover(weights, axis)
     assert found.inexact == 0
     assert found.worst == 0.0
-    assert (dequantise(found.codes, found.scales, axis) == weights).all()
+    assert (dequantize(found.codes, found.scales, axis) == weights).all()
     assert (found.scales > 0).all()
     assert found.codes.min() >= -8
     assert found.codes.max() <= 7
@@ -62,7 +62,7 @@ def test_products_are_exact_for_any_group(grid, axis):
 @settings(max_examples=300, deadline=None)
 @given(grids())
 def test_the_choice_is_the_one_of_a_plain_search(grid):
-    weights = dequantise(*grid)
+    weights = dequantize(*grid)
     found = recover(weights, 1)
     for group, codes, scale in zip(weights, found.codes, found.scales[:, 0], strict=True):
         expected = _plain_search(group)
@@ -99,7 +99,7 @@ def test_many_random_groups_match_the_plain_search():
     scales[::2] = scales[::2].astype(ml_dtypes.bfloat16)
     scales[1::4] = scales[1::4].astype(np.float16)
     scales = np.maximum(scales, np.float32(1e-7))
-    weights = dequantise(codes, scales)
+    weights = dequantize(codes, scales)
     found = recover(weights, 1)
     assert found.inexact == 0
     for group, code, scale in zip(weights, found.codes, found.scales[:, 0], strict=True):
@@ -115,10 +115,10 @@ def test_degenerate_groups_do_not_spoil_a_bfloat16_checkpoint():
     codes[1] = 2  # equal codes
     codes[2, :2] = 6, -4  # even codes
     codes[3, :2] = -8, 7
-    weights = dequantise(codes, np.full((5, 1), scale))
+    weights = dequantize(codes, np.full((5, 1), scale))
     found = recover(weights, 1)
     assert representable(found.scales, "bfloat16").all()
-    assert (dequantise(found.codes, found.scales) == weights).all()
+    assert (dequantize(found.codes, found.scales) == weights).all()
     assert found.scales[4, 0] == 1  # zeros
 
 
@@ -140,18 +140,18 @@ def test_large_blocks_of_every_kind(axis):
     shape = (rows // GROUP_SIZE, columns) if axis == 0 else (rows, columns // GROUP_SIZE)
     scales = rng.uniform(1e-4, 1e-1, shape).astype(np.float32)
     scales[::3] = scales[::3].astype(ml_dtypes.bfloat16)
-    weights = dequantise(codes, scales, axis)
+    weights = dequantize(codes, scales, axis)
     found = recover(weights, axis)
     assert found.inexact == 0
     assert (found.codes == codes).all()
-    assert (dequantise(found.codes, found.scales, axis) == weights).all()
+    assert (dequantize(found.codes, found.scales, axis) == weights).all()
 
 
 def test_an_inexact_group_gets_the_least_squares_scale():
     rng = np.random.default_rng(3)
     codes = rng.integers(-7, 8, (6, GROUP_SIZE)).astype(np.int8)
     codes[:, 0] = 7
-    weights = dequantise(codes, np.full((6, 1), 0.01, np.float32))
+    weights = dequantize(codes, np.full((6, 1), 0.01, np.float32))
     noisy = weights.copy()
     noisy[2] += rng.uniform(-1e-6, 1e-6, GROUP_SIZE).astype(np.float32)
     found = recover(noisy, 1)

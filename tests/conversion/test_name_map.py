@@ -10,7 +10,7 @@ from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 
 from conversion.errors import BadInput
 from conversion.name_map import Rearrangement, entries, first_layout, make_plan
-from conversion.sizes import SIZES, published_config, recognise
+from conversion.sizes import SIZES, published_config, recognize
 from tests.conversion import tiny
 
 
@@ -54,10 +54,10 @@ def test_rearrangements_against_numpy():
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
 @pytest.mark.parametrize("variant", ["it", "pt"])
-def test_published_sizes_are_recognised(size, variant):
+def test_published_sizes_are_recognized(size, variant):
     config = published_config(size, variant)
     shapes = {entry.leaf: entry.leaf_shape for entry in entries(config, 262144)}
-    assert recognise(shapes) == size
+    assert recognize(shapes) == size
     plan, donated = make_plan(shapes, config)
     assert len(plan) == len(shapes)
     assert not donated
@@ -107,4 +107,4 @@ def test_a_missing_projector_may_come_from_a_donor():
 def test_an_unknown_size_asks_for_a_config():
     shapes = {entry.leaf: entry.leaf_shape for entry in entries(tiny.text_config(), tiny.ROWS)}
     with pytest.raises(BadInput, match="--config"):
-        recognise(shapes)
+        recognize(shapes)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import Gemma3Config, Gemma3TextConfig
 
 import convert_flax
-from conversion.codes import GROUP_SIZE, dequantise
+from conversion.codes import GROUP_SIZE, dequantize
 from conversion.formats import awq, embedding
 from conversion.name_map import entries
 
@@ -67,7 +67,7 @@ def _on_grid(shape: tuple[int, int], rng: np.random.Generator, scales: str) -> n
     scale = rng.uniform(1e-3, 1e-1, (shape[0], shape[1] // GROUP_SIZE)).astype(np.float32)
     if scales == "bfloat16":
         scale = (scale.view(np.uint32) & 0xFFFF0000).view(np.float32)
-    return dequantise(codes, scale)
+    return dequantize(codes, scale)
 
 
 def write_config(config, path: Path) -> Path:
@@ -106,10 +106,10 @@ def read_back(repo: Path) -> dict[str, np.ndarray]:
             continue
         scales = stored[f"{stem}scales"].float().numpy()
         if "embed_tokens" in name:
-            result[f"{stem}weight"] = dequantise(embedding.unpack(tensor.numpy()), scales, 1)
+            result[f"{stem}weight"] = dequantize(embedding.unpack(tensor.numpy()), scales, 1)
         else:
             assert (stored[f"{stem}qzeros"].numpy() == awq.ZERO_WORD).all()
-            result[f"{stem}weight"] = dequantise(awq.unpack(tensor.numpy()), scales, 0).T
+            result[f"{stem}weight"] = dequantize(awq.unpack(tensor.numpy()), scales, 0).T
     return result
 
 

@@ -80,7 +80,7 @@ def amx(request, monkeypatch):
 @native
 @pytest.mark.parametrize("scale_dtype", DTYPES)
 @pytest.mark.parametrize("m", [*range(1, 10), 12, 13, 16, 17, 23, 24, 25, 33, 64])
-def test_native_equals_the_dequantised_product(m, scale_dtype, amx, instruction_set):
+def test_native_equals_the_dequantized_product(m, scale_dtype, amx, instruction_set):
     codes, _, scales, weight = random_matrix(160, 256, scale_dtype, seed=m)
     linear = linear_from(codes, scales, torch.bfloat16)
     assert linear.backend is NativeCpu

@@ -114,7 +114,7 @@ def test_a_backend_holds_the_weights_once(backend, scale_dtype):
 @pytest.mark.parametrize(("has_bf16_gemm", "kernel_rows"), [(True, 8), (False, 8), (False, 256)])
 @pytest.mark.parametrize("m", [1, 2, 8, 9, 33, 128])
 @pytest.mark.parametrize("scale_dtype", DTYPES)
-def test_aten_cpu_equals_the_dequantised_product_to_bfloat16_rounding(
+def test_aten_cpu_equals_the_dequantized_product_to_bfloat16_rounding(
     m, scale_dtype, has_bf16_gemm, kernel_rows, monkeypatch
 ):
     monkeypatch.setenv("GEMMA3_INT4_BACKEND", "aten-cpu")

@@ -54,7 +54,7 @@ def with_config(repo: Path, folder: Path, **changes) -> Path:
 
 @pytest.mark.parametrize("embedding", ["plain", "int4"])
 @pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_float32_logits_equal_the_dequantised_model(tmp_path, embedding, scale_dtype):
+def test_float32_logits_equal_the_dequantized_model(tmp_path, embedding, scale_dtype):
     repo = build(tmp_path, text_config(), embedding=embedding, scale_dtype=scale_dtype)
     model = load_text(repo.path, dtype=torch.float32)
     with torch.no_grad():

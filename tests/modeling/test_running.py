@@ -17,7 +17,7 @@ def ids(rows: int, length: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("cache", [None, "static"])
-def test_generate_equals_the_dequantised_model(text_repo, cache):
+def test_generate_equals_the_dequantized_model(text_repo, cache):
     model, prompt = load(text_repo, dtype=torch.float32), ids(2, 24)
     expected = text_repo.reference.generate(prompt, max_new_tokens=12, do_sample=False)
     assert torch.equal(model.generate(prompt, max_new_tokens=12, do_sample=False, cache_implementation=cache), expected)
@@ -78,7 +78,7 @@ def test_lora_trains_saves_and_loads(text_repo, tmp_path, dtype):
         model.merge_and_unload()
 
 
-def test_lora_gradients_equal_those_of_the_dequantised_model(text_repo):
+def test_lora_gradients_equal_those_of_the_dequantized_model(text_repo):
     batch = ids(2, 24)
     gradients = []
     for base in (load(text_repo, dtype=torch.float32), text_repo.reference):

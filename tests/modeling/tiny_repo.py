@@ -35,7 +35,7 @@ QUANTIZATION = {
 @dataclass
 class TinyRepo:
     path: Path
-    reference: torch.nn.Module  # stock transformers, float32, with the dequantised weights
+    reference: torch.nn.Module  # stock transformers, float32, with the dequantized weights
 
 
 def text_config(**changes) -> Gemma3TextConfig:
