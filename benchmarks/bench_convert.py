@@ -241,7 +241,7 @@ def main() -> None:
 
 
 def _decoded_bytes(checkpoint: Path) -> int:
-    from conversion.flax_checkpoint import FlaxCheckpoint
+    from conversion.source.flax_checkpoint import FlaxCheckpoint
 
     return FlaxCheckpoint(checkpoint).nbytes
 

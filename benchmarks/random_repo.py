@@ -20,9 +20,9 @@ from transformers import Gemma3TextConfig
 
 from benchmarks.shapes import config_of, linear_shapes, random_scales
 from conversion.formats.gguf import write_language_model
-from conversion.repo_files import CODE_FILES
 from conversion.repos.awq_repo import AwqRepo
 from conversion.sizes import VOCABULARY
+from conversion.small_files.repo_files import CODE_FILES
 from real270m.fetch import published_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,19 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
+from conversion.convert.pipeline import convert
+from conversion.convert.plan import NO_TOKENIZER, check_options, make_conversion_plan
 from conversion.errors import BadInput, NoSpace
-from conversion.files import write_text
+from conversion.folders.files import write_text
+from conversion.folders.places import check_apart
+from conversion.folders.work_folder import WorkFolder, check_finished
 from conversion.formats import compressed_tensors
-from conversion.hub_repo import WorkFolder, check_finished
-from conversion.model_card import export_card
 from conversion.options import FORMATS, Options
-from conversion.pipeline import convert
-from conversion.places import check_apart
-from conversion.plan import NO_TOKENIZER, check_options, make_conversion_plan
-from conversion.repo_files import TOKENIZER_FILES, write_json
 from conversion.repos.awq_repo import AwqRepo
 from conversion.repos.safetensors_file import SafetensorsFile
 from conversion.shards import INDEX, Shard, plan_shards, sha256
+from conversion.small_files.model_card import export_card
+from conversion.small_files.repo_files import TOKENIZER_FILES, write_json
 
 
 def export(

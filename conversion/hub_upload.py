@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
 
 from conversion.errors import BadInput, first_line
-from conversion.hub_repo import check_finished
+from conversion.folders.work_folder import check_finished
 
 FAILURES = (HTTPError, HFValidationError, LocalTokenNotFoundError, OSError, RuntimeError)  # the last: hf_xet's
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from conversion.errors import BadInput, shortened
 from conversion.formats import awq
-from conversion.repo_files import CODE_FILES, MODELING_FILE
 from conversion.repos.safetensors_file import SafetensorsFile
 from conversion.shards import INDEX, sha256
+from conversion.small_files.repo_files import CODE_FILES, MODELING_FILE
 
 MANIFEST = "conversion.json"
 LITTER = (

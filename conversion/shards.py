@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.files import open_file, read_at, sync, write_at
+from conversion.folders.files import open_file, read_at, sync, write_at
 from conversion.options import SHARD_BYTES
 from conversion.tensor_spec import DTYPES, SCALES, TensorSpec
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from conversion.errors import BadInput
-from conversion.hub_repo import check_finished
+from conversion.folders.work_folder import check_finished
 from conversion.identify import (
     EXAMPLE,
     GOOGLES,
@@ -37,7 +37,7 @@ def checkpoint_folder(given: str) -> Path:
     """
     if given.lower().startswith(PREFIX):
         reference = kaggle_name(given)
-        from conversion.kaggle import download  # only those who download need kagglehub
+        from conversion.source.kaggle import download  # only those who download need kagglehub
 
         return download(reference)
     path = Path(given)

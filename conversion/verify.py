@@ -22,15 +22,15 @@ from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.codes import GROUP_SIZE, dequantize
 from conversion.errors import BadInput, shortened
-from conversion.flax_checkpoint import FlaxCheckpoint, Leaf
 from conversion.formats import awq
 from conversion.identify import repo_kind
-from conversion.int4_grid import Recovered, recover
 from conversion.layout import block_rows, kind_of, output_tensors, place_of
 from conversion.name_map import EMBEDDING_LEAF, Entry, entries, is_language, make_plan
 from conversion.repo_check import MANIFEST, Findings, again, check_files, read_manifest
 from conversion.repos.awq_repo import AwqRepo
 from conversion.shards import INDEX
+from conversion.source.flax_checkpoint import FlaxCheckpoint, Leaf
+from conversion.source.int4_grid import Recovered, recover
 from conversion.tensor_spec import DTYPES, SCALES
 
 

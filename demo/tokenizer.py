@@ -127,4 +127,4 @@ def write_processor_files(tokenizer: PreTrainedTokenizerFast, folder: Path) -> N
     }
     for name, content in written.items():
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    shutil.copyfile(ROOT / "conversion" / "chat_template.jinja", folder / "chat_template.jinja")
+    shutil.copyfile(ROOT / "conversion" / "small_files" / "chat_template.jinja", folder / "chat_template.jinja")

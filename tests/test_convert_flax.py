@@ -18,11 +18,12 @@ from tokenizers import Tokenizer, models
 from transformers import AutoConfig, GenerationConfig
 
 import convert_flax
-from conversion import pipeline, repo_files
 from conversion.codes import dequantize
+from conversion.convert import pipeline
 from conversion.errors import BadInput
-from conversion.flax_checkpoint import FlaxCheckpoint
 from conversion.options import Options
+from conversion.small_files import repo_files
+from conversion.source.flax_checkpoint import FlaxCheckpoint
 from demo.flax_export import save_tree
 from tests.conversion import tiny
 
@@ -689,7 +690,7 @@ runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("module", ["numpy", "tensorstore", "transformers", "torch", "conversion.pipeline"])
+@pytest.mark.parametrize("module", ["numpy", "tensorstore", "transformers", "torch", "conversion.convert.pipeline"])
 def test_interrupted_while_importing(module, tmp_path):
     words = ["convert", "--checkpoint", str(tmp_path), "--output", str(tmp_path / "repo")]
     code = INTERRUPTED.format(module=module, words=words, script=str(ROOT / "convert_flax.py"))

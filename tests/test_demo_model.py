@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from conversion.codes import dequantize
-from conversion.int4_grid import recover
+from conversion.source.int4_grid import recover
 from demo import model as demo_model
 from demo.data import IMAGE_TEXT, ROW
 from demo.evaluate import load_dequantized

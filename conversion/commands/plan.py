@@ -6,9 +6,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from conversion.convert.plan import check_options, describe, make_conversion_plan
 from conversion.errors import BadInput
 from conversion.options import VARIANTS, Options
-from conversion.plan import check_options, describe, make_conversion_plan
 from conversion.sources import checkpoint_folder
 
 

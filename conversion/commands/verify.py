@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from conversion.errors import BadInput
-from conversion.flax_checkpoint import FlaxCheckpoint
 from conversion.identify import repo_kind
 from conversion.repos.awq_repo import AwqRepo
-from conversion.source_hashes import check_source_hashes
+from conversion.source.flax_checkpoint import FlaxCheckpoint
+from conversion.source.source_hashes import check_source_hashes
 from conversion.sources import check_repo_folder, checkpoint_folder
 from conversion.verify import verify
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jinja2.exceptions import TemplateError
 from transformers import GemmaTokenizer
 
-from conversion.tokenizer import CHAT_TEMPLATE
+from conversion.small_files.tokenizer import CHAT_TEMPLATE
 from real270m.fetch import Unavailable, published_tokenizer
 
 OURS = CHAT_TEMPLATE.read_text(encoding="utf-8")

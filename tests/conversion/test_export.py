@@ -28,17 +28,17 @@ from transformers import (
     Gemma3ForConditionalGeneration,
 )
 
-from conversion import pipeline
 from conversion.commands import convert as convert_command
+from conversion.convert import pipeline
 from conversion.errors import BadInput
 from conversion.export import export
+from conversion.folders.work_folder import WorkFolder
 from conversion.formats import compressed_tensors
 from conversion.formats import gguf as gguf_format
-from conversion.hub_repo import WorkFolder
 from conversion.name_map import entries
-from conversion.repo_files import CODE_FILES
 from conversion.repos.awq_repo import AwqRepo
-from conversion.tokenizer import build_tokenizer, read_sentencepiece
+from conversion.small_files.repo_files import CODE_FILES
+from conversion.small_files.tokenizer import build_tokenizer, read_sentencepiece
 from convert_flax import main
 from demo.flax_export import export_flax
 from real270m.fetch import Unavailable, tokenizer_model_path

@@ -21,9 +21,11 @@ import pytest
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, XetDownloadError
 
 import convert_flax
-from conversion import donor, flax_checkpoint, pipeline, shards
+from conversion import shards
+from conversion.convert import pipeline
 from conversion.errors import BadInput
-from conversion.hub_repo import WorkFolder, check_finished
+from conversion.folders.work_folder import WorkFolder, check_finished
+from conversion.source import donor, flax_checkpoint
 from demo.flax_export import save_tree
 from tests.conversion import tiny
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import convert_flax
-from conversion import files, folder_lock, hub_repo, pipeline
+from conversion.convert import pipeline
+from conversion.folders import files, folder_lock, work_folder
 from demo.flax_export import save_tree
 from tests.conversion import tiny, two_processes
 
@@ -198,7 +199,7 @@ def test_without_what_only_unix_has(source, usual, tmp_path, monkeypatch, capsys
     assert convert_flax.main(_words(source, tmp_path / "repo")) == 0
     assert "peak memory" not in capsys.readouterr().out
     assert tiny.files_of(tmp_path / "repo") == usual
-    with hub_repo.WorkFolder(tmp_path / "other"):
+    with work_folder.WorkFolder(tmp_path / "other"):
         assert convert_flax.main(_words(source, tmp_path / "other")) == 2
         assert "another conversion (process" in capsys.readouterr().err
 
@@ -269,7 +270,7 @@ def test_a_real_folder_without_letter_case(source, usual, tmp_path, monkeypatch,
 
 def _case_does_not_matter(source, usual, disk, capsys):
     mine = Path(shutil.copytree(source, disk / "source"))
-    with hub_repo.WorkFolder(disk / "repo"):
+    with work_folder.WorkFolder(disk / "repo"):
         assert convert_flax.main(_words(source, disk / "REPO")) == 2
         assert "another conversion" in capsys.readouterr().err
     assert convert_flax.main(_words(source, disk / "repo")) == 0

@@ -11,7 +11,7 @@ import pytest
 import tensorstore as ts
 
 from conversion.errors import BadInput, SourceLost
-from conversion.flax_checkpoint import FlaxCheckpoint, _plain_errors
+from conversion.source.flax_checkpoint import FlaxCheckpoint, _plain_errors
 from demo.flax_export import save_tree
 from tests.conversion import tiny
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from conversion.codes import GROUP_SIZE, dequantize, representable
-from conversion.int4_grid import NonFinite, recover
+from conversion.source.int4_grid import NonFinite, recover
 
 CODES = st.one_of(
     hnp.arrays(np.int8, GROUP_SIZE, elements=st.integers(-8, 7)),

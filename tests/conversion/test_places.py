@@ -12,7 +12,7 @@ import pytest
 
 import convert_flax
 from conversion.errors import BadInput
-from conversion.places import check_apart
+from conversion.folders.places import check_apart
 from tests.conversion.tiny import files_of
 
 

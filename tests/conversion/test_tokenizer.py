@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from transformers import AutoProcessor, AutoTokenizer, Gemma3Config, Gemma3TextConfig, GemmaTokenizer
 
 from conversion.errors import BadInput
-from conversion.tokenizer import CHAT_TEMPLATE, Kind, read_sentencepiece, write_tokenizer_files
+from conversion.small_files.tokenizer import CHAT_TEMPLATE, Kind, read_sentencepiece, write_tokenizer_files
 from real270m.fetch import Unavailable, published_tokenizer, tokenizer_model_path
 from tests.conversion.small_tokenizer import IDS, small_model
 

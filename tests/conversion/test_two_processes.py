@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 import convert_flax
-from conversion import folder_lock
 from conversion.errors import BadInput
-from conversion.folder_lock import LOCK, OWNER, TAKEOVER, FolderLock
-from conversion.hub_repo import WorkFolder, check_finished
+from conversion.folders import folder_lock
+from conversion.folders.folder_lock import LOCK, OWNER, TAKEOVER, FolderLock
+from conversion.folders.work_folder import WorkFolder, check_finished
 from conversion.hub_upload import push
-from conversion.kaggle import download
+from conversion.source.kaggle import download
 from demo.flax_export import save_tree
 from tests.conversion import tiny, two_processes
 
@@ -34,7 +34,7 @@ fcntl.flock = flock
 HOLD = """
 import sys
 from pathlib import Path
-from conversion.folder_lock import FolderLock
+from conversion.folders.folder_lock import FolderLock
 with FolderLock(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
@@ -43,7 +43,7 @@ COUNT = """
 import os, sys, time
 from pathlib import Path
 from conversion.errors import BadInput
-from conversion.folder_lock import FolderLock
+from conversion.folders.folder_lock import FolderLock
 folder, count = Path(sys.argv[1]), 0
 until = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < until:

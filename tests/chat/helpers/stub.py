@@ -21,7 +21,7 @@ from transformers import (
     GenerationConfig,
 )
 
-CHAT_TEMPLATE = Path(__file__).parents[3] / "conversion" / "chat_template.jinja"
+CHAT_TEMPLATE = Path(__file__).parents[3] / "conversion" / "small_files" / "chat_template.jinja"
 SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 IMAGE_SPECIALS = {
     "boi_token": "<start_of_image>",

@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedModel
 
 from conversion.export import export
-from conversion.repo_files import CODE_FILES
+from conversion.small_files.repo_files import CODE_FILES
 from demo.convert import weights_of_repo
 from demo.examples import QUESTIONS, draw
 from demo.flax_export import export_flax

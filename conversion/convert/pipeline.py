@@ -24,19 +24,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from conversion import repo_files
 from conversion.codes import GROUP_SIZE
+from conversion.convert.leaf_writer import Cancelled, LeafFacts, ScaleFacts, write_leaf, write_plain
+from conversion.convert.plan import NO_TOKENIZER, Plan, make_conversion_plan
 from conversion.errors import BadInput, NoSpace, SourceLost
-from conversion.files import disk_bytes, sync, write_at, write_text
+from conversion.folders.files import disk_bytes, sync, write_at, write_text
+from conversion.folders.work_folder import WorkFolder
 from conversion.formats.embedding import SIDE_FILE
-from conversion.hub_repo import WorkFolder
-from conversion.leaf_writer import Cancelled, LeafFacts, ScaleFacts, write_leaf, write_plain
-from conversion.model_card import model_card, precision
 from conversion.name_map import Entry
 from conversion.options import Options
-from conversion.plan import NO_TOKENIZER, Plan, make_conversion_plan
 from conversion.shards import INDEX, Shard, ShardPlan, sha256
-from conversion.source_hashes import check_source_hashes
+from conversion.small_files import repo_files
+from conversion.small_files.model_card import model_card, precision
+from conversion.source.source_hashes import check_source_hashes
 from conversion.tensor_spec import TensorSpec
 from conversion.verify import MANIFEST, check_repo, prove_repo
 

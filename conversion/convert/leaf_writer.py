@@ -13,12 +13,12 @@ import numpy as np
 
 from conversion.codes import GROUP_SIZE, dequantize, representable
 from conversion.errors import BadInput
-from conversion.flax_checkpoint import Block, Leaf
 from conversion.formats import awq, embedding
-from conversion.int4_grid import NonFinite, Recovered, recover
 from conversion.layout import block_rows, kind_of, place_of
 from conversion.name_map import Entry
 from conversion.shards import Shard
+from conversion.source.flax_checkpoint import Block, Leaf
+from conversion.source.int4_grid import NonFinite, Recovered, recover
 from conversion.tensor_spec import DTYPES
 
 NORM_SHARE = 0.01  # inexact groups are taken as the norm of a tensor if they are more than this share of it ...

@@ -21,9 +21,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from conversion.errors import BadInput
-from conversion.files import open_file, replace, sync_folder, sync_names, write_atomically
-from conversion.folder_lock import LOCK, FolderLock
-from conversion.folder_lock import NAMES as LOCK_NAMES
+from conversion.folders.files import open_file, replace, sync_folder, sync_names, write_atomically
+from conversion.folders.folder_lock import LOCK, FolderLock
+from conversion.folders.folder_lock import NAMES as LOCK_NAMES
 
 PARTIAL = ".partial"
 PUBLISHED = ".published"

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conversion.errors import BadInput
-from conversion.flax_checkpoint import FlaxCheckpoint
 from conversion.shards import sha256
+from conversion.source.flax_checkpoint import FlaxCheckpoint
 
 
 def check_source_hashes(

@@ -12,16 +12,16 @@ import numpy as np
 from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.codes import GROUP_SIZE
-from conversion.donor import Donor
 from conversion.errors import BadInput, shortened
-from conversion.flax_checkpoint import FlaxCheckpoint
+from conversion.folders.places import check_apart
 from conversion.layout import check_divisible, output_tensors
 from conversion.name_map import Entry, is_language, make_plan
 from conversion.options import Options
-from conversion.places import check_apart
-from conversion.repo_files import find_tokenizer
 from conversion.shards import ShardPlan, plan_shards
 from conversion.sizes import Size, published_config, read_config, recognize
+from conversion.small_files.repo_files import find_tokenizer
+from conversion.source.donor import Donor
+from conversion.source.flax_checkpoint import FlaxCheckpoint
 from conversion.sources import check_config, check_donor, check_tokenizer
 
 NO_TOKENIZER = (
@@ -96,7 +96,7 @@ def _check_places(options: Options) -> None:
     """Raises BadInput if the output lies in what is read, or around it."""
     checkpoint = options.checkpoint
     if str(checkpoint).lower().startswith("kaggle:"):
-        from conversion.kaggle import get_cache_folder  # only those who download need kagglehub
+        from conversion.source.kaggle import get_cache_folder  # only those who download need kagglehub
 
         checkpoint = Path(get_cache_folder())
     donor = Path(options.donor) if options.donor and Path(options.donor).is_dir() else None

@@ -12,11 +12,12 @@ from transformers import Gemma3Config, Gemma3TextConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from conversion.errors import BadInput
-from conversion.files import write_text
+from conversion.folders.files import write_text
 from conversion.formats import awq
 from conversion.sizes import END_OF_TURN
 
-MODELING_FILE = Path(__file__).resolve().parents[1] / "modeling_gemma3_int4.py"
+CONVERTER = Path(__file__).resolve().parents[1]
+MODELING_FILE = CONVERTER.parent / "modeling_gemma3_int4.py"
 # The modeling file and what it imports relatively, found as transformers finds it when it copies a repo's code.
 CODE_FILES = tuple(sorted({MODELING_FILE.name, *(Path(f).name for f in get_relative_import_files(MODELING_FILE))}))
 TOKENIZER_FILES = (
@@ -81,7 +82,7 @@ def copy_code(repo: Path) -> None:
 
 def code_fingerprint() -> str:
     """SHA-256 over the converter and the code it copies: another version of either may write other bytes."""
-    files = [*sorted(Path(__file__).parent.rglob("*.py")), *(MODELING_FILE.with_name(name) for name in CODE_FILES)]
+    files = [*sorted(CONVERTER.rglob("*.py")), *(MODELING_FILE.with_name(name) for name in CODE_FILES)]
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.read_bytes())
@@ -129,7 +130,7 @@ def write_tokenizer(source: Path, repo: Path, config: Gemma3Config | Gemma3TextC
             if (source / name).is_file():
                 shutil.copyfile(source / name, repo / name)
         return
-    from conversion.tokenizer import write_tokenizer_files
+    from conversion.small_files.tokenizer import write_tokenizer_files
 
     multimodal = isinstance(config, Gemma3Config)
     write_tokenizer_files(source, repo, variant=variant, multimodal=multimodal, config=config)

@@ -12,7 +12,7 @@ from kagglehub.config import get_cache_folder, get_kaggle_credentials
 from kagglehub.exceptions import DataCorruptionError, KaggleApiHTTPError, UnauthenticatedError
 
 from conversion.errors import BadInput, NoSpace
-from conversion.folder_lock import FolderLock, Unwritable
+from conversion.folders.folder_lock import FolderLock, Unwritable
 from conversion.identify import EXAMPLE, GEMMA, GOOGLES, PREFIX
 
 

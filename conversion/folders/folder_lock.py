@@ -19,8 +19,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from conversion import files
 from conversion.errors import BadInput
+from conversion.folders import files
 
 try:
     import fcntl

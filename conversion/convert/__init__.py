@@ -1,0 +1,1 @@
+"""A checkpoint becomes a repo: the plan, leaf by leaf into shards, the manifest."""

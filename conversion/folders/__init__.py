@@ -1,0 +1,1 @@
+"""Where files are written: the output folder, its lock and work folder, and what file systems differ in."""

@@ -1,0 +1,1 @@
+"""What a repo holds beside its weights: configuration, tokenizer, model card, code, notice."""
