@@ -2,10 +2,8 @@
 """The CPU kernels compiled on the user's machine, once, and kept in a cache.
 
 What this file offers:
-    instruction_set    the best set of instructions that the kernels know and this CPU has
-    has_amx            whether torch's GEMM beats these kernels for many rows
-    build              the compiled kernels, as a ctypes.CDLL
-    Unavailable        why they cannot be had
+    build          the compiled kernels, as a ctypes.CDLL
+    Unavailable    why they cannot be had
 
 The cache is `$XDG_CACHE_HOME/gemma3-int4/kernels`, or `~/.cache/gemma3-int4/kernels`: a folder that only the user may
 write. Compiling takes about two seconds. Where nothing can be kept, every start compiles anew, in a temporary folder,
@@ -15,7 +13,6 @@ and one warning says why.
 import contextlib
 import ctypes
 import errno
-import functools
 import hashlib
 import os
 import secrets
@@ -29,42 +26,16 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from .int4_cpu_hardware import INSTRUCTION_SETS, cpu
 from .int4_cpu_source import SOURCE
 
 logger = logging.get_logger(__name__)
 
-# Best first. Features as /proc/cpuinfo spells them; the compiler's flags are the same without the underscore.
-INSTRUCTION_SETS = {
-    "AVX512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "fma"),
-    "AVX2": ("avx2", "fma", "f16c"),
-}
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC")
 
 
 class Unavailable(Exception):
     """Why the kernels cannot be had on this machine."""
-
-
-@functools.cache
-def has_amx() -> bool:
-    """Whether torch's bfloat16 GEMM has matrix units to run on, which no kernel here uses."""
-    return "amx_bf16" in _cpu_flags()
-
-
-@functools.cache
-def _cpu_flags() -> list[str]:
-    """As Linux lists them for x86; elsewhere none."""
-    try:
-        with Path("/proc/cpuinfo").open() as lines:
-            return next((line.split() for line in lines if line.startswith("flags")), [])
-    except OSError:
-        return []
-
-
-def instruction_set() -> str | None:
-    """The first of INSTRUCTION_SETS that this CPU has all of."""
-    flags = _cpu_flags()
-    return next((name for name, features in INSTRUCTION_SETS.items() if set(features) <= set(flags)), None)
 
 
 def compiler_flags() -> list[str]:
@@ -73,11 +44,10 @@ def compiler_flags() -> list[str]:
     Raises:
         Unavailable: The kernels know no instruction set of this CPU.
     """
-    name = instruction_set()
+    name, features = cpu().instruction_set, cpu().features
     if name is None:
-        least = list(INSTRUCTION_SETS.values())[-1]
-        missing = [feature for feature in least if feature not in _cpu_flags()]
-        raise Unavailable(f"this CPU lacks {', '.join(missing)}" if _cpu_flags() else "they are for Linux on x86")
+        missing = [feature for feature in list(INSTRUCTION_SETS.values())[-1] if feature not in features]
+        raise Unavailable(f"this CPU lacks {', '.join(missing)}" if features else "they are for Linux on x86")
     return [*FLAGS, f"-D{name}", *(f"-m{feature.replace('_', '')}" for feature in INSTRUCTION_SETS[name])]
 
 
@@ -143,7 +113,7 @@ def _key(command: list[str], version: str) -> str:
     The compiler's version, because another one may mend or break something; what the CPU has, because a cache in a
     shared home serves several machines, and CC may hold `-march=native`.
     """
-    made_from = "\0".join([SOURCE, *command, version, *sorted(_cpu_flags())])
+    made_from = "\0".join([SOURCE, *command, version, *sorted(cpu().features)])
     return hashlib.sha256(made_from.encode()).hexdigest()[:32]
 
 

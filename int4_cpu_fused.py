@@ -2,16 +2,16 @@
 """What is around the int4 matrices, on a CPU: parts of Gemma 3 as single calls of `csrc/`.
 
 What this file offers:
-    use_fused_modules     puts the classes below in the place of the stock ones, in a model
     Gemma3DecoderLayer    one token of each sequence: a whole layer in one call
     Gemma3RMSNorm         any number of rows: one pass instead of seven
     Gemma3MLP             gelu(gate) * up in one pass
     Linear, Conv2d        those of the vision tower, in float32 where the CPU has no bfloat16 arithmetic
+    FUSED, FUSED_TOWER    which of transformers' and torch's classes these replace
 
-For one token stock Gemma 3 runs some 74 tensor operations a layer, each of a few microseconds, and copies the cache to
-append a row. The classes are the stock ones, and compute as they do, except that bfloat16 on a CPU takes the short way
-wherever nothing forbids it (gradients, compilation, and for the layer what `forward` and `_NativeLayer` list). Names,
-adapters, hooks, `save_pretrained`, caches and `generate` know nothing of it.
+For one token transformers' Gemma 3 runs some 74 tensor operations a layer, each of a few microseconds, and copies the
+cache to append a row. The classes are transformers' own, and compute as they do, except that bfloat16 on a CPU takes
+the fused kernels wherever nothing forbids it (gradients, compilation, and for the layer what `forward` and
+`_NativeLayer` list). Names, adapters, hooks, `save_pretrained`, caches and `generate` know nothing of it.
 """
 
 import ctypes
@@ -21,31 +21,14 @@ from torch import nn
 from transformers.activations import GELUTanh
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.gemma3 import modeling_gemma3 as stock
-from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
-from .int4_cpu import HAS_BF16_GEMM, MAX_NATIVE_ROWS, NativeCpu, empty, native_matrix
-from .int4_cpu_build import has_amx
+from .int4_cpu_hardware import cpu
 from .int4_cpu_library import Gated, Layer, Norm, Step, library
+from .int4_cpu_native import NativeCpu, empty, native_matrix
 from .int4_layers import Int4Linear
 
 # Rows by which the buffers of a cache grow at least, and the share of their length by which they grow otherwise.
-ROOM, ROOM_SHARE = 256, 1 / 4
-
-
-def use_fused_modules(model: nn.Module) -> None:
-    """Let the modules of a Gemma 3 take the short ways that there are for its backend and on this CPU."""
-    fused = {
-        stock.Gemma3DecoderLayer: Gemma3DecoderLayer,
-        stock.Gemma3RMSNorm: Gemma3RMSNorm,
-        stock.Gemma3MLP: Gemma3MLP,
-    }
-    if any(isinstance(module, Int4Linear) and module.backend is NativeCpu for module in model.modules()):
-        for module in model.modules():
-            module.__class__ = fused.get(type(module), type(module))
-    if not HAS_BF16_GEMM:
-        for tower in (module for module in model.modules() if isinstance(module, SiglipVisionModel)):
-            for module in tower.modules():
-                module.__class__ = {nn.Linear: Linear, nn.Conv2d: Conv2d}.get(type(module), type(module))
+GROWTH_ROWS, GROWTH_SHARE = 256, 1 / 4
 
 
 def _is_plain_bfloat16(x: torch.Tensor) -> bool:
@@ -60,7 +43,7 @@ def _is_plain_bfloat16(x: torch.Tensor) -> bool:
 
 
 class Gemma3RMSNorm(stock.Gemma3RMSNorm):
-    """The stock norm, in one pass. Named as the stock one: transformers looks for "RMSNorm" in the name."""
+    """In one pass. Named as the one it replaces: transformers looks for "RMSNorm" in the name."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (_is_plain_bfloat16(x) and self.weight.dtype == torch.bfloat16 and self.weight.device == x.device):
@@ -75,7 +58,7 @@ class Gemma3RMSNorm(stock.Gemma3RMSNorm):
 
 
 class Gemma3MLP(stock.Gemma3MLP):
-    """The stock MLP, gelu(gate) * up in one pass. The projections are called as ever, adapters in their place too."""
+    """gelu(gate) * up in one pass. The projections are called as modules, adapters in their place too."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (_is_plain_bfloat16(x) and type(self.act_fn) is GELUTanh and not self.act_fn._forward_hooks):
@@ -90,8 +73,7 @@ class Gemma3MLP(stock.Gemma3MLP):
 
 
 class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
-    """The stock layer, with a short way for one token of each sequence. Named as the stock one: some look for it by
-    its name."""
+    """One token of each sequence in one call. Named as the one it replaces: some look for it by its name."""
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs):
         if (
@@ -99,7 +81,7 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
             or torch.is_grad_enabled()
             or self.training
             or hidden_states.shape[1] != 1
-            or (has_amx() and len(hidden_states) > MAX_NATIVE_ROWS)  # torch's GEMM is faster
+            or (cpu().amx and len(hidden_states) > cpu().native_rows)  # torch's GEMM is faster
             or hidden_states.dtype != torch.bfloat16
             or args
             or self.config._attn_implementation != "sdpa"
@@ -124,7 +106,7 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
         step = Step(
             layer=native.refreshed(),
             rows=rows,
-            few=MAX_NATIVE_ROWS,
+            few=cpu().native_rows,
             hidden=hidden_states.data_ptr(),
             cos=cos.data_ptr(),
             sin=sin.data_ptr(),
@@ -152,7 +134,7 @@ def _both_bfloat16(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """The stock layer, but computed in float32 and rounded once, which takes a ninth of the time or less."""
+    """Computed in float32 and rounded once, which takes a ninth of the time or less."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not _both_bfloat16(x, self.weight):
@@ -175,7 +157,7 @@ class _NativeLayer:
     """The C code's view of a decoder layer, and what it was taken from, so that a change does not go unnoticed.
 
     `usable` is False where a linear layer is not on the native backend (an adapter stands in its place, say), a norm
-    is not in bfloat16, or a hook wants to see what the short way does not compute.
+    is not in bfloat16, or a hook wants to see what the fused kernel does not compute.
     """
 
     def __init__(self, layer: stock.Gemma3DecoderLayer):
@@ -202,7 +184,7 @@ class _NativeLayer:
         )
         if self.usable:
             self._struct = Layer(
-                *(native_matrix(linear.qweight, linear.scales) for linear in linears),
+                *(native_matrix(**linear.packed) for linear in linears),
                 heads=attention.config.num_attention_heads,
                 kv_heads=attention.config.num_key_value_heads,
                 head_dim=attention.head_dim,
@@ -222,12 +204,12 @@ class _NativeLayer:
         return (type(None), ())
 
 
-class _Room:
-    """Buffers of which a cache layer's keys and values are a part, with free rows behind."""
+class _KVBuffer:
+    """Memory of which a cache layer's keys and values are a part, with free rows behind."""
 
     def __init__(self, cache: DynamicLayer):
         batch, heads, length, head_dim = cache.keys.shape
-        rows = length + max(ROOM, int(length * ROOM_SHARE))
+        rows = length + max(GROWTH_ROWS, int(length * GROWTH_SHARE))
         self.keys, self.values = (cache.keys.new_empty(batch, heads, rows, head_dim) for _ in range(2))
         self.start, self.rows = 0, rows
         self.keys[:, :, :length] = cache.keys
@@ -276,19 +258,27 @@ def _append(cache: DynamicLayer) -> tuple[int, int, int, int]:
         The addresses of the keys and of the values to attend to, the new ones last, the distance of two heads in
         numbers (those of a sequence after those of another), and the length.
     """
-    room = cache.__dict__.get("_int4_room")
-    if room is None or cache.keys is not room.shown_keys or cache.values is not room.shown_values:
-        room = cache._int4_room = _Room(cache)  # something else has replaced them: update, crop, a beam search
-    elif room.start + room.length == room.rows:
-        room = cache._int4_room = _Room(cache)
-    head_dim = room.keys.shape[-1]
-    length = room.length + 1
-    offset = room.start * head_dim * room.keys.element_size()
-    attended = room.keys.data_ptr() + offset, room.values.data_ptr() + offset, room.rows * head_dim, length
+    buffer = cache.__dict__.get("_int4_buffer")
+    if buffer is None or cache.keys is not buffer.shown_keys or cache.values is not buffer.shown_values:
+        buffer = cache._int4_buffer = _KVBuffer(cache)  # something else has replaced them: update, crop, a beam search
+    elif buffer.start + buffer.length == buffer.rows:
+        buffer = cache._int4_buffer = _KVBuffer(cache)
+    head_dim = buffer.keys.shape[-1]
+    length = buffer.length + 1
+    offset = buffer.start * head_dim * buffer.keys.element_size()
+    attended = buffer.keys.data_ptr() + offset, buffer.values.data_ptr() + offset, buffer.rows * head_dim, length
     if isinstance(cache, DynamicSlidingWindowLayer):
         cache.cumulative_length += 1
         kept = min(length, cache.sliding_window - 1)
-        room.hold(cache, room.start + length - kept, kept)
+        buffer.hold(cache, buffer.start + length - kept, kept)
     else:
-        room.hold(cache, room.start, length)
+        buffer.hold(cache, buffer.start, length)
     return attended
+
+
+FUSED = {
+    stock.Gemma3DecoderLayer: Gemma3DecoderLayer,
+    stock.Gemma3RMSNorm: Gemma3RMSNorm,
+    stock.Gemma3MLP: Gemma3MLP,
+}
+FUSED_TOWER = {nn.Linear: Linear, nn.Conv2d: Conv2d}

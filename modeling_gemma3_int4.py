@@ -4,21 +4,26 @@
     model = AutoModelForImageTextToText.from_pretrained(repo, trust_remote_code=True)
 
 The two classes are transformers' own Gemma 3 with int4 modules in place of the language model's linear layers and of
-the tied embedding. Attention, masks, caches and `generate` stay transformers'. This file loads and saves;
-`int4_layers.py` holds the modules, `int4_cpu*.py` and `int4_cuda*.py` the fast paths.
+the tied embedding. This file loads and saves. `int4_layers.py` has the modules; `int4_backend.py` chooses what
+multiplies, `int4_fused.py` what computes around the products; `int4_codes.py` says what an int4 weight is.
 
 Loading goes around transformers' own AWQ support, which needs gptqmodel and casts to float16, in which Gemma 3
 overflows: `quantization_config` is put aside on a copy of the config while the stock loader runs, and put back after.
 
 transformers 4 copies only those files out of a folder that this one names, and must get as far as `int4_versions`:
-    from .int4_cpu import ...
+    from .int4_backend import ...
+    from .int4_cpu_aten import ...
     from .int4_cpu_build import ...
     from .int4_cpu_fused import ...
+    from .int4_cpu_hardware import ...
     from .int4_cpu_library import ...
+    from .int4_cpu_native import ...
     from .int4_cpu_source import ...
-    from .int4_cuda import ...
-    from .int4_cuda_kernels import ...
-    from .int4_cuda_tuning import ...
+    from .int4_gpu_fused import ...
+    from .int4_gpu_kernels import ...
+    from .int4_gpu_triton import ...
+    from .int4_gpu_tuning import ...
+    from .int4_operator import ...
 """
 
 # First of all: it refuses other versions of transformers and torch.
@@ -28,7 +33,8 @@ from .int4_versions import RANGES  # noqa: F401
 import copy
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,8 +47,9 @@ from transformers import GenerationMixin
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
-from .int4_cuda_fused import use_fused_modules
-from .int4_layers import GROUP_SIZE, Int4Embedding, Int4Linear, Int4LMHead, recover_codes
+from .int4_codes import GROUP_SIZE, recover_codes
+from .int4_fused import use_fused_modules
+from .int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, prepare_linears
 from .int4_memory import bytes_needed, check_memory
 from .int4_saving import ADAPTER_CONFIG, INDEX, SIDE_FILE, push, replacing
 
@@ -66,6 +73,15 @@ DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "I
 class Int4LoadError(Exception):
     """These weights cannot be loaded as asked. (No OSError, ValueError, TypeError or RuntimeError: `pipeline` catches
     those and goes on to the stock class, whose own complaint would hide this one.)"""
+
+
+@dataclass(frozen=True)
+class Int4Checkpoint:
+    """What a checkpoint holds as int4. Travels from `from_pretrained` to `__init__` as an attribute of the config."""
+
+    keep: tuple[str, ...]  # parts of the names of modules that stay plain
+    packed_embedding: bool  # the embedding is stored as int4
+    scale_dtypes: Mapping[str, torch.dtype]  # of `<module>.scales`, by its name in the model
 
 
 class _Int4Gemma3:
@@ -114,21 +130,18 @@ class _Int4Gemma3:
         _refuse_float16(path, dtype if dtype != "auto" else getattr(config, "dtype", None))
 
         stored = _stored_tensors(path, hub)
-        config._int4_checkpoint = {
-            "keep": quantization["modules_to_not_convert"],
-            "embedding": any(name.endswith("embed_tokens.qweight") for name in stored),
-            "scale_dtypes": {
-                _in_model(name): tensor.dtype for name, tensor in stored.items() if name.endswith(".scales")
-            },
-        }
-        stored_int4 = config._int4_checkpoint["embedding"]
-        if stored_int4 and int4_embedding is False:
+        config._int4_checkpoint = checkpoint = Int4Checkpoint(
+            keep=tuple(quantization["modules_to_not_convert"]),
+            packed_embedding=any(name.endswith("embed_tokens.qweight") for name in stored),
+            scale_dtypes={_in_model(name): t.dtype for name, t in stored.items() if name.endswith(".scales")},
+        )
+        if checkpoint.packed_embedding and int4_embedding is False:
             raise Int4LoadError(
                 f"{path}: int4_embedding=False needs a plain embedding, and this repo stores it as int4 only. Convert "
                 "again with --embedding plain, or drop the argument."
             )
         side_file = None
-        if not stored_int4 and int4_embedding is not False:
+        if not checkpoint.packed_embedding and int4_embedding is not False:
             side_file = cached_file(path, SIDE_FILE, _raise_exceptions_for_missing_entries=False, **hub)
             if side_file is None and int4_embedding:
                 raise Int4LoadError(f"{path}: int4_embedding=True needs {SIDE_FILE}, which this repo lacks.")
@@ -154,39 +167,37 @@ class _Int4Gemma3:
         if side_file is not None:  # first, so that the plain embedding and the repacked layers never meet in memory
             model._recover_int4_embedding(side_file, stored)
         for module in model.modules():
-            if not isinstance(module, Int4Linear | Int4Embedding):
-                _leave_file(module)
-            elif module.backend is None:
-                module.prepare(model.dtype)
+            _leave_file(module)
+        prepare_linears(model, model.dtype)
+        if checkpoint.packed_embedding:
+            model._set_int4_embedding(model.get_input_embeddings().prepare(model.dtype))
         use_fused_modules(model)
         model.config.quantization_config = quantization
         logger.info(f"{path}: int4 backend {model.int4_backend}, {model.int4_bytes / 1e6:.1f} MB of codes and scales")
         return (model, info) if with_loading_info else model
 
-    def _build_int4_modules(self, checkpoint: dict) -> None:
-        """Replace the linear layers that are quantised on disk, and the embedding where it is stored as int4."""
+    def _build_int4_modules(self, checkpoint: Int4Checkpoint) -> None:
+        """Replace the linear layers that are quantized on disk, and the embedding where it is stored as int4."""
         for name, module in list(self.named_modules()):
-            if not isinstance(module, nn.Linear) or any(part in name for part in checkpoint["keep"]):
+            if not isinstance(module, nn.Linear) or any(part in name for part in checkpoint.keep):
                 continue
-            scale_dtype = checkpoint["scale_dtypes"].get(f"{name}.scales", torch.float32)
+            scale_dtype = checkpoint.scale_dtypes.get(f"{name}.scales", torch.float32)
             device = module.weight.device
-            self.set_submodule(name, Int4Linear(module.in_features, module.out_features, scale_dtype, device))
-        if checkpoint["embedding"]:
-            plain = self.get_input_embeddings()
-            scale_dtype = checkpoint["scale_dtypes"][f"{self._embedding_name}.scales"]
-            self._set_int4_embedding(
-                Int4Embedding(*plain.weight.shape, self._embed_scale, scale_dtype, plain.weight.device)
-            )
+            self.set_submodule(name, AwqLinear(module.in_features, module.out_features, scale_dtype, device))
+        if checkpoint.packed_embedding:
+            plain = self.get_input_embeddings().weight
+            scale_dtype = checkpoint.scale_dtypes[f"{self._embedding_name}.scales"]
+            self._set_int4_embedding(PackedEmbedding(*plain.shape, self._embed_scale, scale_dtype, plain.device))
 
     def _recover_int4_embedding(self, side_file: str, stored: dict[str, torch.Tensor]) -> None:
         """Swap the plain embedding for its int4 codes, with the scales of the side file."""
         plain = self.get_input_embeddings().weight.detach()
-        shape, dtype, device = plain.shape, plain.dtype, plain.device
+        dtype, device = plain.dtype, plain.device
         name = next(name for name in stored if name.endswith("embed_tokens.weight"))
         with safe_open(side_file, framework="pt") as file:
             (only,) = file.keys()
             scales = file.get_tensor(only).to(device)
-        expected = (shape[0], shape[1] // GROUP_SIZE)
+        expected = (plain.shape[0], plain.shape[1] // GROUP_SIZE)
         if scales.shape != expected:
             raise Int4LoadError(f"{side_file}: scales of shape {tuple(scales.shape)}, expected {expected}.")
         try:
@@ -195,14 +206,14 @@ class _Int4Gemma3:
             raise Int4LoadError(
                 f"{side_file} does not belong to {name}: {error}. Load with int4_embedding=False, or convert again."
             ) from error
-        embedding = Int4Embedding(*shape, self._embed_scale, scales.dtype, device="meta")
-        embedding.plain_dtype = stored[name].dtype
         del plain
-        self._set_int4_embedding(embedding)  # from here on the plain one takes no memory
-        embedding.set_codes_and_scales(codes.to(device), scales, dtype)
+        placeholder = PackedEmbedding(codes.shape[0], codes.shape[1] * 2, self._embed_scale, scales.dtype, "meta")
+        self._set_int4_embedding(placeholder)  # from here on the plain one takes no memory
+        embedding = Int4Embedding(codes.to(device), scales, dtype, self._embed_scale, plain_dtype=stored[name].dtype)
+        self._set_int4_embedding(embedding)
 
-    def _set_int4_embedding(self, embedding: Int4Embedding) -> None:
-        self.set_input_embeddings(embedding)
+    def _set_int4_embedding(self, embedding: Int4Embedding | PackedEmbedding) -> None:
+        self.set_input_embeddings(embedding.train(self.training))
         self.lm_head = Int4LMHead(embedding)
         self._tied_weights_keys = {}
         self.all_tied_weights_keys = {}
@@ -233,7 +244,7 @@ class _Int4Gemma3:
         return self.get_decoder().norm.weight.dtype
 
     def _apply(self, fn, *args, **kwargs):
-        """`.to` and the like: the int4 modules repack themselves, and another device has other short ways.
+        """`.to` and the like: the int4 modules repack themselves, and another device has other fused classes.
 
         Buffers that no file holds (rotary frequencies) stay float32, as they are after loading in any dtype.
         """

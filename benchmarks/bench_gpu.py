@@ -43,8 +43,11 @@ package.__path__ = [str(ROOT)]
 sys.modules.setdefault("gemma3_int4", package)
 
 from gemma3_int4 import modeling_gemma3_int4  # noqa: E402
-from gemma3_int4.int4_cuda_fused import FEW_ROWS  # noqa: E402
-from gemma3_int4.int4_layers import Int4Embedding, Int4Linear, choose_backend, dequantize, row_blocks  # noqa: E402
+from gemma3_int4.int4_backend import choose_backend  # noqa: E402
+from gemma3_int4.int4_codes import dequantize, row_blocks  # noqa: E402
+from gemma3_int4.int4_gpu_fused import FEW_ROWS  # noqa: E402
+from gemma3_int4.int4_gpu_triton import Triton  # noqa: E402
+from gemma3_int4.int4_layers import AwqLinear, Int4Embedding, Int4Linear  # noqa: E402
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 TINY = Gemma3TextConfig(
@@ -203,7 +206,7 @@ def ours(
     packed = [{name: tensor.clone() for name, tensor in backend.pack(*part).items()} for part in parts]
 
     def call(x: torch.Tensor) -> list[torch.Tensor]:
-        if hasattr(backend, "linears") and x.shape[0] <= FEW_ROWS:
+        if backend is Triton and x.shape[0] <= FEW_ROWS:
             return [backend.linears(x, packed)]
         return [backend.linear(x, tensors) for tensors in packed]
 
@@ -327,15 +330,18 @@ def timed(clock: Clock, make: Callable, codes: torch.Tensor, scales: torch.Tenso
 
 def int4_model(config: Gemma3TextConfig, device: torch.device) -> torch.nn.Module:
     """The class that `from_pretrained` gives, with random weights that never were anything but int4."""
-    config._int4_checkpoint = {
-        "keep": [],
-        "embedding": True,
-        "scale_dtypes": {"model.embed_tokens.scales": torch.bfloat16},
-    }
+    config._int4_checkpoint = modeling_gemma3_int4.Int4Checkpoint(
+        keep=(), packed_embedding=True, scale_dtypes={"model.embed_tokens.scales": torch.bfloat16}
+    )
     model = _on_meta(modeling_gemma3_int4.Gemma3ForCausalLM, config)
-    for matrix in model.modules():
-        if isinstance(matrix, Int4Linear | Int4Embedding):
-            matrix.set_codes_and_scales(*random_matrix(matrix.rows, matrix.columns, device), torch.bfloat16)
+    for name in [name for name, module in model.named_modules() if isinstance(module, AwqLinear)]:
+        rows, columns = model.get_submodule(name).rows, model.get_submodule(name).columns
+        backend = choose_backend(device, torch.bfloat16, rows, columns)
+        packed = backend.pack(*random_matrix(rows, columns, device))
+        model.set_submodule(name, Int4Linear(rows, columns, torch.bfloat16, backend, packed).eval())
+    stored = model.get_input_embeddings()
+    matrix = random_matrix(stored.rows, stored.columns, device)
+    model._set_int4_embedding(Int4Embedding(*matrix, torch.bfloat16, stored.embed_scale))
     modeling_gemma3_int4.use_fused_modules(model)
     return _filled(model, device)
 

@@ -50,10 +50,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     package = sys.modules["gemma3_int4"] = types.ModuleType("gemma3_int4")  # as transformers imports the files
     package.__path__ = [str(ROOT)]
-    from gemma3_int4.int4_cpu import AtenCpu, NativeCpu
+    from gemma3_int4.int4_cpu_aten import AtenCpu
+    from gemma3_int4.int4_cpu_native import NativeCpu
 
     backends = [
-        backend for backend in (NativeCpu, AtenCpu) if backend.supports(torch.device("cpu"), torch.bfloat16, 64, 64)
+        backend
+        for backend in (NativeCpu, AtenCpu)
+        if backend.why_not(torch.device("cpu"), torch.bfloat16, 64, 64) is None
     ]
     bandwidth = read_bandwidth()
     dtype, gemm = gemm_rate()

@@ -1,4 +1,4 @@
-"""Measure every way to run an int4 product on this GPU, and write the winners into int4_cuda_tuning.py.
+"""Measure every way to run an int4 product on this GPU, and write the winners into int4_gpu_tuning.py.
 
     python -m benchmarks.tune_gpu --sizes 27b --minutes 9        # adds to or replaces this GPU's table
     python -m benchmarks.tune_gpu --sizes 4b 12b --minutes 9 --out tuned.py
@@ -27,9 +27,9 @@ from benchmarks.bench_gpu import ROOT, ROWS, Clock, poisoned, products, random_m
 
 # isort: split
 # (a package that bench_gpu makes)
-from gemma3_int4 import int4_cuda, int4_cuda_tuning
-from gemma3_int4.int4_cuda_fused import FEW_ROWS
-from gemma3_int4.int4_cuda_tuning import Dequantize, ManyRows, OneRow, Plan
+from gemma3_int4 import int4_gpu_triton, int4_gpu_tuning
+from gemma3_int4.int4_gpu_fused import FEW_ROWS
+from gemma3_int4.int4_gpu_tuning import Dequantize, ManyRows, OneRow, Plan
 
 Steps = list[tuple[float, Plan]]
 Table = dict[tuple[int, int], Steps]
@@ -64,7 +64,7 @@ def candidates(rows: int, inputs: int) -> Iterator[Plan]:
 def tune_shape(shape: tuple[int, int], most_rows: float, clock: Clock) -> Steps:
     """Steps of the table for one shape: measured at each of ROWS up to `most_rows`, equal neighbors joined."""
     codes, scales = random_matrix(*shape, clock.device)
-    tensors = int4_cuda.Triton.pack(codes, scales)
+    tensors = int4_gpu_triton.Triton.pack(codes, scales)
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     copies = [{name: tensor.clone() for name, tensor in tensors.items()} for _ in range(clock.copies(nbytes))]
     steps: Steps = []
@@ -86,7 +86,7 @@ def tune_shape(shape: tuple[int, int], most_rows: float, clock: Clock) -> Steps:
 
 
 def multiply(plan: Plan, x: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    return int4_cuda.run_plan(plan, x, [tensors["qweight"]], [tensors["scales"]])
+    return int4_gpu_triton.run_plan(plan, x, *([tensor] for tensor in tensors.values()))
 
 
 def runs(plan: Plan, x: torch.Tensor, tensors: dict, codes: torch.Tensor, scales: torch.Tensor) -> bool:
@@ -132,7 +132,7 @@ def compile_all(sizes: list[str], workers: int) -> None:
 
 def compile_one(plan: Plan, inputs: int) -> None:
     device = torch.device("cuda")
-    tensors = int4_cuda.Triton.pack(*random_matrix(256, inputs, device))
+    tensors = int4_gpu_triton.Triton.pack(*random_matrix(256, inputs, device))
     # 16 rows and 256 outputs: Triton compiles anew for numbers that 16 does not divide, and real shapes are such
     x = torch.zeros(1 if isinstance(plan, OneRow) else 16, inputs, dtype=torch.bfloat16, device=device)
     with contextlib.suppress(OutOfResources):
@@ -140,8 +140,8 @@ def compile_one(plan: Plan, inputs: int) -> None:
 
 
 def write_table(path: Path, capability: tuple[int, int], table: Table, name: str) -> None:
-    """Write int4_cuda_tuning.py with this GPU's table: what stands before the tables stays."""
-    tables = int4_cuda_tuning.TABLES | {capability: int4_cuda_tuning.TABLES.get(capability, {}) | table}
+    """Write int4_gpu_tuning.py with this GPU's table: what stands before the tables stays."""
+    tables = int4_gpu_tuning.TABLES | {capability: int4_gpu_tuning.TABLES.get(capability, {}) | table}
     lines = [DECLARATION + "{"]
     for gpu, shapes_of_gpu in sorted(tables.items()):
         lines += [f"    # {name}, torch {torch.__version__}"] if gpu == capability else []
@@ -151,7 +151,7 @@ def write_table(path: Path, capability: tuple[int, int], table: Table, name: str
             lines += [f"            ({'math.inf' if up_to == math.inf else up_to}, {plan})," for up_to, plan in steps]
             lines += ["        ],"]
         lines += ["    },"]
-    rules = (ROOT / "int4_cuda_tuning.py").read_text().split(DECLARATION)[0]
+    rules = (ROOT / "int4_gpu_tuning.py").read_text().split(DECLARATION)[0]
     path.write_text(rules + "\n".join([*lines, "}"]) + "\n")
 
 
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--workers", type=int, default=12, help="processes that compile")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=ROOT / "int4_cuda_tuning.py")
+    parser.add_argument("--out", type=Path, default=ROOT / "int4_gpu_tuning.py")
     args = parser.parse_args()
     end = time.monotonic() + args.minutes * 60
     compile_all(args.sizes, args.workers)

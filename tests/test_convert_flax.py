@@ -174,7 +174,7 @@ def test_the_files_of_a_repo(repo):
         "model.safetensors.index.json",
         "modeling_gemma3_int4.py",
         "int4_layers.py",
-        "int4_cpu.py",
+        "int4_codes.py",
     }
     assert not any(name.startswith(".") for name in names)
     assert "Nothing was quantised here." in (repo / "README.md").read_text()

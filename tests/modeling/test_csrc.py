@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from gemma3_int4 import int4_cpu_build, int4_cpu_library
+from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS
 
 from csrc import pack
+from tests.modeling.hardware import cpu_with
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 on_linux_x86 = pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="for Linux on x86")
@@ -46,12 +48,12 @@ def test_the_compiler_names_the_file_and_line_of_an_error():
 
 @needs_compiler
 @on_linux_x86
-@pytest.mark.parametrize("instruction_set", int4_cpu_build.INSTRUCTION_SETS)
-def test_the_source_compiles_without_warnings(instruction_set, tmp_path, monkeypatch):
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_the_source_compiles_without_warnings(instruction_set, tmp_path):
     """For each set of instructions, also for one that this CPU does not have."""
-    monkeypatch.setattr(int4_cpu_build, "instruction_set", lambda: instruction_set)
-    warn = ["-Wall", "-Wextra", "-Werror"]
-    command = ["cc", *int4_cpu_build.compiler_flags(), *warn, "-x", "c", "-", "-o", str(tmp_path / "kernel.so")]
+    with cpu_with("gemma3_int4", instruction_set=instruction_set):
+        flags = [*int4_cpu_build.compiler_flags(), "-Wall", "-Wextra", "-Werror"]
+    command = ["cc", *flags, "-x", "c", "-", "-o", str(tmp_path / "kernel.so")]
     run = subprocess.run(command, input=int4_cpu_build.SOURCE, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 

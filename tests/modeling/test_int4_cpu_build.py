@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from gemma3_int4 import int4_cpu_build, int4_cpu_library
-from gemma3_int4.int4_cpu import NativeCpu
+from gemma3_int4.int4_backend import choose_backend
+from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS, Cpu, cpu
 from gemma3_int4.int4_cpu_library import Norm, library
-from gemma3_int4.int4_layers import choose_backend
+from gemma3_int4.int4_cpu_native import NativeCpu
 
 from tests.conftest import ROOT
+from tests.modeling.hardware import cpu_with
 
-KNOWN_CPU = int4_cpu_build.instruction_set() is not None
+KNOWN_CPU = cpu().instruction_set is not None
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None or not KNOWN_CPU, reason="no C compiler or no AVX2 here")
 
 
@@ -63,10 +65,10 @@ def assert_works(kernels) -> None:
 
 
 def test_without_a_compiler_one_warning_and_another_backend(monkeypatch, caplog):
-    monkeypatch.setattr(int4_cpu_build, "INSTRUCTION_SETS", {"any": ()})
     monkeypatch.setattr(int4_cpu_build.shutil, "which", lambda name: None)
-    for _ in range(2):
-        assert choose_backend(torch.device("cpu"), torch.bfloat16, 64, 64) is not NativeCpu
+    with cpu_with("gemma3_int4", instruction_set="AVX2"):
+        for _ in range(2):
+            assert choose_backend(torch.device("cpu"), torch.bfloat16, 64, 64) is not NativeCpu
     (warning,) = warnings(caplog)
     assert "no C compiler" in warning
 
@@ -100,9 +102,9 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, caplog, cache):
     assert list(cache.iterdir()) == []
 
 
-def test_another_cpu_is_told_what_it_lacks(monkeypatch, caplog):
-    monkeypatch.setattr(int4_cpu_build, "_cpu_flags", lambda: ["sse2", "fma"])
-    assert library() is None
+def test_another_cpu_is_told_what_it_lacks(caplog):
+    with cpu_with("gemma3_int4", features=frozenset({"sse2", "fma"}), instruction_set=None):
+        assert library() is None
     (warning,) = warnings(caplog)
     assert "this CPU lacks avx2, f16c" in warning
 
@@ -111,10 +113,9 @@ def test_another_cpu_is_told_what_it_lacks(monkeypatch, caplog):
     ("lacking", "expected"),
     [((), "AVX512"), (("avx512_bf16",), "AVX2"), (("avx512f", "avx512_vnni"), "AVX2"), (("avx2",), "AVX512")],
 )
-def test_the_best_instruction_set_that_a_cpu_has_all_of(lacking, expected, monkeypatch):
-    features = {feature for features in int4_cpu_build.INSTRUCTION_SETS.values() for feature in features}
-    monkeypatch.setattr(int4_cpu_build, "_cpu_flags", lambda: [*(features - set(lacking)), "sse2"])
-    assert int4_cpu_build.instruction_set() == expected
+def test_the_best_instruction_set_that_a_cpu_has_all_of(lacking, expected):
+    features = {feature for features in INSTRUCTION_SETS.values() for feature in features}
+    assert Cpu.with_features(frozenset(features - set(lacking) | {"sse2"})).instruction_set == expected
 
 
 @needs_compiler
@@ -140,9 +141,8 @@ def test_compiled_once_into_a_private_folder(cache, monkeypatch, caplog):
     assert (made.stat().st_ino, made.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     monkeypatch.setattr(int4_cpu_build, "SOURCE", int4_cpu_build.SOURCE + "// another\n")
     assert_works(load_again())
-    flags = int4_cpu_build._cpu_flags()
-    monkeypatch.setattr(int4_cpu_build, "_cpu_flags", lambda: [*flags, "another"])  # a home that machines share
-    assert_works(load_again())
+    with cpu_with("gemma3_int4", features=cpu().features | {"another"}):  # a home that machines share
+        assert_works(load_again())
     assert len({path.name[:40] for path in cache.iterdir()}) == 3
     assert warnings(caplog) == []
 

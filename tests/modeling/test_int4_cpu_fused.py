@@ -1,17 +1,17 @@
-"""The short way of one token through a decoder layer: taken where it may be, and equal to the long way."""
+"""The fused decoder layer: it computes one token wherever it may, and as transformers' layer does."""
 
 import copy
 import sys
 
 import pytest
 import torch
-from gemma3_int4.int4_cpu_build import INSTRUCTION_SETS
+from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS
 from gemma3_int4.int4_cpu_library import library
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache
 from transformers.models.gemma3 import modeling_gemma3 as stock
 
-from tests.modeling.instruction_sets import only
+from tests.modeling.hardware import cpu_with, only
 from tests.modeling.tiny_repo import build, text_config
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no AVX2 or no C compiler here")
@@ -33,12 +33,12 @@ def model(text_repo, instruction_set):
 
 
 @pytest.fixture
-def short(model, monkeypatch):
+def fused(model, monkeypatch):
     return counted(model, monkeypatch)
 
 
 def counted(model, monkeypatch) -> list[int]:
-    """A list that grows with every layer that takes the short way."""
+    """A list that grows with every layer that is computed in one call."""
     module = decode_module(model)
     taken, append = [], module._append
     monkeypatch.setattr(module, "_append", lambda cache: taken.append(1) or append(cache))
@@ -70,29 +70,29 @@ def step_by_step(model, ids=IDS, tokens=NEXT, cache=None, **options) -> torch.Te
     return torch.stack(logits).float()
 
 
-def long_way(model, monkeypatch, *args, **options) -> torch.Tensor:
+def unfused(model, monkeypatch, *args, **options) -> torch.Tensor:
     with monkeypatch.context() as patched:
         patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
         return step_by_step(model, *args, **options)
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal but for bfloat16 rounding, which over six layers comes to one percent in either way."""
+    """Equal but for bfloat16 rounding, which over six layers comes to one percent, fused or not."""
     assert (found - expected).norm() / expected.norm() < 0.02
 
 
-def test_every_layer_takes_the_short_way_and_agrees(model, short, text_repo, monkeypatch):
+def test_every_layer_is_fused_and_agrees(model, fused, text_repo, monkeypatch):
     found = step_by_step(model)
-    assert len(short) == len(layers(model)) * len(NEXT)
-    assert_close(found, long_way(model, monkeypatch))
+    assert len(fused) == len(layers(model)) * len(NEXT)
+    assert_close(found, unfused(model, monkeypatch))
     with torch.no_grad():
         exact = text_repo.reference(torch.cat([IDS, torch.tensor([NEXT])], dim=1)).logits[0, IDS.shape[1] - 1 :]
     assert (found - exact).norm() / exact.norm() < 0.02
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_any_number_of_threads(model, short, threads, monkeypatch):
-    expected = long_way(model, monkeypatch)
+def test_any_number_of_threads(model, fused, threads, monkeypatch):
+    expected = unfused(model, monkeypatch)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -106,36 +106,36 @@ def test_other_scale_dtypes_and_one_key_head(scale_dtype, tmp_path, monkeypatch)
     config = text_config(num_key_value_heads=1, head_dim=64, query_pre_attn_scalar=48)
     repo = build(tmp_path, config, scale_dtype=scale_dtype, seed=3)
     model = AutoModelForCausalLM.from_pretrained(repo.path, trust_remote_code=True, dtype=torch.bfloat16)
-    short = counted(model, monkeypatch)
+    fused = counted(model, monkeypatch)
     found = step_by_step(model)
-    assert short
-    assert_close(found, long_way(model, monkeypatch))
+    assert fused
+    assert_close(found, unfused(model, monkeypatch))
 
 
 def test_multimodal_model(picture_repo, monkeypatch):
     model = AutoModelForImageTextToText.from_pretrained(picture_repo.path, trust_remote_code=True)
-    short = counted(model, monkeypatch)
+    fused = counted(model, monkeypatch)
     found = step_by_step(model)
-    assert len(short) == len(layers(model)) * len(NEXT)
-    assert_close(found, long_way(model, monkeypatch))
+    assert len(fused) == len(layers(model)) * len(NEXT)
+    assert_close(found, unfused(model, monkeypatch))
 
 
-def test_buffers_grow_as_often_as_needed(model, short, monkeypatch):
-    monkeypatch.setattr(decode_module(model), "ROOM", 1)
-    monkeypatch.setattr(decode_module(model), "ROOM_SHARE", 0)
+def test_buffers_grow_as_often_as_needed(model, fused, monkeypatch):
+    monkeypatch.setattr(decode_module(model), "GROWTH_ROWS", 1)
+    monkeypatch.setattr(decode_module(model), "GROWTH_SHARE", 0)
     cache = DynamicCache(config=model.config)
     found = step_by_step(model, cache=cache)
-    assert_close(found, long_way(model, monkeypatch))
+    assert_close(found, unfused(model, monkeypatch))
     assert [layer.get_seq_length() for layer in cache.layers] == [len(NEXT) + 40] * 6
     assert [layer.keys.shape[2] for layer in cache.layers] == [15] * 5 + [48]
 
 
-def test_padding_is_masked(model, short, monkeypatch):
+def test_padding_is_masked(model, fused, monkeypatch):
     mask = torch.ones_like(IDS)
     mask[0, :30] = 0
     found = step_by_step(model, attention_mask=mask)
-    assert short
-    assert_close(found, long_way(model, monkeypatch, attention_mask=mask))
+    assert fused
+    assert_close(found, unfused(model, monkeypatch, attention_mask=mask))
     assert (found - step_by_step(model)).norm() / found.norm() > 0.05  # the mask matters
 
 
@@ -157,16 +157,15 @@ def sequences_by_step(model, rows: int, padded: bool) -> torch.Tensor:
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("rows", "threads"), [(2, 2), (3, 1), (5, 3), (6, 2), (13, 3)])
-def test_one_token_of_each_of_several_sequences(model, short, monkeypatch, rows, threads, padded):
-    monkeypatch.setattr(decode_module(model), "has_amx", lambda: False)
-    monkeypatch.setattr(decode_module(model), "MAX_NATIVE_ROWS", 5)  # from 6 on by the product for many rows
+def test_one_token_of_each_of_several_sequences(model, fused, monkeypatch, rows, threads, padded):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = sequences_by_step(model, rows, padded)
+        with cpu_with(package(model), amx=False, native_rows=5):  # from 6 on by the product for many rows
+            found = sequences_by_step(model, rows, padded)
     finally:
         torch.set_num_threads(before)
-    assert len(short) == len(layers(model)) * 3
+    assert len(fused) == len(layers(model)) * 3
     with monkeypatch.context() as patched:
         patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
         expected = sequences_by_step(model, rows, padded)
@@ -174,7 +173,7 @@ def test_one_token_of_each_of_several_sequences(model, short, monkeypatch, rows,
         assert_close(found[:, sequence], expected[:, sequence])
 
 
-def test_position_tables_of_any_strides(model, short, monkeypatch):
+def test_position_tables_of_any_strides(model, fused, monkeypatch):
     rotary, forward = model.get_decoder().rotary_emb, type(model.get_decoder().rotary_emb).forward
 
     def strided(self, *args, **kwargs):
@@ -182,22 +181,24 @@ def test_position_tables_of_any_strides(model, short, monkeypatch):
         return torch.cat([cos, cos], dim=-1)[..., : cos.shape[-1]], sin
 
     expected = sequences_by_step(model, 3, padded=True)
-    assert short
-    short.clear()
+    assert fused
+    fused.clear()
     monkeypatch.setattr(type(rotary), "forward", strided)
     found = sequences_by_step(model, 3, padded=True)
-    assert not short
+    assert not fused
     assert_close(found, expected)
 
 
-def test_more_sequences_than_the_kernels_are_best_at_go_the_long_way(model, short, monkeypatch):
-    module = decode_module(model)
-    monkeypatch.setattr(module, "has_amx", lambda: True)
-    sequences_by_step(model, module.MAX_NATIVE_ROWS + 1, padded=False)
-    assert not short
+def test_more_sequences_than_the_kernels_are_best_at_are_not_fused(model, fused):
+    with cpu_with(package(model), amx=True, native_rows=2):
+        sequences_by_step(model, 2, padded=False)
+        assert fused
+        fused.clear()
+        sequences_by_step(model, 3, padded=False)
+        assert not fused
 
 
-def test_a_cache_that_others_change(model, short, monkeypatch):
+def test_a_cache_that_others_change(model, fused, monkeypatch):
     def forked(cache):
         step_by_step(model, ids=IDS[:, :8], tokens=NEXT[:3], cache=cache)
         other = copy.deepcopy(cache)
@@ -217,7 +218,7 @@ def test_a_cache_that_others_change(model, short, monkeypatch):
             patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
             expected = case(DynamicCache(config=model.config))
         assert_close(found, expected)
-    assert short
+    assert fused
 
 
 @pytest.mark.parametrize(
@@ -230,52 +231,52 @@ def test_generate_in_all_its_ways(model, options):
     assert out.shape[1] == 52
 
 
-def test_generate_is_the_same_with_and_without(model, short, monkeypatch):
+def test_generate_is_the_same_with_and_without(model, fused, monkeypatch):
     found = model.generate(IDS, max_new_tokens=24, do_sample=False)
-    assert short
+    assert fused
     with monkeypatch.context() as patched:
         patched.setattr(decode_module(model), "_layer_of", lambda *args: None)
         assert torch.equal(model.generate(IDS, max_new_tokens=24, do_sample=False), found)
 
 
 @pytest.mark.parametrize(("rows", "beams"), [(3, 1), (1, 3)])
-def test_generate_takes_the_short_way_for_several_sequences(model, short, rows, beams):
+def test_generate_fuses_several_sequences(model, fused, rows, beams):
     ids = torch.cat([IDS + row for row in range(rows)])
     model.generate(ids, max_new_tokens=24, do_sample=False, num_beams=beams, eos_token_id=None)
-    assert len(short) == 23 * len(layers(model))
+    assert len(fused) == 23 * len(layers(model))
 
 
-# Where the long way is the right one
+# Where nothing may be fused
 
 
-def test_adapters_are_computed(model, short, monkeypatch):
+def test_adapters_are_computed(model, fused, monkeypatch):
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], layers_to_transform=[0, 1], r=4))
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.5)
     adapted.eval()
     found = step_by_step(adapted)
-    assert len(short) == 4 * len(NEXT)  # the other layers
-    assert_close(found, long_way(model, monkeypatch))
+    assert len(fused) == 4 * len(NEXT)  # the other layers
+    assert_close(found, unfused(model, monkeypatch))
     with adapted.disable_adapter():
         assert (step_by_step(adapted) - found).norm() / found.norm() > 0.05
 
 
-def test_hooks_are_called(model, short):
+def test_hooks_are_called(model, fused):
     step_by_step(model)
     seen = []
     handle = layers(model)[2].mlp.register_forward_hook(lambda *args: seen.append(1))
-    short.clear()
+    fused.clear()
     step_by_step(model)
     assert len(seen) == 1 + len(NEXT)
-    assert len(short) == 5 * len(NEXT)
+    assert len(fused) == 5 * len(NEXT)
     handle.remove()
-    short.clear()
+    fused.clear()
     step_by_step(model)
-    assert len(short) == 6 * len(NEXT)
+    assert len(fused) == 6 * len(NEXT)
 
 
-def test_gradients_training_and_eager_attention_go_the_long_way(model, short):
+def test_gradients_training_and_eager_attention_are_not_fused(model, fused):
     cache = DynamicCache(config=model.config)
     model(IDS, past_key_values=cache)
     model(torch.tensor([[5]]), past_key_values=cache)  # gradients enabled
@@ -284,27 +285,27 @@ def test_gradients_training_and_eager_attention_go_the_long_way(model, short):
     model.eval()
     model.set_attn_implementation("eager")
     step_by_step(model)
-    assert not short
+    assert not fused
 
 
-def test_exchanged_weights_are_noticed(model, short, monkeypatch):
+def test_exchanged_weights_are_noticed(model, fused, monkeypatch):
     before = step_by_step(model)
     with torch.no_grad():
         layers(model)[0].input_layernorm.weight.data = layers(model)[0].input_layernorm.weight.data + 0.5
         layers(model)[1].post_attention_layernorm.weight = torch.nn.Parameter(torch.ones(128).bfloat16())
     found = step_by_step(model)
     assert (found - before).norm() / before.norm() > 0.05
-    assert_close(found, long_way(model, monkeypatch))
-    taken = len(short)
+    assert_close(found, unfused(model, monkeypatch))
+    taken = len(fused)
     model.float()
     step_by_step(model)
-    assert len(short) == taken
+    assert len(fused) == taken
     model.bfloat16()
     assert_close(step_by_step(model), found)
-    assert len(short) > taken
+    assert len(fused) > taken
 
 
-def test_a_copied_model_has_its_own_pointers(model, short):
+def test_a_copied_model_has_its_own_pointers(model, fused):
     expected = step_by_step(model)
     other = copy.deepcopy(model)
     del model
@@ -340,7 +341,7 @@ def test_norm_rounds_once(model, rows):
     exact = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * (1 + norm.weight.double())
     assert found.shape == x.shape
     assert ((found.double() - exact).abs() <= exact.abs() * (2**-8 + 1e-5)).all()
-    assert torch.equal(norm(x).detach(), stock.Gemma3RMSNorm.forward(norm, x).detach())  # with gradients: the stock way
+    assert torch.equal(norm(x).detach(), stock.Gemma3RMSNorm.forward(norm, x).detach())  # with gradients: not fused
 
 
 def test_mlp_agrees_with_the_stock_one(model):
@@ -352,13 +353,12 @@ def test_mlp_agrees_with_the_stock_one(model):
 
 
 @pytest.fixture
-def tower(picture_repo, monkeypatch):
-    """The vision tower of a model that was loaded where nothing computes in bfloat16."""
+def tower(picture_repo):
+    """The vision tower of a model on a CPU that computes nothing in bfloat16."""
     model = AutoModelForImageTextToText.from_pretrained(picture_repo.path, trust_remote_code=True)
-    module = decode_module(model)
-    monkeypatch.setattr(module, "HAS_BF16_GEMM", False)
-    module.use_fused_modules(model)
-    return model.model.vision_tower
+    with cpu_with(package(model), bf16_gemm=False):
+        model.to("cpu")  # each move chooses the classes anew
+        yield model.model.vision_tower
 
 
 def pictures(tower) -> torch.Tensor:
@@ -395,7 +395,7 @@ def test_the_vision_tower_without_bfloat16_arithmetic_has_gradients(tower):
         assert weight.grad.abs().max() > 0
 
 
-def test_float32_models_take_the_stock_ways(text_repo):
+def test_float32_models_keep_the_stock_modules(text_repo):
     model = AutoModelForCausalLM.from_pretrained(text_repo.path, trust_remote_code=True, dtype=torch.float32)
     with torch.no_grad():
         exact = text_repo.reference(IDS).logits

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
     AwqConfig,
     pipeline,
 )
+from transformers.dynamic_module_utils import get_relative_imports
 
 from tests.modeling.tiny_repo import ROOT, build, multimodal_config, text_config
 
@@ -203,7 +205,7 @@ def test_its_own_quantization_config_may_be_given(text_repo):
     assert load_text(text_repo.path, quantization_config=config).int4_bytes == load_text(text_repo.path).int4_bytes
 
 
-def test_other_quantisation_is_refused(text_repo, tmp_path):
+def test_other_quantization_is_refused(text_repo, tmp_path):
     repo = with_config(text_repo.path, tmp_path / "repo", quantization_config={"quant_method": "awq", "bits": 8})
     with pytest.raises(Exception, match="'bits': 8"):
         load_text(repo)
@@ -305,26 +307,30 @@ def test_the_same_file_imported_twice(text_repo, tmp_path):
         assert torch.equal(first(IDS).logits, second(IDS).logits)
 
 
+PACKAGES = ("torch", "transformers", "safetensors", "huggingface_hub")
+MODELING_FILES = [ROOT / "modeling_gemma3_int4.py", *ROOT.glob("int4_*.py")]
+
+
 def test_the_modeling_files_import_each_other_only():
-    for name in (
-        "modeling_gemma3_int4",
-        "int4_layers",
-        "int4_cpu",
-        "int4_cpu_build",
-        "int4_cpu_library",
-        "int4_cpu_fused",
-    ):
-        for line in (ROOT / f"{name}.py").read_text().splitlines():
-            words = line.split()
-            if words[:1] in (["import"], ["from"]):
-                top = words[1].split(".")[0]
-                assert words[1].startswith(".") or top in {
-                    *sys.stdlib_module_names,
-                    "torch",
-                    "transformers",
-                    "huggingface_hub",
-                    "safetensors",
-                }
+    for file in MODELING_FILES:
+        for line in file.read_text().splitlines():
+            if line.startswith(("import ", "from ")):
+                top = line.split()[1].split(".")[0]
+                assert top in {"", *PACKAGES, *sys.stdlib_module_names}, (file, line)
+
+
+def test_no_import_among_the_modeling_files_runs_back_up():
+    """From the ground floor (codes) over the backends and their choice to the layers, the fused classes, the model."""
+    imports = {file.stem: set(get_relative_imports(file)) for file in MODELING_FILES}
+    del imports["modeling_gemma3_int4"]
+    list(TopologicalSorter(imports).static_order())  # an error where there is a circle
+    assert imports["int4_codes"] == set()
+    backends = {"int4_cpu_native", "int4_cpu_aten", "int4_gpu_triton"}
+    for name in imports.keys() - {"int4_backend", "int4_layers"}:
+        above_backends = imports[name] & {"int4_backend", "int4_layers", "int4_fused", "modeling_gemma3_int4"}
+        assert not above_backends or name.endswith(("_fused", "_saving")), (name, above_backends)
+    assert backends <= imports["int4_backend"]
+    assert not imports["int4_layers"] & backends
 
 
 def test_loading_needs_nothing_but_torch_and_transformers(text_repo):

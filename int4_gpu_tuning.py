@@ -2,15 +2,15 @@
 """How to run an int4 product on a GPU: measured tables as data, and a rule where nothing was measured.
 
 What this file offers:
-    OneRow, ManyRows, Dequantize    the three ways, with their block sizes
-    choose                          the way for a product of some size on some GPU
+    OneRow, ManyRows, Dequantize    the three kinds of product, with their block sizes
+    choose                          the plan for a product of some size on some GPU
     TABLES                          what `benchmarks/tune_gpu.py` measured; it rewrites this file from that line on
 """
 
 import math
 from typing import NamedTuple
 
-GROUP_SIZE = 32
+from .int4_codes import GROUP_SIZE
 
 
 class OneRow(NamedTuple):
@@ -43,7 +43,7 @@ Plan = OneRow | ManyRows | Dequantize
 
 
 def by_rule(rows: int, outputs: int, inputs: int, capability: tuple[int, int], processors: int) -> Plan:
-    """A way that runs on every GPU from Ampere on (at most 96 KB of shared memory); reasoned, not measured."""
+    """A plan that runs on every GPU from Ampere on (at most 96 KB of shared memory); reasoned, not measured."""
     if rows == 1:  # the fewer the outputs, the smaller the blocks, so that all processors wait for memory at once
         block_n = 8 if outputs >= 64 * processors else 4 if outputs >= 32 * processors else 2
         warps = 1
@@ -55,15 +55,15 @@ def by_rule(rows: int, outputs: int, inputs: int, capability: tuple[int, int], p
     block_m = min(max(16, 1 << (rows - 1).bit_length()), 64)
     programs = math.ceil(outputs / 64) * math.ceil(rows / block_m)
     split_k = min(max(2 * processors // programs, 1), max(inputs // 256, 1), 8)
-    # two warps are too few for the tensor cores' own ways of Hopper, which takes more instructions for 16 rows, and of
-    # Blackwell's large GPUs, which takes up to three times as many for any number, and most of the tensor memory
+    # two warps are too few for the warp-group products of Hopper, which take more instructions for 16 rows, and of
+    # Blackwell's large GPUs, which take up to three times as many for any number, and most of the tensor memory
     few = block_m == 16
     warps = 2 if few or capability[0] in (10, 11) else 4
     return ManyRows(64, block_m, split_k, warps, num_stages=3 if few else 2, permuted=rows > 16)
 
 
 def choose(rows: int, outputs: int, inputs: int, capability: tuple[int, int], processors: int) -> Plan:
-    """The way to multiply `rows` rows of activations by a matrix [outputs, inputs].
+    """The plan to multiply `rows` rows of activations by a matrix [outputs, inputs].
 
     Args:
         rows: at least 1.
@@ -73,8 +73,8 @@ def choose(rows: int, outputs: int, inputs: int, capability: tuple[int, int], pr
         processors: its number of multiprocessors.
 
     Returns:
-        The measured way, that of the most similar shape if this one was not measured, or `by_rule` on a GPU without a
-        table. A table's ways do not depend on N and K being multiples of anything: all kernels take tails.
+        The measured plan, that of the most similar shape if this one was not measured, or `by_rule` on a GPU without a
+        table. A table's plans do not depend on N and K being multiples of anything: all kernels take tails.
     """
     table = TABLES.get(capability)
     if not table:

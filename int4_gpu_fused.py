@@ -2,12 +2,12 @@
 """What is around the int4 matrices, on a GPU: projections of one input in one launch, and what is between them in one.
 
 What this file offers:
-    use_fused_modules    puts the classes below, or those of `int4_cpu_fused.py`, in the place of the stock ones
     Gemma3Attention      few rows: q, k and v as one product; norm and rotary position of all heads as one kernel
     Gemma3MLP            few rows: gate and up as one product; gelu(gate) * up as one kernel
     Gemma3RMSNorm        any number of rows: one kernel instead of ten
+    FUSED                which of transformers' classes these replace
 
-A decoding step is short: what a GPU waits for is launches. The classes are the stock ones, and compute as they do; a
+A decoding step is short: what a GPU waits for is launches. The classes are transformers' own, and compute as they do; a
 product of their own they take only where all that take part are plain int4 matrices on the Triton backend, so that an
 adapter or a hook is never passed by. Nothing is stored twice: the kernels read each matrix where its module has it.
 In a compiled graph the joint products remain, and torch.compile fuses the rest.
@@ -18,26 +18,12 @@ from torch import nn
 from transformers.activations import GELUTanh
 from transformers.models.gemma3 import modeling_gemma3 as stock
 
-from .int4_cpu_fused import Gemma3DecoderLayer as CpuDecoderLayer
-from .int4_cpu_fused import Gemma3MLP as CpuMLP
-from .int4_cpu_fused import Gemma3RMSNorm as CpuRMSNorm
-from .int4_cpu_fused import use_fused_modules as use_cpu_modules
-from .int4_cuda import Triton, gated, heads, rms_norm
+from .int4_gpu_triton import Triton, gated, heads, rms_norm
 from .int4_layers import Int4Linear
 
 # Up to so many rows products are bound by the weights' bytes and by launches; beyond, a joint one gains nothing.
 FEW_ROWS = 64
 DEVICE_TYPE = "cuda"  # where the kernels run; Triton's interpreter runs them on "cpu"
-
-
-def use_fused_modules(model: nn.Module) -> None:
-    """Give the modules of a Gemma 3 the short ways of where it is now: call it after loading and after each move."""
-    on_gpu = any(isinstance(module, Int4Linear) and module.backend is Triton for module in model.modules())
-    for module in model.modules():
-        plain = _STOCK.get(type(module), type(module))
-        module.__class__ = _FUSED.get(plain, plain) if on_gpu else plain
-    if not on_gpu:
-        use_cpu_modules(model)
 
 
 def _may_fuse(x: torch.Tensor) -> bool:
@@ -62,18 +48,18 @@ def _together(x: torch.Tensor, linears: list[nn.Module]) -> torch.Tensor | None:
         if (
             type(linear) is not Int4Linear  # an adapter in its place, say
             or linear.backend is not Triton
-            or linear.scales.dtype != linears[0].scales.dtype
-            or linear.qweight.device != x.device
+            or linear.packed["group_scales"].dtype != linears[0].packed["group_scales"].dtype
+            or linear.device != x.device
             or linear._forward_hooks
             or linear._forward_pre_hooks
-            or "forward" in linear.__dict__  # accelerate's way of hooking
+            or "forward" in linear.__dict__  # as accelerate hooks a module
         ):
             return None
-    return Triton.linears(x.reshape(-1, x.shape[-1]), [linear.tensors() for linear in linears])
+    return Triton.linears(x.reshape(-1, x.shape[-1]), [linear.packed for linear in linears])
 
 
 class Gemma3RMSNorm(stock.Gemma3RMSNorm):
-    """The stock norm. Named as the stock one: transformers looks for "RMSNorm" in the name."""
+    """One kernel. Named as the one it replaces: transformers looks for "RMSNorm" in the name."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not _may_launch(x) or self.weight.device != x.device:
@@ -82,7 +68,7 @@ class Gemma3RMSNorm(stock.Gemma3RMSNorm):
 
 
 class Gemma3MLP(stock.Gemma3MLP):
-    """The stock MLP."""
+    """gate and up as one product, gelu(gate) * up as one kernel."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         both = _together(x, [self.gate_proj, self.up_proj])
@@ -97,7 +83,7 @@ class Gemma3MLP(stock.Gemma3MLP):
 
 
 class Gemma3Attention(stock.Gemma3Attention):
-    """The stock attention. Beyond the projections, `forward` is transformers' own, 5.17 to 5.23."""
+    """q, k and v as one product. Beyond the projections, `forward` is transformers' own, 5.17 to 5.23."""
 
     def forward(
         self,
@@ -146,13 +132,8 @@ class Gemma3Attention(stock.Gemma3Attention):
         return self.o_proj(attended.reshape(*batch_and_length, -1).contiguous()), weights
 
 
-_FUSED = {
+FUSED = {
     stock.Gemma3Attention: Gemma3Attention,
     stock.Gemma3MLP: Gemma3MLP,
     stock.Gemma3RMSNorm: Gemma3RMSNorm,
-}
-_STOCK = {fused: plain for plain, fused in _FUSED.items()} | {
-    CpuDecoderLayer: stock.Gemma3DecoderLayer,
-    CpuMLP: stock.Gemma3MLP,
-    CpuRMSNorm: stock.Gemma3RMSNorm,
 }

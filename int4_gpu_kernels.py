@@ -1,5 +1,5 @@
 # Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
-"""The int4 kernels for NVIDIA GPUs, Ampere to Blackwell, in Triton. `int4_cuda.py` says which runs when.
+"""The int4 kernels for NVIDIA GPUs, Ampere to Blackwell, in Triton. `int4_gpu_triton.py` says which runs when.
 
 What this file offers:
     one_row_kernel       the product for one row of activations, on the floating-point units: made for memory's speed
@@ -15,7 +15,7 @@ one matrix, one below the other; of an absent one the number of outputs is 0. Th
 
 A matrix W [N, K] is `W[n, k] = (code[n, k] - 8) * scale[n, k // 32]`. Its layout here, rows one after the other:
 
-    qweight  int32 [N, K/8]    word 4g + j of a row holds the codes of inputs 32g + 4i + j, i = 0..7, in nibble i
+    codes    int32 [N, K/8]    word 4g + j of a row holds the codes of inputs 32g + 4i + j, i = 0..7, in nibble i
     scales   [N, K/32]         bfloat16, float16 or float32, as on disk
 
 so that the 16 bytes that a thread loads at once are one group and need one scale, and that shifting words by 4i bits
@@ -57,13 +57,13 @@ UNITS = tl.constexpr(2.0**64)
 @triton.jit
 def _matrix_of(
     block,
-    qweight_a,
+    codes_a,
     scales_a,
     outputs_a,
-    qweight_b,
+    codes_b,
     scales_b,
     outputs_b,
-    qweight_c,
+    codes_c,
     scales_c,
     outputs_c,
     BLOCK_N: tl.constexpr,
@@ -71,31 +71,31 @@ def _matrix_of(
     """The matrix that a block of outputs is of (no block is of two), and where in it and in y the block lies.
 
     Returns:
-        qweight, scales and outputs of that matrix, the number of the block in it, and the first of its outputs in y.
+        codes, scales and outputs of that matrix, the number of the block in it, and the first of its outputs in y.
     """
     end_a = tl.cdiv(outputs_a, BLOCK_N)
     end_b = end_a + tl.cdiv(outputs_b, BLOCK_N)
     of_a = block < end_a
     of_b = block < end_b
-    qweight = tl.where(of_a, qweight_a, tl.where(of_b, qweight_b, qweight_c))
+    codes = tl.where(of_a, codes_a, tl.where(of_b, codes_b, codes_c))
     scales = tl.where(of_a, scales_a, tl.where(of_b, scales_b, scales_c))
     outputs = tl.where(of_a, outputs_a, tl.where(of_b, outputs_b, outputs_c))
     block -= tl.where(of_a, 0, tl.where(of_b, end_a, end_b))
     first = tl.where(of_a, 0, tl.where(of_b, outputs_a, outputs_a + outputs_b))
-    return qweight, scales, outputs, block, first
+    return codes, scales, outputs, block, first
 
 
 @triton.jit
 def one_row_kernel(
     x,  # bfloat16 [INPUTS]
     y,  # bfloat16 [all outputs]
-    qweight_a,  # int32 [outputs_a, INPUTS / 8]
+    codes_a,  # int32 [outputs_a, INPUTS / 8]
     scales_a,  # [outputs_a, INPUTS / 32]
     outputs_a,
-    qweight_b,
+    codes_b,
     scales_b,
     outputs_b,
-    qweight_c,
+    codes_c,
     scales_c,
     outputs_c,
     INPUTS: tl.constexpr,
@@ -109,15 +109,15 @@ def one_row_kernel(
     that group in registers for all of them. Words and scales are on their way STAGES - 1 steps before they are needed.
     """
     GROUPS: tl.constexpr = INPUTS // 32
-    qweight, scales, outputs, block, first = _matrix_of(
+    codes, scales, outputs, block, first = _matrix_of(
         tl.program_id(0),
-        qweight_a,
+        codes_a,
         scales_a,
         outputs_a,
-        qweight_b,
+        codes_b,
         scales_b,
         outputs_b,
-        qweight_c,
+        codes_c,
         scales_c,
         outputs_c,
         BLOCK_N,
@@ -128,7 +128,7 @@ def one_row_kernel(
     for start in tl.range(0, GROUPS, BLOCK_G, num_stages=STAGES):  # the launch's would be for tl.dot only
         g = start + tl.arange(0, BLOCK_G)[None, :]
         w = 4 * start + tl.arange(0, 4 * BLOCK_G)[None, :]
-        words = tl.load(qweight + row * (INPUTS // 8) + w, mask=(n < outputs) & (w < INPUTS // 8), other=0)
+        words = tl.load(codes + row * (INPUTS // 8) + w, mask=(n < outputs) & (w < INPUTS // 8), other=0)
         scale = tl.load(scales + row * GROUPS + g, mask=(n < outputs) & (g < GROUPS), other=0).to(tl.float32)
         product = tl.zeros([BLOCK_N, 4 * BLOCK_G], tl.float32)
         excess = tl.zeros([1, 4 * BLOCK_G], tl.float32)  # what the product owes to the 8 of the codes
@@ -148,13 +148,13 @@ def many_rows_kernel(
     x,  # bfloat16 [rows, INPUTS]; PERMUTED: [rows, PADDED], see below
     y,  # bfloat16 [rows, all outputs], or float32 [SPLIT_K, rows, all outputs]
     rows,
-    qweight_a,  # int32 [outputs_a, INPUTS / 8]
+    codes_a,  # int32 [outputs_a, INPUTS / 8]
     scales_a,  # [outputs_a, INPUTS / 32]
     outputs_a,
-    qweight_b,
+    codes_b,
     scales_b,
     outputs_b,
-    qweight_c,
+    codes_c,
     scales_c,
     outputs_c,
     INPUTS: tl.constexpr,
@@ -174,15 +174,15 @@ def many_rows_kernel(
     GROUPS: tl.constexpr = INPUTS // 32
     CHUNKS: tl.constexpr = (GROUPS + 7) // 8
     PER_PART: tl.constexpr = (CHUNKS + SPLIT_K - 1) // SPLIT_K
-    qweight, scales, outputs, block, first = _matrix_of(
+    codes, scales, outputs, block, first = _matrix_of(
         tl.program_id(1),
-        qweight_a,
+        codes_a,
         scales_a,
         outputs_a,
-        qweight_b,
+        codes_b,
         scales_b,
         outputs_b,
-        qweight_c,
+        codes_c,
         scales_c,
         outputs_c,
         BLOCK_N,
@@ -196,7 +196,7 @@ def many_rows_kernel(
         w = chunk * 32 + tl.arange(0, 32)
         g = chunk * 8 + tl.arange(0, 8)[None, :]
         here = (n < outputs) & (w < INPUTS // 8)[None, :]
-        words = tl.load(qweight + n * (INPUTS // 8) + w[None, :], mask=here, other=0)
+        words = tl.load(codes + n * (INPUTS // 8) + w[None, :], mask=here, other=0)
         scale = tl.load(scales + n * GROUPS + g, mask=(n < outputs) & (g < GROUPS), other=0).to(tl.float32)
         scale = tl.reshape(tl.broadcast_to(scale[:, :, None], [BLOCK_N, 8, 4]), [BLOCK_N, 32])  # of each word
         excess = scale * (8 / UNITS)
@@ -228,7 +228,7 @@ def sum_parts_kernel(parts, y, count, SPLIT_K: tl.constexpr, BLOCK: tl.constexpr
 @triton.jit(do_not_specialize=["first"])
 def dequantize_kernel(
     ids,  # int64 [rows], the rows wanted; BY_ID false: not read
-    qweight,  # int32 [outputs, INPUTS / 8]
+    codes,  # int32 [outputs, INPUTS / 8]
     scales,  # [outputs, INPUTS / 32]
     y,  # [rows, INPUTS], any floating dtype
     first,  # BY_ID false: row 0 of y is this row of the matrix
@@ -246,7 +246,7 @@ def dequantize_kernel(
     g = (tl.program_id(1) * (BLOCK_K // 32) + tl.arange(0, BLOCK_K // 32))[:, None]
     k = tl.arange(0, 32)[None, :]  # in its group
     here = (g < INPUTS // 32) & (n >= 0) & (n < outputs)
-    word = tl.load(qweight + n * (INPUTS // 8) + (4 * g + k % 4), mask=here, other=0)
+    word = tl.load(codes + n * (INPUTS // 8) + (4 * g + k % 4), mask=here, other=0)
     scale = tl.load(scales + n * (INPUTS // 32) + g, mask=here, other=float("nan")).to(tl.float32)
     code = (word >> (k // 4 * 4)) & 15
     weight = (code - 8).to(tl.float32) * scale

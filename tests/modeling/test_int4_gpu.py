@@ -1,9 +1,10 @@
 """The GPU backend: its kernels against float64, its layout element by element, and who gets to use it.
 
-With a GPU the kernels run there. Without, `test_kernels_in_tritons_interpreter` runs this file a second time in a
-process of its own, where TRITON_INTERPRET=1 is set before anything imports triton, and the kernels run as NumPy:
+With a GPU the kernels run there. Without, `test_kernels_in_tritons_interpreter` runs this file and the contract of all
+backends a second time in a process of its own, where TRITON_INTERPRET=1 is set before anything imports triton, and the
+kernels run as NumPy:
 
-    TRITON_INTERPRET=1 python -m pytest tests/modeling/test_int4_cuda.py
+    TRITON_INTERPRET=1 python -m pytest tests/modeling/test_int4_gpu.py
 """
 
 import importlib.util
@@ -21,63 +22,27 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from gemma3_int4 import int4_cuda, int4_cuda_fused, int4_cuda_tuning, int4_layers
-from gemma3_int4.int4_cuda import Triton
-from gemma3_int4.int4_cuda_tuning import Dequantize, ManyRows, OneRow
-from gemma3_int4.int4_layers import Int4LMHead, Reference, choose_backend, dequantize
+from gemma3_int4 import int4_codes, int4_fused, int4_gpu_fused, int4_gpu_triton, int4_gpu_tuning, int4_layers
+from gemma3_int4.int4_backend import choose_backend
+from gemma3_int4.int4_codes import Reference, dequantize
+from gemma3_int4.int4_gpu_triton import Triton
+from gemma3_int4.int4_gpu_tuning import Dequantize, ManyRows, OneRow
 from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, StaticCache
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 from transformers.models.gemma3 import modeling_gemma3 as stock
 
 from tests.conftest import ROOT
-from tests.modeling.test_int4_layers import DTYPES, embedding_from_plain, linear_from, random_matrix
+from tests.modeling.matrices import DTYPES, linear_from, random_matrix, random_rows
+from tests.modeling.triton_kernels import CUDA, DEVICE, INTERPRETED, PLANS, on_kernels, patch_interpreter
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
-CUDA = torch.device("cuda")
-on_kernels = pytest.mark.skipif(
-    not int4_cuda.HAS_TRITON or (DEVICE.type == "cpu" and not INTERPRETED),
-    reason="needs triton, and a GPU or TRITON_INTERPRET=1 (see test_kernels_in_tritons_interpreter)",
-)
-# Every way to compute, with blocks that N, M and K do not fill.
-PLANS = [
-    OneRow(8, 32, 1, 3),
-    OneRow(16, 4, 2, 3),
-    ManyRows(16, 16, 1, 4, 2, False),
-    ManyRows(32, 16, 3, 4, 2, False),
-    ManyRows(16, 32, 2, 4, 2, True),
-    Dequantize(2000),
-]
 SHAPES = [(40, 96), (24, 288), (20, 160)]
 BACKENDS = {torch.bfloat16: Triton, torch.float32: Reference}
 
 
 @pytest.fixture(autouse=True)
 def true_bfloat16(monkeypatch):
-    """Triton's interpreter (3.6 to 3.9) multiplies the bits of bfloat16 operands as integers, and truncates to it."""
-    if not INTERPRETED or not int4_cuda.HAS_TRITON:
-        return
-    from triton.runtime import interpreter
-
-    tl, convert = interpreter.tl, interpreter._convert_float
-
-    def exact(data, source, target, rounding):
-        data = np.ascontiguousarray(data)
-        if (source, target) == (tl.bfloat16, tl.float32):
-            return torch.from_numpy(data.view(np.int16)).view(torch.bfloat16).float().numpy()
-        if (source, target) == (tl.float32, tl.bfloat16):
-            return torch.from_numpy(data).bfloat16().view(torch.int16).numpy().view(np.uint16)
-        return convert(data, source, target, rounding)
-
-    def dot(self, a, b, total, *precision):
-        a, b = (
-            exact(x.data, tl.bfloat16, tl.float32, None) if x.dtype.scalar == tl.bfloat16 else x.data for x in (a, b)
-        )
-        return interpreter.TensorHandle(a @ b + total.data, total.dtype.scalar)
-
-    monkeypatch.setattr(interpreter, "_convert_float", exact)
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+    patch_interpreter(monkeypatch)
 
 
 @pytest.fixture
@@ -96,7 +61,7 @@ def poisoned(monkeypatch):
 def triton_everywhere(monkeypatch):
     """The backend for bfloat16 on this device, with blocks that suit tiny matrices."""
     monkeypatch.setattr(int4_layers, "choose_backend", lambda _, dtype, *shape: BACKENDS[dtype])
-    monkeypatch.setattr(int4_cuda, "_plan", lambda m, n, k, device: PLANS[0] if m == 1 else PLANS[3])
+    monkeypatch.setattr(int4_gpu_triton, "_plan", lambda m, n, k, device: PLANS[0] if m == 1 else PLANS[3])
 
 
 def matrix(outputs: int, inputs: int, scale_dtype: torch.dtype, seed: int = 0):
@@ -104,10 +69,6 @@ def matrix(outputs: int, inputs: int, scale_dtype: torch.dtype, seed: int = 0):
     _, rows, scales, _ = random_matrix(outputs, inputs, scale_dtype, seed)
     weight = dequantize(rows, scales, torch.float32).double()
     return Triton.pack(rows.to(DEVICE), scales.to(DEVICE)), weight
-
-
-def random_rows(m: int, k: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(m, k, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
 def assert_close(y: torch.Tensor, exact: torch.Tensor) -> None:
@@ -125,25 +86,16 @@ def assert_close(y: torch.Tensor, exact: torch.Tensor) -> None:
 @pytest.mark.parametrize("scale_dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_layout_word_by_word(shape, scale_dtype, monkeypatch):
-    monkeypatch.setattr(int4_cuda, "BLOCK_WEIGHTS", 3000)  # several blocks of rows, the last of them smaller
+    monkeypatch.setattr(int4_codes, "BLOCK_WEIGHTS", 3000)  # several blocks of rows, the last of them smaller
     codes, rows, scales, _ = random_matrix(*shape, scale_dtype)
     packed = Triton.pack(rows, scales)
     expected = np.zeros((shape[0], shape[1] // 8), dtype=np.uint32)
     for (n, k), code in np.ndenumerate(codes.numpy()):
         group, nibble, word = k // 32, k % 32 // 4, k % 4
         expected[n, 4 * group + word] |= np.uint32(code + 8) << np.uint32(4 * nibble)
-    assert torch.equal(packed["qweight"], torch.from_numpy(expected.view(np.int32)))
-    assert packed["scales"].dtype == scale_dtype
-    codes_back, scales_back = Triton.unpack(packed)
-    assert torch.equal(codes_back, rows)
-    assert torch.equal(scales_back, scales)
-
-
-@pytest.mark.parametrize("scale_dtype", DTYPES)
-def test_memory_is_codes_and_scales_alone(scale_dtype):
-    _, rows, scales, _ = random_matrix(64, 96, scale_dtype)
-    packed = Triton.pack(rows, scales)
-    assert sum(tensor.nbytes for tensor in packed.values()) == rows.nbytes + scales.nbytes
+    assert torch.equal(packed["group_codes"], torch.from_numpy(expected.view(np.int32)))
+    assert packed["group_scales"].dtype == scale_dtype
+    assert torch.equal(packed["group_scales"], scales)
 
 
 # Kernels
@@ -152,10 +104,10 @@ def test_memory_is_codes_and_scales_alone(scale_dtype):
 @on_kernels
 @pytest.mark.parametrize(("shape", "scale_dtype"), zip(SHAPES, DTYPES, strict=True))
 @pytest.mark.parametrize("plan", PLANS, ids=str)
-def test_every_way_against_float64(plan, shape, scale_dtype, poisoned):
+def test_every_plan_against_float64(plan, shape, scale_dtype, poisoned):
     packed, weight = matrix(*shape, scale_dtype, seed=shape[0])
     x = random_rows(1 if isinstance(plan, OneRow) else 19, shape[1], seed=shape[1])
-    y = int4_cuda.run_plan(plan, x.to(DEVICE), [packed["qweight"]], [packed["scales"]])
+    y = int4_gpu_triton.run_plan(plan, x.to(DEVICE), *([tensor] for tensor in packed.values()))
     assert_close(y, x.double() @ weight.T)
 
 
@@ -169,7 +121,7 @@ def test_the_largest_and_smallest_numbers(plan, of_x, of_scales):
     packed = Triton.pack(rows.to(DEVICE), scales.to(DEVICE))
     x = random_rows(1 if isinstance(plan, OneRow) else 5, 288)
     x *= of_x / x.abs().max()
-    y = int4_cuda.run_plan(plan, x.to(DEVICE), [packed["qweight"]], [packed["scales"]])
+    y = int4_gpu_triton.run_plan(plan, x.to(DEVICE), *([tensor] for tensor in packed.values()))
     assert_close(y, x.double() @ dequantize(rows, scales, torch.float32).double().T)
 
 
@@ -178,12 +130,12 @@ def test_the_largest_and_smallest_numbers(plan, of_x, of_scales):
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_matrices_that_share_an_input_in_one_launch(plan, outputs, poisoned):
     packed, weights = zip(*(matrix(n, 160, torch.float16, seed=n) for n in outputs), strict=True)
-    qweights, scales = ([tensors[name] for tensors in packed] for name in ("qweight", "scales"))
+    codes, scales = ([tensors[name] for tensors in packed] for name in ("group_codes", "group_scales"))
     x = random_rows(1 if isinstance(plan, OneRow) else 19, 160)
-    y = int4_cuda.run_plan(plan, x.to(DEVICE), qweights, scales)
-    for part, weight, *tensors in zip(y.split(outputs, dim=1), weights, qweights, scales, strict=True):
+    y = int4_gpu_triton.run_plan(plan, x.to(DEVICE), codes, scales)
+    for part, weight, *tensors in zip(y.split(outputs, dim=1), weights, codes, scales, strict=True):
         assert_close(part, x.double() @ weight.T)
-        alone = int4_cuda.run_plan(plan, x.to(DEVICE), *([tensor] for tensor in tensors))
+        alone = int4_gpu_triton.run_plan(plan, x.to(DEVICE), *([tensor] for tensor in tensors))
         assert torch.equal(part, alone)  # the sums are in the same order
 
 
@@ -193,50 +145,8 @@ def test_every_number_of_rows(m, poisoned):
     packed, weight = matrix(24, 96, DTYPES[m % 3], seed=m)
     x = random_rows(m, 96, seed=m)
     for plan in [OneRow(16, 32, 1, 3)] if m == 1 else [ManyRows(32, 32, 1, 4, 2, m % 2 == 0)]:
-        y = int4_cuda.run_plan(plan, x.to(DEVICE), [packed["qweight"]], [packed["scales"]])
+        y = int4_gpu_triton.run_plan(plan, x.to(DEVICE), *([tensor] for tensor in packed.values()))
         assert_close(y, x.double() @ weight.T)
-
-
-@on_kernels
-def test_slices_and_no_rows_at_all(triton_everywhere, poisoned):
-    packed, weight = matrix(24, 64, torch.bfloat16)
-    x = random_rows(6, 128)[::2, 32:96]
-    assert_close(Triton.linear(x.to(DEVICE), packed), x.double() @ weight.T)
-    assert Triton.linear(x[:0].to(DEVICE), packed).shape == (0, 24)
-
-
-@on_kernels
-@pytest.mark.parametrize("m", [1, 5])
-def test_outliers_do_not_drown_their_neighbours(m, triton_everywhere):
-    codes = torch.zeros(32, 32, dtype=torch.int64)
-    codes[:, 1] = torch.arange(32) % 16 - 8  # reads the small activation only
-    x = torch.zeros(m, 32).bfloat16()
-    x[:, 0], x[:, 1] = 64.0, 1.0
-    y = linear_from(codes, torch.ones(32, 1), torch.bfloat16).to(DEVICE)(x.to(DEVICE))
-    assert torch.equal(y.cpu(), codes[:, 1].bfloat16().expand(m, -1))
-
-
-@on_kernels
-@pytest.mark.parametrize("m", [1, 5])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_nan_and_infinity_do_not_vanish(m, bad, triton_everywhere):
-    packed, _ = matrix(24, 64, torch.bfloat16)
-    x = random_rows(m, 64)
-    x[-1, 40] = bad
-    y = Triton.linear(x.to(DEVICE), packed)
-    assert y[:-1].isfinite().all()
-    assert not y[-1].isfinite().any()
-
-
-@on_kernels
-@pytest.mark.parametrize("scale_dtype", DTYPES)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_embedding_rows_to_the_bit(scale_dtype, dtype, poisoned):
-    packed, weight = matrix(48, 96, scale_dtype)
-    ids = torch.tensor([0, 47, 13, 13])
-    rows = Triton.embedding(ids.to(DEVICE), packed, dtype).cpu()
-    assert torch.equal(rows, weight[ids].to(torch.float32).to(dtype))
-    assert Triton.embedding(ids[:0].to(DEVICE), packed, dtype).shape == (0, 96)
 
 
 @on_kernels
@@ -244,28 +154,6 @@ def test_an_id_outside_the_vocabulary_gives_nan():
     packed, _ = matrix(48, 64, torch.bfloat16)
     rows = Triton.embedding(torch.tensor([3, 48, -1, 1 << 40]).to(DEVICE), packed, torch.bfloat16)
     assert rows.isnan().all(dim=1).tolist() == [False, True, True, True]
-
-
-@on_kernels
-def test_gradient_of_the_input(triton_everywhere, monkeypatch):
-    monkeypatch.setattr(int4_cuda, "BLOCK_WEIGHTS", 700)  # several blocks, the last of them smaller
-    codes, _, scales, weight = random_matrix(40, 64, torch.float32)
-    x, out = random_rows(3, 64).to(DEVICE).requires_grad_(), random_rows(3, 40, seed=1)
-    linear_from(codes, scales, torch.bfloat16).to(DEVICE)(x).backward(out.to(DEVICE))
-    assert_close(x.grad, out.double() @ weight.double())
-
-
-@on_kernels
-def test_head_and_embedding_share_their_storage(triton_everywhere):
-    _, rows, scales, weight = random_matrix(48, 64, torch.bfloat16)
-    embedding = embedding_from_plain(weight.to(DEVICE), scales.to(DEVICE), torch.float32, embed_scale=8.0)
-    embedding.to(torch.bfloat16)
-    head, ids = Int4LMHead(embedding), torch.tensor([[5, 0], [47, 5]])
-    assert embedding.backend is Triton
-    assert embedding.int4_bytes() == rows.nbytes + scales.nbytes
-    assert torch.equal(embedding(ids.to(DEVICE)).cpu(), weight[ids].bfloat16() * 8)
-    x = random_rows(2, 64)
-    assert_close(head(x.to(DEVICE)), x.double() @ weight.double().T)
 
 
 @on_kernels
@@ -299,7 +187,7 @@ def test_spikes_of_the_residual_that_overflow_float16(triton_everywhere):
 @pytest.mark.parametrize("shape", [(1, 96), (3, 5, 640)], ids=str)
 def test_norm_rounds_once(shape, poisoned):
     x, gain = 30 * random_rows(math.prod(shape[:-1]), shape[-1]).view(shape), random_rows(1, shape[-1], seed=1)[0]
-    y = int4_cuda.rms_norm(x.to(DEVICE), gain.to(DEVICE), 1e-6).cpu()
+    y = int4_gpu_triton.rms_norm(x.to(DEVICE), gain.to(DEVICE), 1e-6).cpu()
     exact = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + gain.double())
     assert ((y.double() - exact).abs() <= exact.abs() * (2**-8 + 1e-5)).all()
 
@@ -314,7 +202,7 @@ def test_norm_and_position_of_the_heads(batch, head_dim, poisoned):
     angle = torch.rand(1, length, head_dim // 2).repeat(1, 1, 2) * 6
     cos, sin = angle.cos().bfloat16(), angle.sin().bfloat16()
     arguments = (projected, queries, keys, *gains, cos, sin)
-    found = int4_cuda.heads(*(a.to(DEVICE) if isinstance(a, torch.Tensor) else a for a in arguments), 1e-6)
+    found = int4_gpu_triton.heads(*(a.to(DEVICE) if isinstance(a, torch.Tensor) else a for a in arguments), 1e-6)
     norms = [stock.Gemma3RMSNorm(head_dim) for _ in range(2)]
     for norm, gain in zip(norms, gains, strict=True):
         norm.weight.data = gain.float()
@@ -331,7 +219,7 @@ def test_gated_is_gelu_times_up(poisoned):
     both[0, :4] = torch.tensor([-300.0, 300.0, -0.0, 1e-30])
     gate, up = both.double().chunk(2, dim=1)
     exact = torch.nn.functional.gelu(gate, approximate="tanh").bfloat16().double() * up
-    y = int4_cuda.gated(both.to(DEVICE)).cpu()
+    y = int4_gpu_triton.gated(both.to(DEVICE)).cpu()
     assert ((y.double() - exact).abs() <= exact.abs() * 2**-7 + 1e-4).all()
 
 
@@ -342,8 +230,8 @@ def test_gated_is_gelu_times_up(poisoned):
 def whole_models(triton_everywhere, monkeypatch):
     """All kernels on this device, with large blocks: the interpreter's time is by block."""
     few, many = OneRow(128, 4, 4, 3), ManyRows(128, 16, 1, 4, 2, False)
-    monkeypatch.setattr(int4_cuda, "_plan", lambda m, n, k, device: few if m == 1 else many)
-    monkeypatch.setattr(int4_cuda_fused, "DEVICE_TYPE", DEVICE.type)
+    monkeypatch.setattr(int4_gpu_triton, "_plan", lambda m, n, k, device: few if m == 1 else many)
+    monkeypatch.setattr(int4_gpu_fused, "DEVICE_TYPE", DEVICE.type)
 
 
 @pytest.fixture
@@ -356,8 +244,8 @@ def model(whole_models):
 @pytest.fixture
 def launches(monkeypatch):
     """A list that grows with every product: of how many matrices it is."""
-    counts, linears = [], int4_cuda._linears
-    monkeypatch.setattr(int4_cuda, "_linears", lambda x, q, s: counts.append(len(q)) or linears(x, q, s))
+    counts, linears = [], int4_gpu_triton._linears
+    monkeypatch.setattr(int4_gpu_triton, "_linears", lambda x, q, s: counts.append(len(q)) or linears(x, q, s))
     return counts
 
 
@@ -370,7 +258,7 @@ def between(monkeypatch):
         return lambda *arguments: counts.update([name]) or function(*arguments)
 
     for name in ("rms_norm", "heads", "gated"):
-        monkeypatch.setattr(int4_cuda_fused, name, counted(name, getattr(int4_cuda_fused, name)))
+        monkeypatch.setattr(int4_gpu_fused, name, counted(name, getattr(int4_gpu_fused, name)))
     return counts
 
 
@@ -383,9 +271,9 @@ def step_by_step(model, cache=None) -> torch.Tensor:
     return torch.cat(parts).float().cpu()
 
 
-def in_stock_ways(model):
+def unfused(model):
     for module in model.modules():
-        module.__class__ = int4_cuda_fused._STOCK.get(type(module), type(module))
+        module.__class__ = int4_fused.ORIGINAL.get(type(module), type(module))
     return model
 
 
@@ -395,7 +283,7 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @on_kernels
-def test_a_model_in_short_ways_computes_as_the_stock_modules(model, launches, between):
+def test_a_fused_model_computes_as_the_stock_modules(model, launches, between):
     names = list(model.state_dict())
     nbytes = model.int4_bytes
     found = step_by_step(model)
@@ -405,7 +293,7 @@ def test_a_model_in_short_ways_computes_as_the_stock_modules(model, launches, be
     assert_same(step_by_step(model, StaticCache(config=model.config, max_cache_len=16)), found)
     launches.clear()
     between.clear()
-    assert_same(step_by_step(in_stock_ways(model)), found)
+    assert_same(step_by_step(unfused(model)), found)
     assert set(launches) == {1}
     assert not between
     assert list(model.state_dict()) == names
@@ -414,8 +302,8 @@ def test_a_model_in_short_ways_computes_as_the_stock_modules(model, launches, be
 @on_kernels
 def test_a_compiled_model_is_one_graph_with_joint_products(model, monkeypatch):
     expected = step_by_step(model)
-    counts, op = [], int4_cuda._linears_op
-    monkeypatch.setattr(int4_cuda, "_linears_op", lambda x, q, s: counts.append(len(q)) or op(x, q, s))
+    counts, op = [], int4_gpu_triton._linears_op
+    monkeypatch.setattr(int4_gpu_triton, "_linears_op", lambda x, q, s: counts.append(len(q)) or op(x, q, s))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
     compiled.config = model.config
     assert_same(step_by_step(compiled, StaticCache(config=model.config, max_cache_len=16)), expected)
@@ -433,11 +321,11 @@ def test_adapters_are_computed(model, launches):
     found = step_by_step(adapted)
     assert launches == 3 * ([1, 1, 1, 1, 2, 1] + [3, 1, 2, 1] + [1])
     assert (found - plain).norm() > 0.05 * plain.norm()
-    assert_same(step_by_step(in_stock_ways(adapted)), found)
+    assert_same(step_by_step(unfused(adapted)), found)
 
 
 @on_kernels
-def test_hooks_are_called_and_gradients_go_the_stock_ways(model, launches):
+def test_hooks_are_called_and_gradients_are_not_fused(model, launches):
     layer, seen = model.model.layers[0], []
     watched = [layer.self_attn.k_proj, layer.self_attn.q_norm, layer.mlp.up_proj, layer.mlp.act_fn, layer.self_attn]
     handles = [module.register_forward_hook(lambda module, *_: seen.append(module)) for module in watched]
@@ -452,32 +340,32 @@ def test_hooks_are_called_and_gradients_go_the_stock_ways(model, launches):
 
 
 @on_kernels
-def test_each_move_chooses_the_ways_anew(model):
+def test_each_move_chooses_the_classes_anew(model):
     fused, layer = type(model.model.norm), model.model.layers[0]
-    assert fused is int4_cuda_fused.Gemma3RMSNorm
+    assert fused is int4_gpu_fused.Gemma3RMSNorm
     expected = step_by_step(model)
     assert_same(step_by_step(model.float()), expected)
     assert (type(layer.mlp), type(model.model.norm)) == (stock.Gemma3MLP, stock.Gemma3RMSNorm)
     assert_same(step_by_step(model.bfloat16()), expected)
-    assert (type(layer.self_attn), type(model.model.norm)) == (int4_cuda_fused.Gemma3Attention, fused)
+    assert (type(layer.self_attn), type(model.model.norm)) == (int4_gpu_fused.Gemma3Attention, fused)
 
 
 # Compiling
 
 
-@pytest.mark.skipif(INTERPRETED or not int4_cuda.HAS_TRITON, reason="needs triton's compiler")
+@pytest.mark.skipif(INTERPRETED or not int4_gpu_triton.HAS_TRITON, reason="needs triton's compiler")
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_kernels_compile_from_ampere_to_blackwell(capability):
     """No GPU needed: down to machine code, with shared memory that the smallest of these GPUs has (99 KB)."""
     import triton
-    from gemma3_int4.int4_cuda_kernels import many_rows_kernel, one_row_kernel
+    from gemma3_int4.int4_gpu_kernels import many_rows_kernel, one_row_kernel
     from triton.backends.compiler import GPUTarget
 
     pointers = {"x": "*bf16", "y": "*bf16"}
     for name in "abc":
-        pointers |= {f"qweight_{name}": "*i32", f"scales_{name}": "*fp16", f"outputs_{name}": "i32"}
+        pointers |= {f"codes_{name}": "*i32", f"scales_{name}": "*fp16", f"outputs_{name}": "i32"}
     for rows in (1, 16, 32, 64):
-        plan = int4_cuda_tuning.by_rule(rows, 8192, 5376, divmod(capability, 10), 132)
+        plan = int4_gpu_tuning.by_rule(rows, 8192, 5376, divmod(capability, 10), 132)
         if isinstance(plan, OneRow):
             kernel = one_row_kernel
             blocks = {"INPUTS": 5376, "BLOCK_N": plan.block_n, "BLOCK_G": plan.block_g, "STAGES": plan.num_stages}
@@ -507,60 +395,31 @@ def test_kernels_compile_from_ampere_to_blackwell(capability):
 @on_kernels
 def test_operators_keep_their_contracts(triton_everywhere):
     packed, _ = matrix(24, 64, torch.bfloat16)
-    qweight, scales = packed["qweight"], packed["scales"]
+    codes, scales = packed.values()
     checks = ("test_schema", "test_faketensor")
     for m in (0, 3):
         x = random_rows(m, 64).to(DEVICE)
         for count in (1, 2, 3):
-            arguments = (x, [qweight] * count, [scales] * count)
-            torch.library.opcheck(int4_cuda._linears_op, arguments, test_utils=checks)
-    torch.library.opcheck(int4_cuda._dequantize_op, (qweight, scales, 3, 9, torch.float32), test_utils=checks)
+            arguments = (x, [codes] * count, [scales] * count)
+            torch.library.opcheck(int4_gpu_triton._linears_op, arguments, test_utils=checks)
+    torch.library.opcheck(int4_gpu_triton._dequantize_op, (codes, scales, 3, 9, torch.float32), test_utils=checks)
     ids = torch.tensor([1, 2], device=DEVICE)
-    torch.library.opcheck(int4_cuda._embedding_op, (ids, qweight, scales, torch.bfloat16), test_utils=checks)
+    torch.library.opcheck(int4_gpu_triton._embedding_op, (ids, codes, scales, torch.bfloat16), test_utils=checks)
 
 
-@on_kernels
-@pytest.mark.parametrize("m", [1, 5])
-def test_compiled_equals_eager_in_one_graph(m, triton_everywhere):
-    codes, _, scales, weight = random_matrix(48, 64, torch.bfloat16)
-    linear = linear_from(codes, scales, torch.bfloat16).to(DEVICE)
-    embedding = embedding_from_plain(weight, scales, torch.float32, embed_scale=1.0).to(torch.bfloat16).to(DEVICE)
-
-    def model(ids):
-        return linear(embedding(ids))
-
-    ids = torch.arange(m, device=DEVICE)
-    with torch.no_grad():
-        assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(ids), model(ids))
-
-
-@on_kernels
-def test_compiled_gradient_equals_eager(triton_everywhere):
-    codes, _, scales, _ = random_matrix(48, 64, torch.bfloat16)
-    linear = linear_from(codes, scales, torch.bfloat16).to(DEVICE)
-    gradients = []
-    for run in (linear, torch.compile(linear, fullgraph=True, backend="aot_eager")):
-        x = random_rows(3, 64).to(DEVICE).requires_grad_()
-        run(x).sum().backward()
-        gradients.append(x.grad)
-    assert torch.equal(*gradients)
-
-
-def imported_as(name: str) -> ModuleType:
-    """int4_cuda, imported once more."""
-    spec = importlib.util.spec_from_file_location(f"gemma3_int4.{name}", ROOT / "int4_cuda.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def another_copy(name: str, module: str) -> ModuleType:
+    """One of our modules once more, from another package, as of another revision of a repo."""
+    package = sys.modules[name] = ModuleType(name)
+    package.__path__ = [str(ROOT)]
+    return importlib.import_module(f"{name}.{module}")
 
 
 def test_a_second_import_registers_operators_of_its_own():
-    """Two cached revisions of one repo: two modules, each with its names."""
-    second = imported_as("second_revision")
-    assert second._linears_op._qualname != int4_cuda._linears_op._qualname
+    second = another_copy("second_revision", "int4_gpu_triton")
+    assert second._linears_op._qualname != int4_gpu_triton._linears_op._qualname
     with torch.device("meta"):
-        x, qweight, scales = torch.empty(3, 64).bfloat16(), torch.empty(24, 8).int(), torch.empty(24, 2)
-    assert second._linears_op(x, [qweight, qweight], [scales, scales]).shape == (3, 48)
+        x, codes, scales = torch.empty(3, 64).bfloat16(), torch.empty(24, 8).int(), torch.empty(24, 2)
+    assert second._linears_op(x, [codes, codes], [scales, scales]).shape == (3, 48)
 
 
 # Choosing
@@ -572,7 +431,7 @@ def a_gpu(monkeypatch):
     gpu = SimpleNamespace(capability=(9, 0))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpu.capability)
-    monkeypatch.setattr(int4_cuda, "HAS_TRITON", True)
+    monkeypatch.setattr(int4_gpu_triton, "HAS_TRITON", True)
     monkeypatch.setenv("CC", "cc")
     return gpu
 
@@ -580,26 +439,28 @@ def a_gpu(monkeypatch):
 @pytest.mark.parametrize(("capability", "fits"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)])
 def test_from_ampere_on_in_bfloat16_only(a_gpu, capability, fits):
     a_gpu.capability = capability
-    assert Triton.supports(CUDA, torch.bfloat16, 64, 64) is fits
-    assert not Triton.supports(CUDA, torch.float32, 64, 64)
-    assert not Triton.supports(torch.device("cpu"), torch.bfloat16, 64, 64)
+    reason = Triton.why_not(CUDA, torch.bfloat16, 64, 64)
+    assert reason is None if fits else "older than Ampere" in reason
+    assert "bfloat16" in Triton.why_not(CUDA, torch.float32, 64, 64)
+    assert "NVIDIA" in Triton.why_not(torch.device("cpu"), torch.bfloat16, 64, 64)
 
 
 def test_without_triton_or_a_compiler_or_on_amd_another_backend(a_gpu, monkeypatch):
     monkeypatch.setenv("GEMMA3_INT4_BACKEND", "triton")
     assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Triton
+    assert reasons_without(monkeypatch, torch.version, "cuda", None) == "runs on NVIDIA GPUs"
+    assert "header files" in reasons_without(monkeypatch, sysconfig, "get_path", lambda *_: "no/such/folder")
+    assert reasons_without(monkeypatch, int4_gpu_triton, "HAS_TRITON", False) == "triton is not installed"
+    monkeypatch.delenv("CC")
+    assert "C compiler" in reasons_without(monkeypatch, shutil, "which", lambda name: None)
+
+
+def reasons_without(monkeypatch, owner, name: str, value) -> str:
+    """Why Triton's backend is not chosen where this is so."""
     with monkeypatch.context() as patch:
-        patch.setattr(torch.version, "cuda", None)
+        patch.setattr(owner, name, value)
         assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
-    with monkeypatch.context() as patch:
-        patch.delenv("CC")
-        patch.setattr(shutil, "which", lambda name: None)
-        assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
-    with monkeypatch.context() as patch:
-        patch.setattr(sysconfig, "get_path", lambda *_: "no/such/folder")  # no header for Python
-        assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
-    monkeypatch.setattr(int4_cuda, "HAS_TRITON", False)
-    assert choose_backend(CUDA, torch.bfloat16, 64, 64) is Reference
+        return Triton.why_not(CUDA, torch.bfloat16, 64, 64)
 
 
 def test_only_on_request(a_gpu, monkeypatch):
@@ -609,22 +470,21 @@ def test_only_on_request(a_gpu, monkeypatch):
 
 def test_transformers_finds_all_files_and_asks_for_no_package():
     files = {Path(file).stem for file in get_relative_import_files(ROOT / "modeling_gemma3_int4.py")}
-    assert {"int4_cuda", "int4_cuda_kernels", "int4_cuda_tuning"} <= files
+    assert {"int4_gpu_triton", "int4_gpu_kernels", "int4_gpu_tuning"} <= files
     for file in files:
         assert "triton" not in get_imports(ROOT / f"{file}.py")
 
 
 def test_importing_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "gemma3_int4.int4_cuda_kernels", raising=False)
-    assert not imported_as("without_triton").HAS_TRITON
+    assert not another_copy("without_triton", "int4_gpu_triton").HAS_TRITON
 
 
 @pytest.mark.parametrize("inputs", [64, 640, 5376, 21504])
 @pytest.mark.parametrize("outputs", [8, 256, 5376, 262208])
-def test_the_rule_gives_ways_that_every_gpu_can_run(outputs, inputs):
+def test_the_rule_gives_plans_that_every_gpu_can_run(outputs, inputs):
     for rows in (1, 2, 16, 17, 33, 64, 100, 512, 513, 8192):
-        plan = int4_cuda_tuning.choose(rows, outputs, inputs, (8, 6), 84)
+        plan = int4_gpu_tuning.choose(rows, outputs, inputs, (8, 6), 84)
         assert isinstance(plan, OneRow) == (rows == 1)
         assert isinstance(plan, Dequantize) == (rows > 512)
         if isinstance(plan, ManyRows):
@@ -637,15 +497,15 @@ def test_tables_go_by_capability_and_nearest_shape(monkeypatch):
     few, many = OneRow(1, 32, 1, 3), Dequantize(7)
     other = [(math.inf, Dequantize(8))]
     tables = {(9, 0): {(4096, 5376): [(1, few), (math.inf, many)], (5376, 21504): other}}
-    monkeypatch.setattr(int4_cuda_tuning, "TABLES", tables)
-    assert int4_cuda_tuning.choose(1, 4096, 5376, (9, 0), 132) == few
-    assert int4_cuda_tuning.choose(2, 4000, 5000, (9, 0), 132) == many
-    assert int4_cuda_tuning.choose(1, 5376, 20000, (9, 0), 132) == Dequantize(8)
-    assert int4_cuda_tuning.choose(1, 4096, 5376, (8, 0), 108) == int4_cuda_tuning.by_rule(1, 4096, 5376, (8, 0), 108)
+    monkeypatch.setattr(int4_gpu_tuning, "TABLES", tables)
+    assert int4_gpu_tuning.choose(1, 4096, 5376, (9, 0), 132) == few
+    assert int4_gpu_tuning.choose(2, 4000, 5000, (9, 0), 132) == many
+    assert int4_gpu_tuning.choose(1, 5376, 20000, (9, 0), 132) == Dequantize(8)
+    assert int4_gpu_tuning.choose(1, 4096, 5376, (8, 0), 108) == int4_gpu_tuning.by_rule(1, 4096, 5376, (8, 0), 108)
 
 
 def test_measured_tables_are_complete():
-    for table in int4_cuda_tuning.TABLES.values():
+    for table in int4_gpu_tuning.TABLES.values():
         for steps in table.values():
             limits = [up_to for up_to, _ in steps]
             assert limits == sorted(limits)
@@ -665,7 +525,7 @@ def test_a_whole_model_prefills_and_decodes_as_the_reference_does(model):
         logits = model(new).logits.float()
         for matrix in model.modules():
             if isinstance(matrix, int4_layers._Int4Matrix):
-                matrix._hold(Reference, torch.bfloat16, Reference.pack(*matrix.codes_and_scales()))
+                matrix._hold(torch.bfloat16, Reference, Reference.pack(*matrix.codes_and_scales()))
         expected = model(new).logits.float()
     assert model.int4_backend == "reference"
     assert (logits - expected).norm() < 2e-2 * expected.norm()
@@ -715,7 +575,7 @@ def test_steps_are_timed_from_one_token_to_the_next(monkeypatch):
 
 @on_kernels
 @pytest.mark.skipif(DEVICE == CUDA, reason="times real candidates: run benchmarks.tune_gpu")
-def test_tuning_checks_every_way_and_writes_a_module_that_reads_back(triton_everywhere, monkeypatch, tmp_path):
+def test_tuning_checks_every_plan_and_writes_a_module_that_reads_back(triton_everywhere, monkeypatch, tmp_path):
     from benchmarks import tune_gpu
 
     timed = []
@@ -738,9 +598,9 @@ def test_tuning_checks_every_way_and_writes_a_module_that_reads_back(triton_ever
     assert steps == [(1, PLANS[0]), (4, PLANS[3]), (math.inf, Dequantize(3000))]
     assert timed == [2] * 8
     known = {(8, 0): {(8, 32): steps}, (9, 0): {(8, 32): steps}}
-    monkeypatch.setattr(tune_gpu.int4_cuda_tuning, "TABLES", known)
+    monkeypatch.setattr(tune_gpu.int4_gpu_tuning, "TABLES", known)
     tune_gpu.write_table(tmp_path / "written.py", (9, 0), {(24, 288): steps}, "a GPU")
-    spec = importlib.util.spec_from_file_location("written", tmp_path / "written.py")
+    spec = importlib.util.spec_from_file_location("gemma3_int4.written", tmp_path / "written.py")
     written = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(written)
     tables = written.TABLES
@@ -749,7 +609,7 @@ def test_tuning_checks_every_way_and_writes_a_module_that_reads_back(triton_ever
 
 
 @on_kernels
-def test_tuning_refuses_a_way_that_is_wrong(monkeypatch):
+def test_tuning_refuses_a_plan_that_is_wrong(monkeypatch):
     from benchmarks import tune_gpu
 
     packed, _ = matrix(24, 64, torch.bfloat16)
@@ -771,9 +631,21 @@ def test_candidates_exist_for_every_number_of_rows(inputs):
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == CUDA, reason="the kernels run in this very process")
-@pytest.mark.skipif(not int4_cuda.HAS_TRITON, reason="needs triton")
+@pytest.mark.skipif(not int4_gpu_triton.HAS_TRITON, reason="needs triton")
 def test_kernels_in_tritons_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    contract = Path(__file__).with_name("test_backend_contract.py")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        contract,
+        "-k",
+        "gpu or triton",
+    ]
     run = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )

@@ -1,0 +1,128 @@
+# Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+"""What this CPU has, as far as the int4 backends ask: read once, when first asked for.
+
+What this file offers:
+    cpu                 the facts, one `Cpu`
+    INSTRUCTION_SETS    what our kernels are compiled for
+    bf16_matmul         a product of bfloat16 matrices, in the arithmetic that it is fast in
+    BlockLayout         an order of nibbles in which PyTorch's int4 operator may read weights
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+# Best first. Features as /proc/cpuinfo spells them; the compiler's flags are the same without the underscore.
+INSTRUCTION_SETS = {
+    "AVX512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "fma"),
+    "AVX2": ("avx2", "fma", "f16c"),
+}
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """Where the nibbles of one block of outputs stand in its B/2 bytes (per input).
+
+    halves: output n < B/2 is the low nibble of byte n, output n + B/2 the high nibble of byte n; else output 2n is the
+    low and 2n + 1 the high nibble of byte n.
+    """
+
+    outputs: int
+    halves: bool
+
+    def join(self, nibbles: torch.Tensor) -> torch.Tensor:
+        """uint8 [..., B] of codes -> uint8 [..., B/2]."""
+        half = self.outputs // 2
+        low, high = (
+            (nibbles[..., :half], nibbles[..., half:]) if self.halves else (nibbles[..., ::2], nibbles[..., 1::2])
+        )
+        return low | (high << 4)
+
+    def split(self, packed: torch.Tensor) -> torch.Tensor:
+        """uint8 [..., B/2] -> uint8 [..., B] of codes."""
+        low, high = packed & 15, packed >> 4
+        return torch.cat([low, high], dim=-1) if self.halves else torch.stack([low, high], dim=-1).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """Facts that choose backends, instructions and row thresholds.
+
+    Attributes:
+        features: as Linux lists them for x86; empty elsewhere.
+        instruction_set: the first of INSTRUCTION_SETS that the CPU has all of, or None.
+        amx: whether torch's bfloat16 GEMM has matrix units to run on, which no kernel of ours uses.
+        bf16_gemm: whether torch has more than plain loops to multiply bfloat16 matrices; those take 9 to more than 100
+            times as long as float32's GEMM.
+        aten_layout: how torch's int4 operator wants weights; None where it is missing or its layout unknown to us.
+        native_rows, aten_rows: rows of activations up to which our int4 kernel, or torch's, beats multiplying by
+            dequantized weights (benchmarks/RESULTS.md).
+    """
+
+    features: frozenset[str]
+    instruction_set: str | None
+    amx: bool
+    bf16_gemm: bool
+    aten_layout: BlockLayout | None
+    native_rows: int
+    aten_rows: int
+
+    @classmethod
+    def with_features(cls, features: frozenset[str]) -> "Cpu":
+        """A CPU with these features; what else there is to know, torch is asked."""
+        name = next((name for name, needed in INSTRUCTION_SETS.items() if features.issuperset(needed)), None)
+        amx = "amx_bf16" in features
+        return cls(
+            features=features,
+            instruction_set=name,
+            amx=amx,
+            bf16_gemm=_has_bf16_gemm(),
+            aten_layout=_find_aten_layout(),
+            native_rows=1 if name == "AVX2" else 24 if amx else 16,  # with AVX2, 2 to 12 rows have a product of theirs
+            aten_rows=256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8,
+        )
+
+
+_cpu: Cpu | None = None
+
+
+def cpu() -> Cpu:
+    """This machine's CPU."""
+    global _cpu  # and not functools.cache, which torch.compile does not trace
+    if _cpu is None:
+        _cpu = Cpu.with_features(_features())
+    return _cpu
+
+
+def bf16_matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """bfloat16 [M, K] @ [K, N] -> [M, N]: bfloat16, or float32 where the CPU computes no other."""
+    return a @ b if cpu().bf16_gemm else a.float() @ b.float()
+
+
+def _features() -> frozenset[str]:
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return frozenset(next((line.split() for line in lines if line.startswith("flags")), []))
+    except OSError:
+        return frozenset()
+
+
+def _has_bf16_gemm() -> bool:
+    """What oneDNN says."""
+    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return ask is not None and ask()
+
+
+def _find_aten_layout() -> BlockLayout | None:
+    """Asks torch to pack a matrix: the layout depends on the instructions that it runs on."""
+    if not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
+        return None
+    codes = (torch.arange(128 * 32, dtype=torch.int32) * 2654435761 >> 13) % 16  # any sequence without symmetries
+    codes = codes.to(torch.int32).view(128, 32)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1).flatten()
+    for layout in (BlockLayout(64, True), BlockLayout(32, True), BlockLayout(32, False), BlockLayout(16, False)):
+        blocks = codes.to(torch.uint8).view(-1, layout.outputs, 32).transpose(1, 2)
+        if torch.equal(layout.join(blocks).flatten(), packed):
+            return layout
+    return None

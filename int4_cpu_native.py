@@ -1,0 +1,193 @@
+# Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+"""The backend for bfloat16 models on x86 CPUs, with kernels of our own: 4.5 bits a weight, the scales as stored.
+
+What this file offers:
+    NativeCpu              the backend; its C code is in `csrc/`
+    native_matrix          its tensors, as C has them
+    weight_memory, empty   memory on pages of 2 MB
+
+| rows of activations         | how they are multiplied                                                               |
+|-----------------------------|---------------------------------------------------------------------------------------|
+| up to `cpu().native_rows`   | by the codes, in integers; the scale multiplies a group's sum in float32              |
+| more                        | by weights that are dequantized where they are multiplied, in the first cache         |
+| more, on a CPU with AMX     | by weights that are dequantized a tile at a time, with torch's GEMM                   |
+"""
+
+import contextlib
+import math
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+
+import torch
+
+from .int4_codes import Packed, dequantize
+from .int4_cpu_hardware import bf16_matmul, cpu
+from .int4_cpu_library import Dequantize, Matrix, PackAwq, Product, library
+from .int4_operator import operator
+
+PRODUCT_ROWS = 12  # `int4_product` takes its rows 6 or 12 at a time
+# Weights that are dequantized, or activations that are rearranged, at a time: 16 MB of bfloat16.
+TILE_WEIGHTS = 1 << 23
+
+
+class NativeCpu:
+    """Backend for bfloat16 models on x86 CPUs with AVX512 or AVX2: the kernels of `csrc/`.
+
+    Tensors, in blocks of 16 outputs: block_codes int32 [N/16, K/8, 16], a word holding the codes of 8 consecutive
+    inputs, lowest nibble first; block_scales [N/16, K/32, 16] in their dtype on disk.
+    """
+
+    name = "native-cpu"
+
+    @staticmethod
+    def why_not(device: torch.device, dtype: torch.dtype, outputs: int, inputs: int) -> str | None:
+        if device.type != "cpu":
+            return "runs on a CPU"
+        if dtype != torch.bfloat16:
+            return "computes in bfloat16"
+        if outputs % 32:
+            return f"wants outputs in 32s, not {outputs}"
+        return None if library() is not None else "its kernels are not available (a warning said why)"
+
+    @staticmethod
+    def pack(codes: torch.Tensor, scales: torch.Tensor) -> Packed:
+        words = codes.contiguous().view(torch.int32).unflatten(0, (-1, 16))  # [N/16, 16, K/8]
+        return {"block_codes": _blocked(words), "block_scales": _blocked(scales.unflatten(0, (-1, 16)))}
+
+    @staticmethod
+    def repack_awq(qweight: torch.Tensor, scales: torch.Tensor) -> Packed:
+        inputs, outputs = qweight.shape[0], qweight.shape[1] * 8
+        blocks = weight_memory((outputs // 16, inputs // 8, 16), torch.int32)
+        source = qweight.contiguous()
+        call = PackAwq(source.data_ptr(), blocks.data_ptr(), outputs, inputs)
+        library().int4_pack_awq(call, torch.get_num_threads())
+        scales = scales.unflatten(1, (-1, 16)).transpose(0, 1)
+        return {"block_codes": blocks, "block_scales": weight_memory(scales.shape, scales.dtype).copy_(scales)}
+
+    @staticmethod
+    def unpack(packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+        words, scales = (packed[name].transpose(1, 2).flatten(0, 1) for name in ("block_codes", "block_scales"))
+        return words.view(torch.uint8), scales
+
+    @staticmethod
+    def linear(x: torch.Tensor, packed: Packed) -> torch.Tensor:
+        run = _linear_op if torch.compiler.is_compiling() else _linear
+        return run(x, packed["block_codes"], packed["block_scales"])
+
+    @staticmethod
+    def grad_input(grad: torch.Tensor, packed: Packed) -> torch.Tensor:
+        run = _grad_input_op if torch.compiler.is_compiling() else _grad_input
+        return run(grad, packed["block_codes"], packed["block_scales"])
+
+    @staticmethod
+    def embedding(ids: torch.Tensor, packed: Packed, dtype: torch.dtype) -> torch.Tensor:
+        words, scales = (packed[name][ids // 16, :, ids % 16] for name in ("block_codes", "block_scales"))
+        return dequantize(words.contiguous().view(torch.uint8), scales, dtype)
+
+
+def _linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """x [M, K] -> [M, N]: the scale multiplies a float32 sum for few rows (AVX2: to 12), and is in the weight for many.
+
+    For many rows the weights are multiplied where they are dequantized, in the first cache; or, on a CPU with AMX, by
+    torch's GEMM, a tile at a time.
+    """
+    x = x.contiguous()
+    rows, outputs = x.shape[0], codes.shape[0] * 16
+    y = empty((rows, outputs), torch.bfloat16)
+    matrix, threads = native_matrix(codes, scales), torch.get_num_threads()
+    if rows <= cpu().native_rows:
+        library().int4_linear(Product(matrix, x.data_ptr(), rows, None, y.data_ptr()), threads)
+    elif not cpu().amx:
+        step = max(TILE_WEIGHTS // x.shape[1] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
+        packed = _buffer(2 * (step + PRODUCT_ROWS) * x.shape[1])  # in float32
+        for part, out in zip(x.split(step), y.split(step), strict=True):
+            call = Product(matrix, part.data_ptr(), len(part), packed.data_ptr(), out.data_ptr())
+            library().int4_product(call, threads)
+    else:
+        for columns, tile in _tiles(codes, scales):
+            torch.mm(x, tile, out=y[:, columns])
+    return y
+
+
+def _grad_input(grad: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """grad [M, N] -> [M, K], summed over tiles in float32."""
+    total = torch.zeros(grad.shape[0], codes.shape[1] * 8)
+    for columns, tile in _tiles(codes, scales):
+        total += bf16_matmul(grad[:, columns], tile.T)
+    return total.to(grad.dtype)
+
+
+_linear_op = operator("native_linear", _linear, lambda x, codes, scales: x.new_empty(x.shape[0], codes.shape[0] * 16))
+_grad_input_op = operator(
+    "native_grad_input", _grad_input, lambda grad, codes, scales: grad.new_empty(grad.shape[0], codes.shape[1] * 8)
+)
+
+_scratch = threading.local()
+
+
+def native_matrix(block_codes: torch.Tensor, block_scales: torch.Tensor) -> Matrix:
+    """What the C code calls a matrix. It points into the tensors, which must outlive it."""
+    kind = (torch.bfloat16, torch.float16, torch.float32).index(block_scales.dtype)
+    rows, columns = block_codes.shape[0] * 16, block_codes.shape[1] * 8
+    return Matrix(block_codes.data_ptr(), block_scales.data_ptr(), kind, rows, columns)
+
+
+def _tiles(codes: torch.Tensor, scales: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The transposed weights in bfloat16 [K, n], n outputs at a time, in one buffer that is used again and again."""
+    outputs, inputs = codes.shape[0] * 16, codes.shape[1] * 8
+    width = min(max(TILE_WEIGHTS // inputs // 32, 1) * 32, outputs)
+    buffer = _buffer(inputs * width)
+    matrix = native_matrix(codes, scales)
+    for start in range(0, outputs, width):
+        count = min(width, outputs - start)
+        tile = buffer[: inputs * count].view(inputs, count)
+        library().int4_dequantize(Dequantize(matrix, start, count, tile.data_ptr()), torch.get_num_threads())
+        yield slice(start, start + count), tile
+
+
+def _buffer(count: int) -> torch.Tensor:
+    """So many bfloat16 numbers, uninitialized. Kept: touching new memory costs as much as what is written into it."""
+    buffer = getattr(_scratch, "buffer", None)
+    if buffer is None or buffer.numel() < count:
+        buffer = _scratch.buffer = empty((count,), torch.bfloat16)
+    return buffer
+
+
+def _blocked(parts: torch.Tensor) -> torch.Tensor:
+    """[N/16, 16, k] -> [N/16, k, 16], contiguous."""
+    blocked = parts.transpose(1, 2)
+    return weight_memory(blocked.shape, parts.dtype).copy_(blocked)
+
+
+def weight_memory(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialized tensor for codes or scales, side by side with others on pages of 2 MB (see `empty`).
+
+    Most of them are too small for such a page of their own. The memory goes back to the system with the last tensor in
+    it. Every size is a multiple of 64 bytes, because outputs come in 32s.
+    """
+    count = math.prod(shape)
+    nbytes = count * dtype.itemsize
+    pages = getattr(_scratch, "pages", lambda: None)()
+    if pages is None or pages.tell() + nbytes > len(pages):
+        pages = mmap.mmap(-1, max(nbytes, 1 << 26), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # a kernel without such pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        _scratch.pages = weakref.ref(pages)  # the tensors hold it
+    tensor = torch.frombuffer(pages, dtype=dtype, count=count, offset=pages.tell()).view(shape)
+    pages.seek(nbytes, os.SEEK_CUR)
+    return tensor
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """An uninitialized tensor; a large one on pages of 2 MB, where the system gives them.
+
+    Walking the tables of small pages costs a fifth of the bandwidth of reading weights, and touching fresh ones for the
+    first time more than what a prefill computes in between.
+    """
+    tensor = torch.empty(shape, dtype=dtype)
+    if tensor.nbytes >= 1 << 22:
+        library().int4_huge_pages(tensor.data_ptr(), tensor.nbytes)
+    return tensor

@@ -1,0 +1,83 @@
+"""Codes, scales and AWQ words against element-by-element definitions."""
+
+import pytest
+import torch
+from gemma3_int4 import int4_codes
+from gemma3_int4.int4_codes import (
+    Reference,
+    dequantize,
+    join_codes,
+    pack_awq,
+    recover_codes,
+    row_blocks,
+    split_codes,
+    unpack_awq,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.modeling.matrices import DTYPES, linear_from, random_matrix
+from tests.modeling.tiny_repo import pack_awq_by_hand
+
+
+def test_awq_words_equal_hand_packed_ones(monkeypatch):
+    monkeypatch.setattr(int4_codes, "BLOCK_WEIGHTS", 1000)  # several blocks, the last of them smaller
+    codes, rows, _, _ = random_matrix(72, 64, torch.float32)
+    by_hand = torch.from_numpy(pack_awq_by_hand(codes.numpy()))
+    assert torch.equal(pack_awq(rows), by_hand)
+    assert torch.equal(unpack_awq(by_hand), rows)
+
+
+def test_row_major_codes_have_the_first_of_two_in_the_low_nibble():
+    single = torch.tensor([[1, 2, 15, 0]], dtype=torch.uint8)
+    assert join_codes(single).tolist() == [[0x21, 0x0F]]
+    assert torch.equal(split_codes(join_codes(single)), single)
+
+
+@given(
+    rows=st.integers(1, 5000),
+    columns=st.integers(1, 5000),
+    weights=st.integers(1, 1 << 20),
+    multiple=st.sampled_from([1, 8, 256]),
+)
+def test_blocks_of_rows_cover_everything_once(rows, columns, weights, multiple):
+    blocks = row_blocks(rows, columns, weights, multiple)
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(rows))
+    assert all(block.start % multiple == 0 for block in blocks)
+    assert all(block.stop - block.start <= max(weights // columns, multiple) for block in blocks)
+
+
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+def test_dequantize_is_code_times_scale_to_the_bit(scale_dtype):
+    _, rows, scales, weight = random_matrix(16, 96, scale_dtype)
+    assert torch.equal(dequantize(rows, scales, torch.float32), weight)
+
+
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+@pytest.mark.parametrize("disk_dtype", [torch.float32, torch.bfloat16])
+def test_codes_are_recovered_from_floats(scale_dtype, disk_dtype):
+    _, rows, scales, weight = random_matrix(192, 64, scale_dtype)
+    assert torch.equal(recover_codes(weight.to(disk_dtype), scales, disk_dtype), rows)
+    assert torch.equal(recover_codes(weight.to(disk_dtype).float(), scales, disk_dtype), rows)
+
+
+def test_scales_of_another_matrix_are_noticed():
+    _, _, scales, weight = random_matrix(64, 64, torch.bfloat16)
+    with pytest.raises(ValueError, match="not codes"):
+        recover_codes(weight, scales * 1.5, torch.float32)
+
+
+def test_float32_is_exact_and_uses_the_scales_as_stored():
+    codes, _, scales, weight = random_matrix(40, 64, torch.float16)
+    linear = linear_from(codes, scales, torch.float32)
+    assert linear.backend is Reference
+    x = torch.randn(2, 3, 64)
+    assert torch.equal(linear(x), torch.nn.functional.linear(x.view(-1, 64), weight).view(2, 3, 40))
+
+
+def test_float32_gradients():
+    codes, _, scales, weight = random_matrix(128, 64, torch.bfloat16)
+    x, out = torch.randn(3, 64).requires_grad_(), torch.randn(3, 128)
+    linear_from(codes, scales, torch.float32)(x).backward(out)
+    exact = out.double() @ weight.double()
+    assert (x.grad.double() - exact).norm() < 1e-6 * exact.norm()

@@ -1,0 +1,150 @@
+"""Our CPU kernels against element-by-element definitions. (Compiling them: test_int4_cpu_build.py.)"""
+
+import ctypes
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from gemma3_int4 import int4_cpu_native
+from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS, cpu
+from gemma3_int4.int4_cpu_library import Layer, Product, Step, library
+from gemma3_int4.int4_cpu_native import NativeCpu
+
+from tests.conftest import ROOT
+from tests.modeling.hardware import only
+from tests.modeling.matrices import DTYPES, assert_rounded_to_bfloat16, linear_from, random_matrix, random_rows
+
+native = pytest.mark.usefixtures("instruction_set")
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request):
+    """The kernels as they are compiled for each set of instructions, if this CPU has it."""
+    with only(request.param, "gemma3_int4"):
+        yield request.param
+
+
+@native
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(32, 32), (96, 64), (192, 96), (544, 160)])
+def test_layout_word_by_word(shape, scale_dtype):
+    codes, rows, scales, _ = random_matrix(*shape, scale_dtype)
+    packed = NativeCpu.pack(rows, scales)
+    expected = np.zeros((shape[0] // 16, shape[1] // 8, 16), dtype=np.uint32)
+    for (n, k), code in np.ndenumerate(codes.numpy()):
+        expected[n // 16, k // 8, n % 16] |= np.uint32(code + 8) << np.uint32(4 * (k % 8))
+    assert torch.equal(packed["block_codes"], torch.from_numpy(expected.view(np.int32)))
+    assert packed["block_scales"].dtype == scale_dtype
+    assert torch.equal(packed["block_scales"].transpose(1, 2).flatten(0, 1), scales)
+
+
+@native
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(32, 32), (160, 64), (288, 96), (1024, 640)])
+def test_packing_from_awq_words_equals_packing_from_codes(shape, threads):
+    codes, rows, scales, _ = random_matrix(*shape, torch.bfloat16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        linear = linear_from(codes, scales, torch.bfloat16)
+    finally:
+        torch.set_num_threads(before)
+    for name, expected in NativeCpu.pack(rows, scales).items():
+        assert torch.equal(linear.packed[name], expected)
+
+
+@native
+@pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float32])
+def test_few_rows_are_exact_for_scales_and_activations_of_any_size(scale_dtype):
+    codes, _, _, _ = random_matrix(64, 128, scale_dtype, seed=5)
+    generator = torch.Generator().manual_seed(6)
+    scales = (10.0 ** (torch.rand(64, 4, generator=generator) * 40 - 20)).to(scale_dtype)
+    x = random_rows(4, 128) * 10.0 ** (torch.rand(4, 128, generator=generator) * 12 - 6).bfloat16()
+    x[1] = 0
+    x[2, 32:64] *= 1e-30  # a group far below the others
+    x[3, 5] = 3e4  # one outlier, as Gemma's hidden states have
+    weight = codes.double() * scales.double().repeat_interleave(32, dim=1)
+    found = linear_from(codes, scales, torch.bfloat16)(x)
+    # fixed point keeps 22 bits below the largest |x| of a group
+    largest = x.double().unflatten(1, (-1, 32)).abs().amax(-1).repeat_interleave(32, dim=1)
+    terms = largest @ weight.abs().T
+    assert_rounded_to_bfloat16(found, x.double() @ weight.T, terms)
+    assert (found[1] == 0).all()
+
+
+@native
+def test_outliers_do_not_drown_their_neighbours():
+    codes = torch.zeros(32, 32, dtype=torch.int64)
+    codes[:, 1] = torch.arange(32) % 16 - 8  # reads the small activation only
+    x = torch.zeros(1, 32).bfloat16()
+    x[0, 0], x[0, 1] = 2.0**14, 1.0
+    linear = linear_from(codes, torch.ones(32, 1), torch.bfloat16)
+    assert torch.equal(linear(x)[0].float(), codes[:, 1].float())
+
+
+@native
+def test_numbers_are_rounded_to_the_nearest_bfloat16_and_to_the_even_one():
+    """One input times one code: the float32 product is exact, and its only rounding is the output's."""
+    codes = torch.zeros(128, 32, dtype=torch.int64)
+    codes[:, 0] = torch.arange(128) % 7 + 1
+    x = torch.zeros(64, 32).bfloat16()
+    x[:, 0] = (torch.arange(128, 192).float() * 3 + 1).bfloat16()
+    scales = (1 + torch.arange(128) / 128).bfloat16().float()[:, None]
+    exact = x[:, :1].float() @ (codes[:, :1].float() * scales).T
+    linear = linear_from(codes, scales, torch.bfloat16)
+    for m in (1, 4, cpu().native_rows):
+        assert torch.equal(torch.cat([linear(part) for part in x.split(m)]), exact.bfloat16())
+
+
+@native
+def test_memory_of_weights_is_shared_out_once_and_given_back():
+    shapes = [(2, 1, 16), (4, 3, 16), (1 << 24, 2, 1), (2, 5, 16), (1 << 20, 3, 4), (1 << 20, 3, 4)]
+    tensors = [int4_cpu_native.weight_memory(shape, torch.int16) for shape in shapes]
+    places = sorted((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in tensors)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+    assert all(start % 64 == 0 for start, _ in places)
+    assert [tuple(tensor.shape) for tensor in tensors] == shapes
+    pages = int4_cpu_native._scratch.pages
+    assert pages() is not None
+    del tensors
+    assert pages() is None
+
+
+@native
+def test_a_product_for_which_there_is_no_memory_is_an_error_and_touches_nothing():
+    """A petabyte of activations: what C allocates is checked before it is written to."""
+    _, rows, scales, _ = random_matrix(32, 32, torch.bfloat16)
+    matrix = int4_cpu_native.native_matrix(**NativeCpu.pack(rows, scales))
+    with pytest.raises(MemoryError, match="int4"):
+        library().int4_linear(Product(matrix, None, 1 << 44, None, None), 1)
+
+
+@native
+def test_a_layer_for_which_there_is_no_memory_is_an_error_and_touches_nothing():
+    _, rows, scales, _ = random_matrix(32, 32, torch.bfloat16)
+    matrix = int4_cpu_native.native_matrix(**NativeCpu.pack(rows, scales))
+    layer = Layer(*[matrix] * 7, heads=1, kv_heads=1, head_dim=32, eps=1e-6, scaling=1.0)
+    step = Step(layer=ctypes.addressof(layer), rows=1 << 40, few=1, length=1)  # the other addresses are null
+    with pytest.raises(MemoryError, match="int4"):
+        library().int4_decoder_layer(step, 1)
+
+
+@native
+def test_the_wrong_struct_is_refused():
+    with pytest.raises(ctypes.ArgumentError):
+        library().int4_rms_norm(Product(), 1)
+
+
+def test_importing_changes_no_thread_setting():
+    code = """if True:
+        import sys, types, torch
+        sys.modules["package"] = types.ModuleType("package")
+        sys.modules["package"].__path__ = ["."]
+        before = torch.get_num_threads(), torch.get_num_interop_threads()
+        import package.int4_layers
+        assert before == (torch.get_num_threads(), torch.get_num_interop_threads())
+        """
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
