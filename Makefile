@@ -3,7 +3,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 # PYTHON: the Python to use, by default the newest of 3.11 to 3.14 that is found.
-# TORCH_INDEX: cpu, cuda or a package index's address, by default as the machine is. UV: empty for pip where uv is installed.
+# TORCH_INDEX: cpu, cuda or the address of a package index, by default as the machine is. UV: empty for pip despite uv.
 export PYTHON TORCH_INDEX
 ifdef UV
 export UV

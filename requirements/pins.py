@@ -28,15 +28,20 @@ BROUGHT_BY_TORCH = re.compile(r"(nvidia|cuda)-|triton$")
 HEADER = "# Written by `make pins` from pyproject.toml, group {group}; sha256 of what it asks for: {digest}"
 
 
-def groups() -> dict[str, list[str | dict[str, str]]]:
-    """The dependency groups of pyproject.toml, as they stand there (PEP 735)."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+def source() -> dict:
+    """pyproject.toml, whose dependency groups (PEP 735) and constraints the pins are written from."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def constraints() -> list[str]:
+    """The versions to take where the ranges leave a choice."""
+    return source()["tool"]["pins"]["constraints"]
 
 
 def requirements(group: str) -> list[str]:
     """What a group asks for, with the groups that it includes."""
     lines = []
-    for item in groups()[group]:
+    for item in source()["dependency-groups"][group]:
         lines += [item] if isinstance(item, str) else requirements(item["include-group"])
     return lines
 
@@ -58,7 +63,7 @@ def read_pins(path: Path) -> dict[str, str]:
 
 def header(group: str) -> str:
     """The first line of a set's file: it changes whenever what the group asks for does."""
-    asked = [*requirements(group), tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["uv"]]
+    asked = [requirements(group), constraints()]
     return HEADER.format(group=group, digest=hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16])
 
 
@@ -71,22 +76,25 @@ def find_uv() -> str:
     return found
 
 
-def compile_group(group: str, *options: str, preferred: str = "") -> list[str]:
+def compile_group(group: str, *options: str, preferred: str = "", constrained: list[str] | None = None) -> list[str]:
     """Pins for a group, one line each, with the packages that asked for it.
 
     Args:
         group: A group of pyproject.toml.
         options: More options of `uv pip compile`.
         preferred: Pins to keep where they fit.
+        constrained: Pins to keep whether they fit or not.
     """
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "pins.txt"  # uv prefers the versions that stand in it
-        output.write_text(preferred, "utf-8")
+        output, limits = Path(folder) / "pins.txt", Path(folder) / "constraints.txt"
+        output.write_text(preferred, "utf-8")  # uv prefers the versions that stand in its output
+        limits.write_text("\n".join(constrained or []), "utf-8")
         command = [find_uv(), "pip", "compile", "--quiet", "--no-header", "--annotation-style", "line"]
-        command += ["--group", f"pyproject.toml:{group}", "--output-file", str(output), *options]
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        command += ["--group", f"pyproject.toml:{group}", "--output-file", str(output), "--constraints", str(limits)]
+        if subprocess.run([*command, *options], cwd=ROOT, check=False).returncode:
             sys.exit(f"uv cannot resolve the group {group} (see above)")
-        lines = output.read_text("utf-8").replace(f"(pyproject.toml:{group})", group).splitlines()
+        lines = output.read_text("utf-8").replace(f"(pyproject.toml:{group})", group)
+        lines = lines.replace(f"-c {limits}, ", "").splitlines()
     named = {distribution(requirement) for requirement in requirements(group)}
     return [line for line in lines if distribution(line) in named or not BROUGHT_BY_TORCH.match(distribution(line))]
 
@@ -117,14 +125,14 @@ def write_sets(upgrade: bool) -> None:
     preferred = largest.read_text("utf-8") if largest.exists() and not upgrade else ""
     for group in SETS:
         path = ROOT / "requirements" / f"{group}.txt"
-        write(path, [header(group), *compile_group(group, *UNIVERSAL, preferred=preferred)])
+        write(path, [header(group), *compile_group(group, *UNIVERSAL, preferred=preferred, constrained=constraints())])
         preferred = largest.read_text("utf-8")
     write(ROOT / "requirements.txt", space_pins())
 
 
 def write_end_of_ranges(resolution: str) -> None:
     """Writes the oldest or the newest versions that the ranges allow, for this Python and machine, to build/."""
-    write(ROOT / "build" / f"{resolution}.txt", compile_group(SETS[0], "--no-config", "--resolution", resolution))
+    write(ROOT / "build" / f"{resolution}.txt", compile_group(SETS[0], "--resolution", resolution))
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def test_every_pin_names_who_asked_for_it(group: str) -> None:
     lines = [line for line in FILES[group].read_text("utf-8").splitlines() if not line.startswith("#")]
     known = {*read_pins(FILES[group]), group}
     for line in lines:
-        askers = line.split("# via ")[1].replace("-c (workspace), ", "").split(", ")
+        askers = line.split("# via ")[1].split(", ")
         assert set(askers) <= known, line
 
 
