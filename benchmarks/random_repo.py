@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import Gemma3TextConfig
 
 from benchmarks.shapes import config_of, linear_shapes, random_scales
-from conversion.formats.gguf import write_language_model
+from conversion.export.gguf_language import write_language_model
 from conversion.repos.awq_repo import AwqRepo
 from conversion.sizes import VOCABULARY
 from conversion.small_files.repo_files import CODE_FILES

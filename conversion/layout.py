@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from conversion.codes import GROUP_SIZE
 from conversion.errors import BadInput
+from conversion.formats import awq, embedding
 from conversion.name_map import Entry
 from conversion.tensor_spec import SCALES, TensorSpec
 
@@ -31,25 +32,13 @@ def output_tensors(entry: Entry, dtype: str, embedding_mode: str, vocabulary: in
     """
     if kind_of(entry) == "plain":
         return [TensorSpec(name, dtype, entry.tensor_shape) for name in entry.tensors]
-    outs, ins = entry.tensor_shape
-    if kind_of(entry) == "embedding":
-        name = entry.tensors[0]
-        if embedding_mode == "plain":
-            return [TensorSpec(name, dtype, (vocabulary, ins))]
-        stem = name.removesuffix("weight")
-        return [
-            TensorSpec(f"{stem}qweight", "int32", (vocabulary, ins // 8)),
-            TensorSpec(f"{stem}scales", SCALES, (vocabulary, ins // GROUP_SIZE)),
-        ]
-    specs = []
-    for name in entry.tensors:
-        stem = name.removesuffix("weight")
-        specs += [
-            TensorSpec(f"{stem}qweight", "int32", (ins, outs // 8)),
-            TensorSpec(f"{stem}qzeros", "int32", (ins // GROUP_SIZE, outs // 8)),
-            TensorSpec(f"{stem}scales", SCALES, (ins // GROUP_SIZE, outs)),
-        ]
-    return specs
+    if kind_of(entry) == "linear":
+        stems = [name.removesuffix(".weight") for name in entry.tensors]
+        return [spec for stem in stems for spec in awq.specs(stem, entry.tensor_shape, SCALES)]
+    shape, (name,) = (vocabulary, entry.tensor_shape[1]), entry.tensors
+    if embedding_mode == "plain":
+        return [TensorSpec(name, dtype, shape)]
+    return embedding.specs(name.removesuffix(".weight"), shape, SCALES)
 
 
 def check_divisible(entry: Entry) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -28,35 +27,11 @@ from conversion.layout import block_rows, kind_of, output_tensors, place_of
 from conversion.name_map import EMBEDDING_LEAF, Entry, entries, is_language, make_plan
 from conversion.repo_check import MANIFEST, Findings, again, check_files, read_manifest
 from conversion.repos.awq_repo import AwqRepo
+from conversion.repos.stored_repo import StoredRepo, open_repo
 from conversion.shards import INDEX
 from conversion.source.flax_checkpoint import FlaxCheckpoint, Leaf
 from conversion.source.int4_grid import Recovered, recover
 from conversion.tensor_spec import DTYPES, SCALES
-
-
-class StoredRepo(Protocol):
-    """What a proof asks of a format: `AwqRepo`, `CompressedRepo` or `GgufRepo`."""
-
-    path: Path
-    config: Gemma3Config | Gemma3TextConfig
-    linears: list[str]
-    embedding: str
-    through_bfloat16: bool
-    embedding_scale_dtypes: tuple[type, ...]
-    cuts_embedding: bool
-
-    @property
-    def rows(self) -> int:
-        """How many rows the embedding has."""
-
-    def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Codes int8 [out, in] and scales [out, in/32]."""
-
-    def embedding_rows(self, start: int, stop: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-        """Codes and scales of some rows where they are stored, and the weights where those are."""
-
-    def plain_equals(self, name: str, values: np.ndarray) -> bool:
-        """Whether a tensor that is no codes holds these values, as the format has them."""
 
 
 @dataclass
@@ -142,24 +117,6 @@ def check_repo(path: Path, workers: int, report: Callable[[str], None]) -> Store
     _raise_problems(path, findings)
     _report_files(findings, repo, report)
     return repo
-
-
-def open_repo(path: Path) -> StoredRepo:
-    """A repo of any format that this project writes.
-
-    Raises:
-        BadInput: it is none, or cannot be read.
-    """
-    kind = repo_kind(path)
-    if kind == "gguf":
-        from conversion.repos.gguf_repo import GgufRepo  # the gguf library is not everybody's
-
-        return GgufRepo(path)
-    if kind == "compressed-tensors":
-        from conversion.repos.compressed_repo import CompressedRepo
-
-        return CompressedRepo(path)
-    return AwqRepo(path)
 
 
 def _examine(path: Path, workers: int) -> tuple[Findings, StoredRepo | None]:

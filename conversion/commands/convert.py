@@ -7,7 +7,7 @@ import dataclasses
 
 from conversion.commands.plan import checked_options
 from conversion.convert.pipeline import convert
-from conversion.export import check_export, convert_and_export
+from conversion.export.export import check_export, convert_and_export
 from conversion.folders.work_folder import WorkFolder
 from conversion.hub_upload import push
 from conversion.sources import checkpoint_folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from conversion.export import export
+from conversion.export.export import export
 from conversion.hub_upload import push
 from conversion.sources import check_repo_folder
 

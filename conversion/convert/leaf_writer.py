@@ -160,7 +160,7 @@ def _write_linears(entry: Entry, leaf: Leaf, shard: Shard, facts: LeafFacts, ste
         found = (recovered.codes, recovered.scales)
         codes, scale = (array.T for array in found) if entry.grouped_by_row else found  # [in, out], [in/32, out]
         tensor, ins_here, outs_here = place_of(entry, block.lead, block.row, block.values.shape)
-        qweights[tensor][ins_here, outs_here.start // 8 : outs_here.stop // 8] = awq.pack(codes)
+        qweights[tensor][ins_here, outs_here.start // 8 : outs_here.stop // 8] = awq.pack_words(codes)
         scales[tensor][ins_here.start // GROUP_SIZE : ins_here.stop // GROUP_SIZE, outs_here] = scale
         step(block.values.nbytes)
     zeros = np.full((ins // GROUP_SIZE, outs // 8), awq.ZERO_WORD)
@@ -191,8 +191,8 @@ def _write_embedding(
             shard.write(name, weights.astype(DTYPES[dtype][1]), first * hidden)
             side_scales(scales, first)
         else:
-            shard.write(f"{stem}qweight", embedding.pack(codes), first * hidden // 8)
-            shard.write(f"{stem}scales", scales, first * hidden // GROUP_SIZE)
+            for part, values in embedding.pack(codes, scales).items():
+                shard.write(f"{stem}{part}", values, first * values.shape[1])
 
     for block in leaf.blocks(block_rows(hidden)):
         found = _recover(entry, block, facts)

@@ -10,9 +10,13 @@ A linear [out, in] with symmetric int4 codes becomes three tensors:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-GROUP_SIZE = 32
+from conversion.codes import GROUP_SIZE
+from conversion.tensor_spec import TensorSpec
+
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 QUARTET = np.uint64(0x000F000F000F000F)
 GATHER = np.uint64(1 << 48 | 1 << 36 | 1 << 24 | 1 << 12)
@@ -20,7 +24,37 @@ WORDS_AT_ONCE = 16  # a stripe of qweight that stays in a core's cache
 ZERO_WORD = np.uint32(0x88888888).view(np.int32)
 
 
-def pack(codes: np.ndarray) -> np.ndarray:
+def specs(stem: str, shape: tuple[int, int], scale_dtype: str) -> list[TensorSpec]:
+    """The tensors of a linear (out, in)."""
+    outs, ins = shape
+    return [
+        TensorSpec(f"{stem}.qweight", "int32", (ins, outs // 8)),
+        TensorSpec(f"{stem}.qzeros", "int32", (ins // GROUP_SIZE, outs // 8)),
+        TensorSpec(f"{stem}.scales", scale_dtype, (ins // GROUP_SIZE, outs)),
+    ]
+
+
+def pack(codes: np.ndarray, scales: np.ndarray) -> dict[str, np.ndarray]:
+    """Codes int8 [out, in] and scales [out, in/32] of a linear or a block of it -> their part of the tensors.
+
+    Raises:
+        ValueError: out is not a multiple of 8.
+    """
+    return {"qweight": pack_words(codes.T), "scales": scales.T, **constants(codes.shape)}
+
+
+def unpack(parts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of `pack`, both contiguous; `qzeros` is not looked at."""
+    return unpack_words(parts["qweight"]).T, np.ascontiguousarray(parts["scales"].T)
+
+
+def constants(shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The zero points of a linear (out, in)."""
+    outs, ins = shape
+    return {"qzeros": np.full((ins // GROUP_SIZE, outs // 8), ZERO_WORD)}
+
+
+def pack_words(codes: np.ndarray) -> np.ndarray:
     """int8 codes -8..7, [in, out] -> qweight int32 [in, out/8].
 
     Raises:
@@ -38,8 +72,8 @@ def pack(codes: np.ndarray) -> np.ndarray:
     return words.astype(np.uint32).view(np.int32)
 
 
-def unpack(qweight: np.ndarray) -> np.ndarray:
-    """qweight int32 [in, out/8] -> int8 codes [in, out], of which `.T` is contiguous; the inverse of `pack`.
+def unpack_words(qweight: np.ndarray) -> np.ndarray:
+    """qweight int32 [in, out/8] -> int8 codes [in, out], of which `.T` is contiguous; the inverse of `pack_words`.
 
     The words are turned before they are unpacked: eight times less to turn.
     """

@@ -2,8 +2,7 @@
 
 A linear [out, in] with symmetric int4 codes becomes three tensors:
 
-* `weight_packed` int32 [out, in/8]: word j of a row holds codes 8j..8j+7, lowest nibble first; nibbles are unsigned,
-  code + 8. (The very layout of this project's packed embedding.)
+* `weight_packed` int32 [out, in/8]: `words.py`, the very layout of this project's packed embedding.
 * `weight_scale` [out, in/32].
 * `weight_shape` int64 [2]: out and in.
 
@@ -12,57 +11,38 @@ weight = code * scale; symmetric weights have no zero points. Embedding, vision 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import numpy as np
 
 from conversion.codes import GROUP_SIZE
-from conversion.formats.embedding import pack, unpack
-from conversion.repos.awq_repo import AwqRepo
-from conversion.tensor_spec import DTYPES, TensorSpec
-
-DTYPE_NAMES = {dtype: name for name, (_, dtype) in DTYPES.items()}
-
-__all__ = ["config", "pack", "quantization_config", "specs", "unpack", "values"]
+from conversion.formats.words import pack_words, unpack_words
+from conversion.tensor_spec import TensorSpec
 
 
-def specs(repo: AwqRepo) -> list[list[TensorSpec]]:
-    """The tensors of such a repo, those of one linear together."""
-    scale_dtype = DTYPE_NAMES[repo.dtype_of(f"{repo.linears[0]}.scales")]
-    vocabulary, hidden = repo.text_config.vocab_size, repo.text_config.hidden_size
-    groups = [[TensorSpec(f"{repo.embedding}.weight", DTYPE_NAMES[repo.dtype], (vocabulary, hidden))]]
-    for name in repo.linears:
-        outs, ins = repo.linear_shape(name)
-        groups.append(
-            [
-                TensorSpec(f"{name}.weight_packed", "int32", (outs, ins // 8)),
-                TensorSpec(f"{name}.weight_scale", scale_dtype, (outs, ins // GROUP_SIZE)),
-                TensorSpec(f"{name}.weight_shape", "int64", (2,)),
-            ]
-        )
-    groups += [[TensorSpec(name, DTYPE_NAMES[repo.dtype_of(name)], repo.shape(name))] for name in repo.plain]
-    return groups
+def specs(stem: str, shape: tuple[int, int], scale_dtype: str) -> list[TensorSpec]:
+    """The tensors of a linear (out, in)."""
+    outs, ins = shape
+    return [
+        TensorSpec(f"{stem}.weight_packed", "int32", (outs, ins // 8)),
+        TensorSpec(f"{stem}.weight_scale", scale_dtype, (outs, ins // GROUP_SIZE)),
+        TensorSpec(f"{stem}.weight_shape", "int64", (2,)),
+    ]
 
 
-def values(repo: AwqRepo) -> Iterator[tuple[str, int, np.ndarray]]:
-    """The contents of these tensors, part by part: name, number of the first element, values."""
-    start = 0
-    for rows in repo.embedding_weights():
-        yield f"{repo.embedding}.weight", start, rows
-        start += rows.size
-    for name in repo.linears:
-        codes, scales = repo.linear(name)
-        yield f"{name}.weight_packed", 0, pack(codes)
-        yield f"{name}.weight_scale", 0, scales
-        yield f"{name}.weight_shape", 0, np.array(codes.shape, np.int64)
-    for name in repo.plain:
-        yield name, 0, repo.read(name)
+def pack(codes: np.ndarray, scales: np.ndarray) -> dict[str, np.ndarray]:
+    """Codes int8 [out, in] and scales [out, in/32] -> the tensors."""
+    return {"weight_packed": pack_words(codes), "weight_scale": scales, **constants(codes.shape)}
 
 
-def config(repo: AwqRepo) -> dict:
-    """config.json of such a repo."""
-    kept = {key: value for key, value in repo.values.items() if key != "auto_map"}  # no code of this project's own
-    return kept | {"quantization_config": quantization_config()}
+def unpack(parts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of `pack`; `weight_shape` is not looked at."""
+    return unpack_words(parts["weight_packed"]), parts["weight_scale"]
+
+
+def constants(shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The tensor that tells the shape (out, in)."""
+    return {"weight_shape": np.array(shape, np.int64)}
 
 
 def quantization_config() -> dict:

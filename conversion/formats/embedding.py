@@ -1,27 +1,40 @@
-"""The packed embedding of `--embedding int4`: rows of codes that a lookup can take one by one.
+"""The embedding of an AWQ repo.
 
-* `qweight` int32 [vocabulary, hidden/8]: word j of a row holds codes 8j..8j+7, lowest nibble first; nibbles are
-  unsigned, code + 8. (Not the AWQ order: this layout is read by this project's model only.)
+With `--embedding int4` it is packed, in rows that a lookup can take one by one:
+
+* `qweight` int32 [vocabulary, hidden/8]: `words.py`. (Not the AWQ order: only this project's model reads it.)
 * `scales` [vocabulary, hidden/32].
+
+With `--embedding plain` the shards hold its floats, and `SIDE_FILE` its scales.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-SIDE_FILE = "int4_embedding.safetensors"  # the scales of `--embedding plain`, whose shards hold floats
+from conversion.codes import GROUP_SIZE
+from conversion.formats.words import pack_words, unpack_words
+from conversion.tensor_spec import TensorSpec
+
+SIDE_FILE = "int4_embedding.safetensors"
 
 
-def pack(codes: np.ndarray) -> np.ndarray:
-    """int8 codes -8..7, [rows, hidden] -> int32 [rows, hidden/8]."""
-    nibbles = np.ascontiguousarray(codes + np.int8(8)).view(np.uint8)
-    return (nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)).view(np.int32)
+def specs(stem: str, shape: tuple[int, int], scale_dtype: str) -> list[TensorSpec]:
+    """The tensors of an embedding [vocabulary, hidden]."""
+    rows, hidden = shape
+    return [
+        TensorSpec(f"{stem}.qweight", "int32", (rows, hidden // 8)),
+        TensorSpec(f"{stem}.scales", scale_dtype, (rows, hidden // GROUP_SIZE)),
+    ]
 
 
-def unpack(qweight: np.ndarray) -> np.ndarray:
-    """int32 [rows, hidden/8] -> int8 codes [rows, hidden]; the inverse of `pack`."""
-    packed = np.ascontiguousarray(qweight).view(np.uint8)
-    codes = np.empty((len(packed), packed.shape[1] * 2), np.int8)
-    codes[:, 0::2] = packed & 15
-    codes[:, 1::2] = packed >> 4
-    return codes - np.int8(8)
+def pack(codes: np.ndarray, scales: np.ndarray) -> dict[str, np.ndarray]:
+    """Codes int8 [rows, hidden] and scales [rows, hidden/32] of some rows -> their part of the tensors."""
+    return {"qweight": pack_words(codes), "scales": scales}
+
+
+def unpack(parts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of `pack`."""
+    return unpack_words(parts["qweight"]), parts["scales"]

@@ -26,7 +26,7 @@ BLOCK_WEIGHTS = 1 << 24
 
 
 class AwqRepo:
-    """A converted repo.
+    """A converted repo; a `StoredRepo`.
 
     Attributes:
         path: its folder.
@@ -40,6 +40,7 @@ class AwqRepo:
         BadInput: the folder holds no such repo.
     """
 
+    scale_dtype = None
     through_bfloat16 = False  # whether scales may have been rounded twice
     embedding_scale_dtypes = (np.float32,)  # that floats of the embedding may have been multiplied with
     cuts_embedding = False  # whether rows without a token are left out
@@ -117,7 +118,7 @@ class AwqRepo:
 
     def linear(self, linear: str) -> tuple[np.ndarray, np.ndarray]:
         """Codes int8 [out, in] and scales [out, in/32] in their stored dtype."""
-        return awq.unpack(self.read(f"{linear}.qweight")).T, np.ascontiguousarray(self.read(f"{linear}.scales").T)
+        return awq.unpack({part: self.read(f"{linear}.{part}") for part in ("qweight", "scales")})
 
     def embedding_blocks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The first `rows` rows of the embedding, block by block: codes int8 [n, hidden], scales [n, hidden/32]."""
@@ -129,9 +130,9 @@ class AwqRepo:
         """Codes, scales and, if the embedding is plain, the weights of some of its rows."""
         plain, scales = f"{self.embedding}.weight", f"{self.embedding}.scales"
         if not self._side:
-            qweight = f"{self.embedding}.qweight"
-            codes = embedding.unpack(self._files[qweight].read(qweight, start, stop))
-            return codes, self._files[scales].read(scales, start, stop), None
+            names = {part: f"{self.embedding}.{part}" for part in ("qweight", "scales")}
+            parts = {part: self._files[name].read(name, start, stop) for part, name in names.items()}
+            return *embedding.unpack(parts), None
         scale = self._side[scales].read(scales, start, stop)
         weight = self._files[plain].read(plain, start, stop)
         grouped = weight.astype(np.float32).reshape(*scale.shape, GROUP_SIZE) / scale.astype(np.float32)[..., None]

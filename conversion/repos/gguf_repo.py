@@ -1,6 +1,6 @@
-"""A folder of GGUF files, read back tensor by tensor, with the methods of `AwqRepo` that proofs use.
+"""A folder of GGUF files, read back tensor by tensor.
 
-What llama.cpp has another name for is asked for by transformers' name here; the values stand as `formats/gguf.py`
+What llama.cpp has another name for is asked for by transformers' name here; the values stand as the export
 writes them, with 1 added to RMSNorm weights.
 """
 
@@ -14,14 +14,13 @@ import numpy as np
 from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.errors import BadInput, first_line
-from conversion.formats import gguf as gguf_format
+from conversion.formats import q4_0
+from conversion.formats.gguf_names import tensor_name
 from conversion.name_map import entries
-
-VISION = ("vision_tower.", "multi_modal_projector.")
 
 
 class GgufRepo:
-    """`model-*.gguf` and, if the model sees, `mmproj-*.gguf`.
+    """`model-*.gguf` and, if the model sees, `mmproj-*.gguf`; a `StoredRepo`.
 
     Attributes:
         path: the folder.
@@ -34,6 +33,7 @@ class GgufRepo:
         BadInput: the folder holds no such files, or one is damaged.
     """
 
+    scale_dtype = np.float16
     through_bfloat16 = True
     embedding_scale_dtypes = (np.float32, ml_dtypes.bfloat16, np.float16)
     cuts_embedding = True
@@ -85,14 +85,14 @@ class GgufRepo:
 
     def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Codes int8 [out, in] and float16 scales [out, in/32]."""
-        return gguf_format.unpack(self._tensor(name).data)
+        return q4_0.unpack({"weight": self._tensor(name).data})
 
     def embedding_rows(self, start: int, stop: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
         """Codes and scales of some rows of the embedding, or their weights if it is in float16."""
         tensor = self._tensor(self.embedding)
         rows = tensor.data[start:stop]
         if tensor.tensor_type == gguf.GGMLQuantizationType.Q4_0:
-            return *gguf_format.unpack(rows), None
+            return *q4_0.unpack({"weight": rows}), None
         return None, None, rows
 
     def plain_equals(self, name: str, values: np.ndarray) -> bool:
@@ -117,9 +117,8 @@ class GgufRepo:
 
     def _tensor(self, name: str) -> gguf.ReaderTensor | None:
         """The stored tensor for a name of transformers', `.weight` at its end or not; None if there is none."""
-        if not name.startswith(VISION):
-            return self._tensors.get(gguf_format.tensor_name(self, name.removesuffix(".weight")))
-        return self._vision.get(gguf_format.vision_tensor_name(self.config, name))
+        theirs = tensor_name(self.config, name)
+        return self._tensors.get(theirs, self._vision.get(theirs))
 
     def _configured(self) -> Gemma3Config | Gemma3TextConfig:
         """A configuration that names and shapes follow from; what the files do not tell stays transformers' default."""

@@ -104,12 +104,12 @@ def read_back(repo: Path) -> dict[str, np.ndarray]:
             if not name.endswith(("qzeros", "scales")):
                 result[name] = tensor.float().numpy()
             continue
-        scales = stored[f"{stem}scales"].float().numpy()
+        parts = {"qweight": tensor.numpy(), "scales": stored[f"{stem}scales"].float().numpy()}
         if "embed_tokens" in name:
-            result[f"{stem}weight"] = dequantize(embedding.unpack(tensor.numpy()), scales, 1)
+            result[f"{stem}weight"] = dequantize(*embedding.unpack(parts))
         else:
             assert (stored[f"{stem}qzeros"].numpy() == awq.ZERO_WORD).all()
-            result[f"{stem}weight"] = dequantize(awq.unpack(tensor.numpy()), scales, 0).T
+            result[f"{stem}weight"] = dequantize(*awq.unpack(parts))
     return result
 
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedModel
 
-from conversion.export import export
+from conversion.export.export import export
 from conversion.small_files.repo_files import CODE_FILES
 from demo.convert import weights_of_repo
 from demo.examples import QUESTIONS, draw

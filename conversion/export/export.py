@@ -1,9 +1,6 @@
-"""A converted repo in AWQ format -> the same codes in another engine's format, proven by reading them back.
+"""The flow of an export, the same for every format: written, read back, completed, published.
 
-* compressed-tensors: a complete Hugging Face repo.
-* gguf: `model-Q4_0.gguf` or `model-Q4_0-embedding-F16.gguf`, and `mmproj-F16.gguf` if the model sees.
-
-Both with a card and, if the repo has them, its NOTICE and LICENSE.
+Beside what its exporter writes, every format gets a card, a manifest and, if the repo has them, its NOTICE and LICENSE.
 """
 
 from __future__ import annotations
@@ -15,22 +12,34 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-
-import numpy as np
+from typing import Protocol
 
 from conversion.convert.pipeline import convert
 from conversion.convert.plan import NO_TOKENIZER, check_options, make_conversion_plan
 from conversion.errors import BadInput, NoSpace
+from conversion.export.hub_exporter import HubExporter
+from conversion.export.read_back import read_back
 from conversion.folders.files import write_text
 from conversion.folders.places import check_apart
 from conversion.folders.work_folder import WorkFolder, check_finished
-from conversion.formats import compressed_tensors
+from conversion.formats import HUB_FORMATS
 from conversion.options import FORMATS, Options
 from conversion.repos.awq_repo import AwqRepo
-from conversion.repos.safetensors_file import SafetensorsFile
-from conversion.shards import INDEX, Shard, plan_shards, sha256
+from conversion.repos.stored_repo import open_repo
+from conversion.shards import sha256
 from conversion.small_files.model_card import export_card
-from conversion.small_files.repo_files import TOKENIZER_FILES, write_json
+from conversion.small_files.repo_files import write_json
+
+
+class Exporter(Protocol):
+    """What writes one format."""
+
+    def write(self, repo: AwqRepo, folder: Path) -> None:
+        """Writes weights, settings and tokenizer into an empty folder.
+
+        Raises:
+            BadInput: the format cannot hold such a repo.
+        """
 
 
 def export(
@@ -128,11 +137,12 @@ def _export(source: Path, work: WorkFolder, kind: str, gguf_embedding: str, repo
 
 def _write(repo: AwqRepo, work: WorkFolder, kind: str, gguf_embedding: str, report: Callable[[str], None]) -> None:
     """Everything that is published."""
-    if kind == "gguf":
-        _write_gguf(repo, work.repo, gguf_embedding, report)
-    else:
-        _write_compressed_tensors(repo, work, report)
-    _copy(repo.path, work.repo, ("NOTICE", "LICENSE"))
+    _exporter(kind, gguf_embedding).write(repo, work.repo)
+    for line in read_back(repo, open_repo(work.repo)):
+        report(line)
+    for name in ("NOTICE", "LICENSE"):
+        if (repo.path / name).is_file():
+            shutil.copyfile(repo.path / name, work.repo / name)
     card = (repo.path / "README.md").read_text() if (repo.path / "README.md").is_file() else ""
     write_text(work.repo / "README.md", export_card(card, kind, gemma=(repo.path / "NOTICE").is_file()))
     names = sorted({path.name for path in work.repo.iterdir()} - {"conversion.json"})
@@ -140,11 +150,12 @@ def _write(repo: AwqRepo, work: WorkFolder, kind: str, gguf_embedding: str, repo
     work.finish([*names, "conversion.json"])
 
 
-def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
-    """Copies those of the files that are there."""
-    for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+def _exporter(kind: str, gguf_embedding: str) -> Exporter:
+    if kind in HUB_FORMATS:
+        return HubExporter(HUB_FORMATS[kind])
+    from conversion.export.gguf_exporter import GgufExporter  # the gguf library is not everybody's
+
+    return GgufExporter(gguf_embedding)
 
 
 def check_export(output: Path, kind: str) -> None:
@@ -156,61 +167,3 @@ def check_export(output: Path, kind: str) -> None:
     if kind == "gguf" and find_spec("gguf") is None:
         raise BadInput("GGUF files are written by the gguf library, which is not installed: pip install gguf")
     WorkFolder(output)
-
-
-def _write_compressed_tensors(repo: AwqRepo, work: WorkFolder, report: Callable[[str], None]) -> None:
-    plans = plan_shards(compressed_tensors.specs(repo))
-    place = {spec.name: plan.filename for plan in plans for spec in plan.tensors}
-    shards = {plan.filename: Shard(plan, work.repo / plan.filename, work.path / "scales" / "none") for plan in plans}
-    for name, start, part in compressed_tensors.values(repo):
-        shards[place[name]].write(name, part, start)
-    for shard in shards.values():
-        shard.finish("float32")
-        shard.close()
-    total = sum(spec.nbytes() for plan in plans for spec in plan.tensors)
-    write_json(work.repo / INDEX, {"metadata": {"total_size": total}, "weight_map": place})
-    write_json(work.repo / "config.json", compressed_tensors.config(repo))
-    _copy(repo.path, work.repo, ("generation_config.json", *TOKENIZER_FILES))
-    written = {name: SafetensorsFile(work.repo / filename) for name, filename in place.items()}
-    for name in repo.linears:
-        codes, scales = repo.linear(name)
-        packed, scale = (written[f"{name}.{part}"].read(f"{name}.{part}") for part in ("weight_packed", "weight_scale"))
-        _must_equal(name, codes, compressed_tensors.unpack(packed))
-        _must_equal(name, scales, scale)
-    report(f"codes: all of {len(repo.linears)} linears equal, scales too")
-
-
-def _write_gguf(repo: AwqRepo, folder: Path, embedding: str, report: Callable[[str], None]) -> None:
-    import gguf  # a conversion to AWQ does without it
-
-    from conversion.formats import gguf as gguf_format
-
-    path = folder / ("model-Q4_0.gguf" if embedding == "q4_0" else "model-Q4_0-embedding-F16.gguf")
-    rounding = gguf_format.write_language_model(repo, path, embedding=embedding)
-    written = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
-    for name in repo.linears:
-        codes, scales = repo.linear(name)
-        read_codes, read_scales = gguf_format.unpack(written[gguf_format.tensor_name(repo, name)])
-        _must_equal(name, codes, read_codes)
-        _must_equal(name, scales.astype(np.float16), read_scales)
-    if embedding == "q4_0":
-        blocks = written[gguf_format.tensor_name(repo, repo.embedding)]
-        start = 0
-        for codes, scales in repo.embedding_blocks(len(blocks)):
-            read_codes, read_scales = gguf_format.unpack(blocks[start : start + len(codes)])
-            _must_equal(repo.embedding, codes, read_codes)
-            _must_equal(repo.embedding, scales.astype(np.float16), read_scales)
-            start += len(codes)
-    report(
-        f"codes: all of {len(repo.linears)} linears equal" + (", the embedding's too" if embedding == "q4_0" else "")
-    )
-    inexact = f"{rounding.inexact} of {rounding.groups} rounded to float16"
-    report(f"scales: {inexact}, relatively by {rounding.worst:.2g} at most")
-    if hasattr(repo.config, "vision_config"):
-        gguf_format.write_vision(repo, folder / "mmproj-F16.gguf")
-
-
-def _must_equal(name: str, expected: np.ndarray, found: np.ndarray) -> None:
-    if not np.array_equal(expected, found):
-        wrong = np.count_nonzero(expected != found)
-        raise BadInput(f"{name}: {wrong} values were read back other than written; check the disk, and begin anew")

@@ -1,0 +1,74 @@
+"""A converted repo in another format of Hugging Face repos: shards, index, settings and tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conversion.formats import HubFormat
+from conversion.repos.awq_repo import AwqRepo
+from conversion.shards import INDEX, Shard, plan_shards
+from conversion.small_files.repo_files import TOKENIZER_FILES, write_json
+from conversion.tensor_spec import DTYPES, TensorSpec
+
+DTYPE_NAMES = {dtype: name for name, (_, dtype) in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class HubExporter:
+    """Writes linears in a format; the embedding becomes floats, and all else stays as it is."""
+
+    format: HubFormat
+
+    def write(self, repo: AwqRepo, folder: Path) -> None:
+        """Writes all that the format's loaders need.
+
+        Args:
+            repo: the converted repo.
+            folder: an empty one.
+        """
+        shards = plan_shards(self._specs(repo))
+        place = {spec.name: shard.filename for shard in shards for spec in shard.tensors}
+        waiting = folder.with_name("waiting")
+        files = {plan.filename: Shard(plan, folder / plan.filename, waiting) for plan in shards}
+        written = dict.fromkeys(place, 0)
+        for name, part in self._values(repo):
+            files[place[name]].write(name, part, written[name])
+            written[name] += part.size
+        for file in files.values():
+            file.finish("float32")
+            file.close()
+        waiting.unlink()
+        total = sum(spec.nbytes() for shard in shards for spec in shard.tensors)
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": place})
+        write_json(folder / "config.json", self._config(repo))
+        for name in ("generation_config.json", *TOKENIZER_FILES):
+            if (repo.path / name).is_file():
+                shutil.copyfile(repo.path / name, folder / name)
+
+    def _specs(self, repo: AwqRepo) -> list[list[TensorSpec]]:
+        """The tensors, those of one linear together."""
+        scale_dtype = DTYPE_NAMES[repo.dtype_of(f"{repo.linears[0]}.scales")]
+        shape = (repo.text_config.vocab_size, repo.text_config.hidden_size)
+        groups = [[TensorSpec(f"{repo.embedding}.weight", DTYPE_NAMES[repo.dtype], shape)]]
+        groups += [self.format.specs(name, repo.linear_shape(name), scale_dtype) for name in repo.linears]
+        return groups + [[TensorSpec(name, DTYPE_NAMES[repo.dtype_of(name)], repo.shape(name))] for name in repo.plain]
+
+    def _values(self, repo: AwqRepo) -> Iterator[tuple[str, np.ndarray]]:
+        """Names and contents of the tensors; parts of one follow each other."""
+        for rows in repo.embedding_weights():
+            yield f"{repo.embedding}.weight", rows
+        for name in repo.linears:
+            for part, values in self.format.pack(*repo.linear(name)).items():
+                yield f"{name}.{part}", values
+        for name in repo.plain:
+            yield name, repo.read(name)
+
+    def _config(self, repo: AwqRepo) -> dict:
+        """config.json."""
+        kept = {key: value for key, value in repo.values.items() if key != "auto_map"}  # no code of this project's own
+        return kept | {"quantization_config": self.format.quantization_config()}
