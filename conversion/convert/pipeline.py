@@ -33,12 +33,14 @@ from conversion.folders.work_folder import WorkFolder
 from conversion.formats.embedding import SIDE_FILE
 from conversion.name_map import Entry
 from conversion.options import Options
+from conversion.proof.checkpoint_proof import prove_repo
+from conversion.proof.manifest import MANIFEST
+from conversion.proof.verify import check_repo
 from conversion.shards import INDEX, Shard, ShardPlan, sha256
 from conversion.small_files import repo_files
 from conversion.small_files.model_card import model_card, precision
 from conversion.source.source_hashes import check_source_hashes
 from conversion.tensor_spec import TensorSpec
-from conversion.verify import MANIFEST, check_repo, prove_repo
 
 FLOAT16_NORMAL = (float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max))
 LIBRARIES = ("numpy", "tensorstore", "transformers", "zstandard")

@@ -17,10 +17,12 @@ from conversion.codes import GROUP_SIZE, dequantize
 from conversion.errors import BadInput
 from conversion.formats import awq, embedding
 from conversion.formats.embedding import SIDE_FILE
+from conversion.layout import output_tensors
+from conversion.name_map import entries
 from conversion.repos.safetensors_file import SafetensorsFile
 from conversion.shards import INDEX
 from conversion.sizes import read_config
-from conversion.tensor_spec import DTYPES
+from conversion.tensor_spec import DTYPES, SCALES
 
 BLOCK_WEIGHTS = 1 << 24
 
@@ -105,6 +107,33 @@ class AwqRepo:
     def read(self, name: str) -> np.ndarray:
         """A stored tensor, as it is."""
         return self._files[name].read(name)
+
+    def problems(self) -> list[str]:
+        """What differs between the tensors that config.json asks for, the index, and the shards."""
+        dtype = self.values.get("dtype")
+        if dtype not in DTYPES:
+            return [f"config.json: dtype is {dtype!r}"]
+        expected = {
+            spec.name: spec
+            for entry in entries(self.config, self.rows)
+            for spec in output_tensors(entry, dtype, self.embedding_mode, self.rows)
+        }
+        places = self.places
+        scale_dtype = self.dtype_of(f"{self.linears[0]}.scales") if f"{self.linears[0]}.scales" in places else None
+        problems = [f"{name} is missing" for name in sorted(set(expected) - set(places))]
+        problems += [f"{name} is not part of the model" for name in sorted(set(places) - set(expected))]
+        for name in sorted(set(expected) & set(places)):
+            spec = expected[name]
+            wanted = scale_dtype if spec.dtype == SCALES else DTYPES[spec.dtype][1]
+            if (self.shape(name), self.dtype_of(name)) != (spec.shape, wanted):
+                problems.append(
+                    f"{name} is {self.dtype_of(name)} {list(self.shape(name))}, not {wanted} {list(spec.shape)}"
+                )
+            elif name.endswith(".qzeros") and (self.read(name) != awq.ZERO_WORD).any():
+                problems.append(f"{name} holds zero points other than 8")
+        problems += [f"{INDEX} misplaces {name}" for name in self.index if places.get(name) != self.index[name]]
+        problems += [f"{INDEX} lacks {name}" for name in places if name not in self.index]
+        return problems
 
     def plain_equals(self, name: str, values: np.ndarray) -> bool:
         """Whether a tensor that is no codes holds these values, rounded to its dtype."""

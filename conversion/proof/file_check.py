@@ -13,15 +13,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
-
-from conversion.errors import BadInput, shortened
-from conversion.formats import awq
-from conversion.repos.safetensors_file import SafetensorsFile
+from conversion.proof.damage import damage_of
+from conversion.proof.manifest import MANIFEST, again
 from conversion.shards import INDEX, sha256
 from conversion.small_files.repo_files import CODE_FILES, MODELING_FILE
 
-MANIFEST = "conversion.json"
 LITTER = (
     *(".*", "._*", "*~", "#*#", "*.swp", "*.swo", "*.bak", "*.orig", "*.tmp", "*.lock", "*.pyc", "Icon?"),
     *("__pycache__", "Thumbs.db", "ehthumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information"),
@@ -52,30 +48,12 @@ class Findings:
     rewritten: list[str] = field(default_factory=list)
 
 
-def read_manifest(path: Path) -> dict:
-    """conversion.json of a repo; empty where there is none.
-
-    Raises:
-        BadInput: it is there and cannot be read.
-    """
-    file = path / MANIFEST
-    if not file.exists():
-        return {}
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(manifest["files"], dict):
-            raise TypeError("files is no mapping")
-        return manifest
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file}: damaged ({error}), so no hash can be compared; {again(MANIFEST)}") from error
-
-
 def check_files(path: Path, manifest: dict, workers: int) -> Findings:
     """Compares the files at the top of a repo's folder with the manifest.
 
     Args:
         path: the folder.
-        manifest: what `read_manifest` gave.
+        manifest: as `read_manifest` gives it.
         workers: files hashed at a time.
     """
     findings = Findings()
@@ -107,7 +85,7 @@ def _judge_changed(path: Path, expected: str, findings: Findings) -> None:
     """A file that is not the bytes that were written."""
     name = path.name
     if name.endswith(WEIGHTS):
-        damage = _damage(path)
+        damage = damage_of(path)
         if damage is None:
             findings.rewritten.append(name)
         else:
@@ -153,12 +131,6 @@ def _named_by_index(path: Path) -> set[str]:
         return set()
 
 
-def again(*names: str) -> str:
-    """What to do about damaged files."""
-    alone = "that file alone" if len(names) == 1 else "these files alone"
-    return f"download or copy {', '.join(names)} again, {alone}"
-
-
 def _line_ends_only(path: Path, expected: str) -> bool:
     content = path.read_bytes()
     return any(
@@ -174,42 +146,3 @@ def _readable(path: Path) -> bool:
         return "\0" not in text and (path.suffix != ".json" or isinstance(json.loads(text), dict))
     except (OSError, ValueError):
         return False
-
-
-def _damage(path: Path) -> str | None:
-    """What is wrong inside a file of weights, as far as it shows without a source; None where nothing shows."""
-    try:
-        if path.suffix == ".gguf":
-            from conversion.repos.gguf_repo import opened  # the gguf library is not everybody's
-
-            opened(path)
-        if path.suffix != ".safetensors":
-            return None
-        file = SafetensorsFile(path)
-    except BadInput as error:
-        said = str(error).removeprefix(f"{path}: ").removesuffix("; copy or convert it again")
-        return said + (_cut_tensors(path) if path.suffix == ".safetensors" else "")
-    wrong = [name for name in file.header if not _plausible(name, file.read(name))]
-    return f"{shortened(wrong)} cannot be right" if wrong else None
-
-
-def _cut_tensors(path: Path) -> str:
-    """Which tensors a file that was cut short has lost; empty where its header cannot be read."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        left = path.stat().st_size - 8 - length
-        lost = [name for name, entry in header.items() if "data_offsets" in entry and entry["data_offsets"][1] > left]
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError):
-        return ""
-    return f", so it lacks {shortened(lost)}" if lost else ""
-
-
-def _plausible(name: str, values: np.ndarray) -> bool:
-    """Whether a tensor can be one that was written: zero points all 8, floats finite."""
-    if name.endswith("qzeros"):
-        return bool((values == awq.ZERO_WORD).all())
-    if values.dtype.kind == "i":
-        return True
-    return bool(np.isfinite(values.astype(np.float32)).all())

@@ -1,6 +1,6 @@
 """`convert_flax.py verify` on every format: what is damaged is named, what is harmless passes.
 
-Run: pytest tests/conversion/test_verify.py
+Run: pytest tests/conversion/proof/test_verify.py
 """
 
 import json
