@@ -44,7 +44,7 @@ pins: setup ## requirements/*.txt written anew from pyproject.toml; UPGRADE=1: n
 	$(RUN) requirements/pins.py $(if $(UPGRADE),--upgrade)
 
 resolve: setup ## whether every set of pins can be installed on every platform and Python, from metadata alone
-	$(RUN) requirements/resolve.py
+	$(RUN) -m requirements.resolve
 
 # Each in an environment of its own, build/lowest-direct and build/highest. TESTS="..." for some of the tests.
 test-oldest: ## the tests with the oldest versions that pyproject.toml allows

@@ -7,6 +7,7 @@ transformers' loader copies a repo's Python files alone, so C has to come as tex
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -44,5 +45,11 @@ def carrier() -> str:
     return f'{HEADER}{source}"""\n'
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     CARRIER.write_text(carrier(), encoding="ascii", newline="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """How the shipped checkpoint was made, in the order of RESULTS.md.
 
-art, words.txt          drawings from npm packages; short words
+art, sprites, words.txt  things and the npm packages that show them; their drawings; short words
 render                  drawings, shapes and letters on pictures of 64x64, with what is where
 wording, questions      sentences; what is asked about a picture, and the answers
 pictures, chats         pictures with questions; chats about them

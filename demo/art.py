@@ -1,30 +1,15 @@
-"""The pictures' raw material: emoji art with names, fetched from npm and drawn once into arrays of sprites.
+"""The pictures' raw material, by name: things, and the npm packages of emoji art that show them.
+
+    python -m demo.art      fetches and draws all of it, into the cache
 
 * `THINGS`: what the model learns to name, in ordinary words; `KIND_OF`: "animal", "fruit", ... of each.
 * `TRAIN_STYLES`, `ICON_STYLES`, `HELD_OUT_STYLE`: npm packages of one art style each. The held-out style is never seen
   in training.
-* `load_sprites()`: `{style: {thing: [sprite, ...]}}`; a sprite is uint8 [96, 96, 4], RGBA, straight alpha. One of a
-  single color is black, and white where it encloses nothing.
 
 Each package `@iconify-json/<style>` is one JSON of SVG bodies, keyed by the Unicode names of the emoji.
 """
 
-import functools
-import hashlib
-import io
-import json
-import os
-import pickle
-import re
-import subprocess
-import tarfile
-from pathlib import Path
-
-import numpy as np
-from PIL import Image, ImageDraw
-
-CACHE = Path(os.environ.get("GEMMA3_INT4_DEMO_CACHE", "~/.cache/gemma3-int4-demo")).expanduser()
-SPRITE = 96  # pixels; three steps of halving down to the smallest size that scenes use
+import argparse
 
 TRAIN_STYLES = {
     "noto": "1.2.9",  # Noto Emoji, Google, Apache-2.0
@@ -46,7 +31,7 @@ ICON_STYLES = {  # signs of one color: more drawings to learn from; evaluation d
 HELD_OUT_STYLE = {"openmoji": "1.2.29"}  # OpenMoji, CC BY-SA 4.0: looked at for evaluation only
 MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES}
 LEARNED_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES)  # what training draws from, the emoji twice as often
-_OTHER_THINGS = {  # icons that show something else than an emoji of that name
+OTHER_THINGS = {  # icons that show something else than an emoji of that name
     "mdi": ("mouse", "bug", "phone"),
     "lucide": ("mouse", "bug", "phone", "diamond"),
     "game-icons": ("pig-face", "butterfly", "clover", "volcano"),
@@ -119,91 +104,19 @@ def _parse_things() -> tuple[dict[str, str], dict[str, list[str]]]:
     return kinds, icons
 
 
-KIND_OF, _ICONS_OF = _parse_things()
+KIND_OF, ICONS_OF = _parse_things()
 THINGS = sorted(KIND_OF)
 
 
-def _fetch(style: str, version: str) -> Path:
-    """Downloads one npm package into the cache; returns the path of its archive."""
-    archive = CACHE / "art" / f"iconify-json-{style}-{version}.tgz"
-    if not archive.exists():
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", f"@iconify-json/{style}@{version}"], cwd=archive.parent, check=True)
-    return archive
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
 
+    from .sprites import load_sprites
 
-def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
-    """Draws every thing of one style; a thing that the style lacks is left out."""
-    import resvg_py  # only the first run draws; later ones read the cache
-
-    with tarfile.open(_fetch(style, version)) as archive:
-        pack = json.load(archive.extractfile("package/icons.json"))
-    by_name = {key.replace("-", ""): icon for key, icon in pack["icons"].items()}
-    for alias, target in pack.get("aliases", {}).items():
-        if set(target) == {"parent"} and target["parent"] in pack["icons"]:
-            by_name.setdefault(alias.replace("-", ""), pack["icons"][target["parent"]])
-    for key, icon in pack["icons"].items():  # some packs number the drawings of one name: "cactus-1", "cactus-2"
-        by_name.setdefault(re.sub("-[12]$", "", key).replace("-", ""), icon)
-    sprites = {}
-    for thing, keys in _ICONS_OF.items():
-        drawn = []  # a pack may know one drawing by two of the names
-        for key in [*keys, thing] if style in ICON_STYLES else keys:
-            icon = by_name.get(key.replace("-", "").replace(" ", ""))
-            if icon is None or icon["body"] in drawn or key in _OTHER_THINGS.get(style, ()):
-                continue
-            drawn.append(icon["body"])
-            width, height = icon.get("width", pack["width"]), icon.get("height", pack["height"])
-            box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
-            svg = (
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}"'
-                f' width="{SPRITE * 2}" height="{SPRITE * 2}" color="black">{icon["body"]}</svg>'
-            )
-            picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
-            box = picture.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
-            if box is None:
-                continue
-            side = max(box[2] - box[0], box[3] - box[1])
-            square = Image.new("RGBA", (side, side))
-            square.paste(picture.crop(box), ((side - box[2] + box[0]) // 2, (side - box[3] + box[1]) // 2))
-            sprite = square.resize((SPRITE, SPRITE), Image.Resampling.BOX)
-            sprites.setdefault(thing, []).append(_filled(sprite) if style in MONOCHROME_STYLES else np.asarray(sprite))
-    return sprites
-
-
-def _filled(sprite: Image.Image) -> np.ndarray:
-    """Puts white behind a drawing of one color, as far as its lines enclose it."""
-    around = Image.new("L", (SPRITE + 2, SPRITE + 2))
-    around.paste(sprite.getchannel("A").point(lambda a: 255 * (a > 96)), (1, 1))
-    ImageDraw.floodfill(around, (0, 0), 128)
-    outside = np.asarray(around)[1:-1, 1:-1] == 128
-    alpha = np.asarray(sprite)[..., 3]
-    paper = np.where(outside, 0, 255 - alpha)  # how much of it shows through the ink
-    return np.dstack([paper, paper, paper, np.where(outside, alpha, 255)]).astype(np.uint8)
-
-
-def sprites_path() -> Path:
-    """Returns where the drawn sprites are cached; other styles or things have another name."""
-    recipe = repr((TRAIN_STYLES, ICON_STYLES, HELD_OUT_STYLE, _ICONS_OF, _OTHER_THINGS)).encode()
-    return CACHE / f"sprites-{hashlib.sha256(recipe).hexdigest()[:12]}.pkl"
-
-
-@functools.cache
-def load_sprites() -> dict[str, dict[str, list[np.ndarray]]]:
-    """Returns all sprites of all styles, drawn on the first call and cached on disk.
-
-    Raises:
-        subprocess.CalledProcessError: npm could not deliver a package; its message says why.
-    """
-    cached = sprites_path()
-    if not cached.exists():
-        styles = TRAIN_STYLES | ICON_STYLES | HELD_OUT_STYLE
-        drawn = {style: _draw_style(style, version) for style, version in styles.items()}
-        partial = cached.with_suffix(".partial")
-        partial.write_bytes(pickle.dumps(drawn, protocol=pickle.HIGHEST_PROTOCOL))
-        partial.rename(cached)
-    return pickle.loads(cached.read_bytes())
+    for style, things in load_sprites().items():
+        print(f"{style}: {sum(map(len, things.values()))} drawings of {len(things)} things")
 
 
 if __name__ == "__main__":
-    for style, things in load_sprites().items():
-        print(f"{style}: {sum(map(len, things.values()))} drawings of {len(things)} things")
+    main()

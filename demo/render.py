@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from . import art
+from .sprites import load_sprites
 
 SIZE = 64
 OVERSAMPLE = 3  # shapes are drawn this much larger, then shrunk: smooth edges
@@ -118,7 +119,7 @@ def _pyramid() -> dict[str, dict[str, list[list[Image.Image]]]]:
             thing: [[Image.fromarray(s).resize((n, n), Image.Resampling.BOX) for n in (96, 48, 24)] for s in sprites]
             for thing, sprites in things.items()
         }
-        for style, things in art.load_sprites().items()
+        for style, things in load_sprites().items()
     }
 
 

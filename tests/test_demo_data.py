@@ -8,14 +8,15 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from demo import art, chats, data, evaluate, render
+from demo import art, chats, data, exam, render, sprites
 from demo.pictures import _made_up_word, crowd_picture, sample_picture
+from demo.places import ROOT
 from demo.questions import DESCRIBE
-from demo.tokenizer import IMAGE_TOKENS, PADDED_VOCAB, ROOT, TEXT_VOCAB, build_tokenizer, write_processor_files
+from demo.tokenizer import IMAGE_TOKENS, PADDED_VOCAB, TEXT_VOCAB, build_tokenizer, write_processor_files
 from demo.wording import HELD_OUT_WORDS, TRAIN_WORDS, plural
 
 pytestmark = pytest.mark.skipif(
-    not art.sprites_path().exists(), reason="no art in the cache: `python -m demo.art` fetches and draws it"
+    not sprites.sprites_path().exists(), reason="no art in the cache: `python -m demo.art` fetches and draws it"
 )
 STYLES = tuple(art.TRAIN_STYLES)
 
@@ -31,7 +32,7 @@ def processor(tmp_path_factory):
 
 
 def through_processor(processor, chat: chats.Chat) -> dict[str, torch.Tensor]:
-    messages = evaluate.Question(chat.turns, chat.system).messages() + [
+    messages = exam.Question(chat.turns, chat.system).messages() + [
         {"role": "assistant", "content": [{"type": "text", "text": chat.turns[-1][2]}]}
     ]
     text = processor.apply_chat_template(messages, tokenize=False)

@@ -16,9 +16,10 @@ from torch.func import functional_call
 from conversion.codes import dequantize
 from conversion.source.int4_grid import recover
 from demo import model as demo_model
+from demo.asking import load_dequantized
 from demo.data import IMAGE_TEXT, ROW
-from demo.evaluate import load_dequantized
-from demo.train import Muon, orthogonal, rate_share
+from demo.optimizers import Muon, orthogonal
+from demo.training import rate_share
 
 
 @pytest.fixture(scope="module")
@@ -155,21 +156,22 @@ def test_rates_warm_up_stay_and_fall_to_zero():
 def test_a_model_survives_export_conversion_and_the_way_back(model, tmp_path):
     """Codes and scales come back bit for bit, and a second conversion writes the same bytes."""
     pytest.importorskip("orbax.checkpoint")
-    from demo import convert
-    from demo.tokenizer import ROOT
+    from demo import shipping
+    from demo.places import ROOT
+    from demo.weights import weights_of_repo, weights_of_state
 
     state = {"model": model.state_dict()}
     (tmp_path / "state").mkdir()
     torch.save(state, tmp_path / "state" / "state.pt")
-    weights, config = convert.weights_of_state(tmp_path / "state")
+    weights, config = weights_of_state(tmp_path / "state")
     files = tmp_path / "files"
     files.mkdir()
     for name in ("tokenizer.json", "chat_template.jinja"):
         shutil.copyfile(ROOT / name, files / name)
-    convert.convert(weights, config, files, tmp_path / "repo")
+    shipping.convert(weights, config, files, tmp_path / "repo")
     back = load_dequantized(tmp_path / "repo")
     for name, parameter in back.named_parameters():
         assert torch.equal(parameter, weights[name].bfloat16()), name
-    convert.convert(*convert.weights_of_repo(tmp_path / "repo"), files, tmp_path / "again")
-    assert convert.differences(tmp_path / "repo", tmp_path / "again") == []
+    shipping.convert(*weights_of_repo(tmp_path / "repo"), files, tmp_path / "again")
+    assert shipping.differences(tmp_path / "repo", tmp_path / "again") == []
     assert len(list((tmp_path / "repo").glob("model-*.safetensors"))) >= 2

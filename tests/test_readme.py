@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.tokenizer import ROOT
+from demo.places import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```py\n(.*?)```", README, flags=re.DOTALL)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from demo.tokenizer import ROOT
+from demo.places import ROOT
 
 EXAMPLES = ROOT / "examples"
 SHARDS = sorted(ROOT.glob("model-*.safetensors"))
@@ -95,6 +95,6 @@ def test_text_layers_have_a_full_period_of_sliding_and_global():
 
 def test_conversion_reproduces_the_shipped_files(tmp_path):
     pytest.importorskip("orbax.checkpoint")
-    from demo.convert import repeat
+    from demo.shipping import repeat
 
     assert repeat() == []

@@ -21,7 +21,8 @@ from transformers import AutoProcessor, AutoTokenizer, Gemma3Config, Gemma3TextC
 
 from conversion.errors import BadInput
 from conversion.small_files.tokenizer import CHAT_TEMPLATE, Kind, read_sentencepiece, write_tokenizer_files
-from real270m.fetch import Unavailable, published_tokenizer, tokenizer_model_path
+from real270m.fetch import Unavailable, published_tokenizer
+from real270m.tokenizer_model import tokenizer_model_path
 from tests.conversion.small_tokenizer import IDS, small_model
 
 # --- a small model, its ids known by heart -------------------------------------------------------------------------

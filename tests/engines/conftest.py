@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.tokenizer import ROOT
+from demo.places import ROOT
 from real270m.fetch import Unavailable
 from tests.engines.helpers import agreement, cases
 

@@ -8,7 +8,7 @@ import pytest
 from tests.engines.drivers.jobs import summary
 from tests.engines.helpers import cases
 from tests.engines.helpers.agreement import Reference, agreement, run
-from tests.engines.helpers.golden_logits import golden_logits
+from tests.engines.helpers.deepmind_logits import golden_logits
 from tests.goldens.build import CASES
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from conversion.quality import perplexity
-from real270m.check import WINDOW
+from real270m.comparison import WINDOW
 from tests.engines.helpers.agreement import agreement, run
 
 EXCUSED = 0.5

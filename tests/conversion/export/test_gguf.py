@@ -16,7 +16,8 @@ from conversion.export.gguf_vocabulary import Vocabulary
 from conversion.formats.gguf_names import tensor_name
 from conversion.repos.awq_repo import AwqRepo
 from conversion.small_files.tokenizer import build_tokenizer, read_sentencepiece
-from real270m.fetch import Unavailable, tokenizer_model_path
+from real270m.fetch import Unavailable
+from real270m.tokenizer_model import tokenizer_model_path
 from tests.conversion.helpers.awq_source import PREFIX
 from tests.conversion.small_tokenizer import IDS
 

@@ -1,6 +1,6 @@
 """The models that engines are compared on, as repos and prompts.
 
-    real_270m    the real Gemma 3 270M, text only, snapped to the int4 grid by tests/check.py
+    real_270m    the real Gemma 3 270M, text only, snapped to the int4 grid by real270m/comparison.py
     shipped      the checkpoint at the root (or another of its form: --checkpoint), with pictures
 
 Scales are bfloat16, the one dtype that every engine holds exactly, except where float32 is asked for.
@@ -20,14 +20,14 @@ from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, Pre
 
 from conversion.export.export import export
 from conversion.small_files.repo_files import CODE_FILES
-from demo.convert import weights_of_repo
-from demo.examples import QUESTIONS, draw
 from demo.flax_export import export_flax
-from demo.tokenizer import ROOT
-from real270m import check
+from demo.gallery import QUESTIONS, draw
+from demo.places import ROOT
+from demo.weights import weights_of_repo
+from real270m import comparison
 from tests.engines.drivers.jobs import Prompt
 
-# For the shipped checkpoint, besides the questions of demo/examples.py: chats as (picture or None, question) by turns.
+# For the shipped checkpoint, besides the questions of demo/gallery.py: chats as (picture or None, question) by turns.
 MORE_CHATS = [
     [("rocket", "What is this?"), ("turtle", "And what is this?")],
     [("turtle", "What animal is it?"), (None, "Is it a fish?")],
@@ -80,13 +80,13 @@ class Case:
 
 def real_270m(folder: Path, scale_dtype: str = "bfloat16") -> Case:
     """Converts it on first use; `folder` is scratch."""
-    checkpoint, repo = check.CHECKPOINT, check.FOLDER / scale_dtype
+    checkpoint, repo = comparison.CHECKPOINT, comparison.FOLDER / scale_dtype
     if not (checkpoint / "tokenizer.model").exists():
-        check.kaggle_checkpoint(check.snapped_model())
+        comparison.kaggle_checkpoint(comparison.snapped_model())
     if not (repo / "conversion.json").exists():
-        check.converted(scale_dtype)
+        comparison.converted(scale_dtype)
     tokenizer = AutoTokenizer.from_pretrained(repo)
-    prompts = [np.array(tokenizer(text)["input_ids"]) for text in check.PROMPTS]
+    prompts = [np.array(tokenizer(text)["input_ids"]) for text in comparison.PROMPTS]
     blind = np.zeros((0, 0, 0, 3), np.uint8)
     return Case(_with_current_code(repo, folder), checkpoint / "checkpoint", [Prompt(p, p, blind) for p in prompts])
 

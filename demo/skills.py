@@ -1,0 +1,7 @@
+"""What the exam covers: the skills, and how many questions each has; light, for the command's parser."""
+
+SEEDS = {"validation": 777_000, "test": 999_000}  # training uses [step, worker], steps stay far below
+# in this order: a skill's place in it is part of its seed
+COUNTS = {"easy_vqa": 9673, "naming": 1900, "naming_new_style": 1900} | dict.fromkeys(
+    ("pairs", "counting", "reading", "shapes", "dialogue", "no_picture"), 1000
+)
