@@ -11,12 +11,12 @@ from pathlib import Path
 import gguf
 import ml_dtypes
 import numpy as np
-from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.errors import BadInput, first_line
 from conversion.formats import q4_0
 from conversion.formats.gguf_names import tensor_name
 from conversion.name_map import entries
+from conversion.repos.gguf_config import config_of
 
 
 class GgufRepo:
@@ -48,20 +48,17 @@ class GgufRepo:
         self._tensors = {tensor.name: tensor for tensor in self._model.tensors}
         self._vision = {tensor.name: tensor for tensor in self._tower.tensors} if self._tower else {}
         try:
-            self.config = self._configured()
+            self.config = config_of(self._model, self._tower)
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise BadInput(
                 f"{models[0]}: no Gemma 3 as convert_flax.py writes it, its metadata lacks {error}"
             ) from error
-        plan = entries(self.config, self.rows)
-        self.embedding = next(entry.tensors[0].removesuffix(".weight") for entry in plan if entry.is_embedding)
-        self._plain = [name for entry in plan if not entry.int4 for name in entry.tensors]
-        self._shapes = {name.removesuffix(".weight"): e.tensor_shape for e in plan if e.int4 for name in e.tensors}
+        self.rows = self.config.get_text_config().vocab_size
+        leaves = entries(self.config, self.rows)
+        self.embedding = next(entry.tensors[0].removesuffix(".weight") for entry in leaves if entry.is_embedding)
+        self._plain = [name for entry in leaves if not entry.int4 for name in entry.tensors]
+        self._shapes = {name.removesuffix(".weight"): e.tensor_shape for e in leaves if e.int4 for name in e.tensors}
         self.linears = [name for name in self._shapes if name != self.embedding]
-
-    @property
-    def text_config(self) -> Gemma3TextConfig:
-        return self.config.get_text_config()
 
     def problems(self) -> list[str]:
         """What differs between the tensors that the metadata asks for and those that are stored."""
@@ -119,37 +116,6 @@ class GgufRepo:
         """The stored tensor for a name of transformers', `.weight` at its end or not; None if there is none."""
         theirs = tensor_name(self.config, name)
         return self._tensors.get(theirs, self._vision.get(theirs))
-
-    def _configured(self) -> Gemma3Config | Gemma3TextConfig:
-        """A configuration that names and shapes follow from; what the files do not tell stays transformers' default."""
-        of = {name.removeprefix("gemma3."): field.contents() for name, field in self._model.fields.items()}
-        self.rows = len(of["tokenizer.ggml.tokens"])
-        layers = of["block_count"]
-        text = {
-            "vocab_size": self.rows,
-            "hidden_size": of["embedding_length"],
-            "intermediate_size": of["feed_forward_length"],
-            "num_hidden_layers": layers,
-            "num_attention_heads": of["attention.head_count"],
-            "num_key_value_heads": of["attention.head_count_kv"],
-            "head_dim": of["attention.key_length"],
-            "sliding_window": of["attention.sliding_window"],
-            "layer_types": ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)],
-        }
-        if self._tower is None:
-            return Gemma3TextConfig(**text)
-        seen = {name.removeprefix("clip.vision."): field.contents() for name, field in self._tower.fields.items()}
-        vision = {
-            "model_type": "siglip_vision_model",
-            "hidden_size": seen["embedding_length"],
-            "intermediate_size": seen["feed_forward_length"],
-            "num_hidden_layers": seen["block_count"],
-            "num_attention_heads": seen["attention.head_count"],
-            "image_size": seen["image_size"],
-            "patch_size": seen["patch_size"],
-            "vision_use_head": False,
-        }
-        return Gemma3Config(text_config=text, vision_config=vision)
 
 
 def opened(path: Path) -> gguf.GGUFReader:

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversion.formats import awq, compressed_tensors, embedding, q4_0
+from conversion import options
+from conversion.formats import HUB_FORMATS, awq, compressed_tensors, embedding, q4_0
 from conversion.formats.words import pack_words
+from conversion.small_files.model_card import COMMANDS
 from conversion.tensor_spec import DTYPES, SCALES
 
 FORMATS = (awq, compressed_tensors, embedding, q4_0)
@@ -77,3 +79,7 @@ def test_q4_0_keeps_codes_and_gguf_reads_the_products(codes, scale):
         np.testing.assert_array_equal(expected, found)
     products = gguf.dequantize(parts["weight"], gguf.GGMLQuantizationType.Q4_0)
     np.testing.assert_array_equal(products, codes * np.float32(scale))
+
+
+def test_a_format_has_its_word_and_its_card():
+    assert set(options.FORMATS) == {*HUB_FORMATS, "gguf"} == set(COMMANDS)
