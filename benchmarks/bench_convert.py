@@ -91,7 +91,7 @@ def straightforward(checkpoint: Path, config: Path | None, output: Path) -> None
     import orbax.checkpoint as ocp
     from safetensors.numpy import save_file
 
-    from conversion.name_map import EMBEDDING_LEAF, make_plan
+    from conversion.name_map import EMBEDDING_LEAF, match_leaves
     from conversion.sizes import published_config, read_config, recognize
 
     tree = ocp.PyTreeCheckpointer().restore(checkpoint.absolute())
@@ -99,7 +99,7 @@ def straightforward(checkpoint: Path, config: Path | None, output: Path) -> None
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
     model = read_config(config) if config else published_config(recognize(shapes), "it")
     tensors = {}
-    for entry in make_plan(shapes, model)[0]:
+    for entry in match_leaves(shapes, model)[0]:
         for name, weight in zip(entry.tensors, entry.rule.axes.to_tensors(leaves[entry.leaf]), strict=True):
             if not entry.int4 or entry.leaf == EMBEDDING_LEAF:
                 tensors[name] = np.ascontiguousarray(weight).astype(ml_dtypes.bfloat16)

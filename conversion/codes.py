@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 GROUP_SIZE = 32
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """Part of an int4 matrix: what a source gives and a writer takes.
+
+    Attributes:
+        tensor: which matrix, of those that a leaf stacks.
+        outputs, inputs: which of its rows and columns.
+        codes: int8 [outputs, inputs], values -8..7, any strides.
+        scales: float32 [outputs, inputs/32], any strides.
+        weights: float32 [outputs, inputs] equal to codes times scales, zeros of either sign; None if not at hand.
+    """
+
+    tensor: int
+    outputs: slice
+    inputs: slice
+    codes: np.ndarray
+    scales: np.ndarray
+    weights: np.ndarray | None = None
 
 
 def dequantize(codes: np.ndarray, scales: np.ndarray, axis: int = 1) -> np.ndarray:

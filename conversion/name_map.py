@@ -3,7 +3,7 @@
 * `RULES`: every leaf of a Gemma 3 checkpoint, the tensors it becomes, and how its axes move.
 * `Rearrangement`: the little axis language of the rules, invertible.
 * `entries`: config -> one `Entry` per leaf of such a checkpoint.
-* `make_plan`: leaves + config -> the entries, once it is certain that every leaf is used and every tensor filled.
+* `match_leaves`: leaves + config -> the entries, once it is certain that every leaf is used and every tensor filled.
 
 Names and axes follow google-deepmind/gemma (Flax) and transformers' Gemma3ForConditionalGeneration in its first key
 layout (`language_model.model.*`; text-only: `model.*`), which every release of transformers, vLLM and gptqmodel loads.
@@ -236,7 +236,7 @@ def entries(config: Gemma3Config | Gemma3TextConfig, embedding_rows: int) -> lis
     return result
 
 
-def make_plan(
+def match_leaves(
     shapes: Mapping[str, tuple[int, ...]],
     config: Gemma3Config | Gemma3TextConfig,
     donor_holds: Callable[[tuple[str, ...]], bool] | None = None,
@@ -261,9 +261,9 @@ def make_plan(
         problems.append(
             f"{EMBEDDING_LEAF} has {rows} rows, vocab_size is {text.vocab_size}, at most {PADDING_ROWS} more"
         )
-    plan = entries(config, rows)
-    expected = {entry.leaf: entry.leaf_shape for entry in plan}
-    missing = [entry for entry in plan if entry.leaf not in shapes]
+    matched = entries(config, rows)
+    expected = {entry.leaf: entry.leaf_shape for entry in matched}
+    missing = [entry for entry in matched if entry.leaf not in shapes]
     donated = [entry.leaf for entry in missing if not entry.int4 and donor_holds and donor_holds(entry.tensors)]
     problems += [f"missing {entry.leaf} {list(entry.leaf_shape)}" for entry in missing if entry.leaf not in donated]
     problems += [f"unknown {name} {list(shapes[name])}" for name in shapes if name not in expected]
@@ -275,7 +275,7 @@ def make_plan(
     if problems:
         advice = _advice({entry.rule.part for entry in missing})
         raise BadInput(f"the checkpoint does not fit in {len(problems)} places: {shortened(problems)}{advice}")
-    return plan, frozenset(donated)
+    return matched, frozenset(donated)
 
 
 def _advice(missing_parts: set[str]) -> str:

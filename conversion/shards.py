@@ -1,6 +1,6 @@
 """Safetensors shards that are written in any order, in bounded memory, before all their dtypes are known.
 
-* `plan_shards`: tensors -> files of at most 2 GB, named as transformers names them.
+* `split_into_shards`: tensors -> files of at most 2 GB, named as transformers names them.
 * `Shard`: one such file while it is written.
 
 The dtype of the quantization scales depends on every scale of the model, so it is known last. A shard therefore keeps
@@ -31,7 +31,7 @@ COPY_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
-class ShardPlan:
+class ShardLayout:
     """What one file will hold: tensors of known dtype first, scales last."""
 
     filename: str
@@ -61,10 +61,10 @@ class ShardPlan:
         return json.dumps(header, separators=(",", ":")).encode()
 
 
-def plan_shards(groups: Iterable[list[TensorSpec]], limit: int = SHARD_BYTES) -> list[ShardPlan]:
+def split_into_shards(groups: Iterable[list[TensorSpec]], limit: int = SHARD_BYTES) -> list[ShardLayout]:
     """Fills files in order; the tensors of one group stay together.
 
-    Sizes are counted with float32 scales, so that the plan does not depend on the scales. A group larger than the limit
+    Sizes are counted with float32 scales, so that the split does not depend on them. A group larger than the limit
     gets a file of its own.
     """
     shards: list[list[TensorSpec]] = []
@@ -80,27 +80,27 @@ def plan_shards(groups: Iterable[list[TensorSpec]], limit: int = SHARD_BYTES) ->
     if len(names) == 1:
         names = ["model.safetensors"]
     return [
-        ShardPlan(name, tuple(sorted(specs, key=lambda spec: spec.dtype == SCALES)))
+        ShardLayout(name, tuple(sorted(specs, key=lambda spec: spec.dtype == SCALES)))
         for name, specs in zip(names, shards, strict=True)
     ]
 
 
 class Shard:
-    """One file of a plan while it is written; tensors arrive in any order, from any thread.
+    """One file while it is written; tensors arrive in any order, from any thread.
 
     Args:
-        plan: what it will hold.
+        layout: what it will hold.
         path: where it is written.
         scales_path: where its scales wait as float32.
     """
 
-    def __init__(self, plan: ShardPlan, path: Path, scales_path: Path):
-        self.plan, self.path, self.scales_path = plan, path, scales_path
+    def __init__(self, layout: ShardLayout, path: Path, scales_path: Path):
+        self.layout, self.path, self.scales_path = layout, path, scales_path
         self._places: dict[str, tuple[int, int]] = {}  # name -> file descriptor, offset
         self._data = open_file(path)
         self._scales = open_file(scales_path)
-        data, scales = 8 + plan.header_room, 0
-        for spec in plan.tensors:
+        data, scales = 8 + layout.header_room, 0
+        for spec in layout.tensors:
             if spec.dtype == SCALES:
                 self._places[spec.name] = (self._scales, scales)
                 scales += spec.nbytes("float32")
@@ -128,7 +128,7 @@ class Shard:
                 rounded = np.frombuffer(waiting, np.float32).astype(dtype)
             write_at(self._data, offset, rounded)
             offset += rounded.nbytes
-        write_at(self._data, 0, self.plan.header(scale_dtype))
+        write_at(self._data, 0, self.layout.header(scale_dtype))
         os.ftruncate(self._data, offset)
         sync(self._data)
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import AutoConfig, GenerationConfig
 
 import convert_flax
 from conversion.codes import dequantize
-from conversion.convert import pipeline
+from conversion.convert import leaf_conversion
 from conversion.errors import BadInput
 from conversion.options import Options
 from conversion.small_files import repo_files
@@ -514,11 +515,16 @@ def test_a_tokenizer_that_is_damaged_is_found_beside_the_weights_not_after_them(
 ):
     (tmp_path / "tokenizer.model").write_bytes(b"no protocol buffer")
 
-    def write_leaf(*args, cancelled, **kwargs):
-        assert cancelled.wait(60), "the weights were not given up"
-        raise pipeline.Cancelled
+    recovered = leaf_conversion.code_blocks
 
-    monkeypatch.setattr(pipeline, "write_leaf", write_leaf)
+    def endless(*args):
+        first, *_ = recovered(*args)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            yield first
+        pytest.fail("the weights were not given up")
+
+    monkeypatch.setattr(leaf_conversion, "code_blocks", endless)
     options = ("--tokenizer", str(tmp_path / "tokenizer.model"))
     _refused(capsys, checkpoint, tmp_path / "repo", config_file, *options, match="tokenizer.model")
 
@@ -658,6 +664,7 @@ HELP = {
 }
 HELP_ALONE = """
 import sys
+import time
 import convert_flax
 heavy = {"numpy", "torch", "transformers", "tensorstore", "ml_dtypes", "tokenizers", "safetensors", "huggingface_hub"}
 try:

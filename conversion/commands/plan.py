@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from conversion.convert.plan import check_options, describe, make_conversion_plan
+from conversion.convert.plan import check_options, describe, make_plan
 from conversion.errors import BadInput
 from conversion.options import VARIANTS, Options
 from conversion.sources import checkpoint_folder
@@ -20,7 +20,7 @@ def run(chosen: argparse.Namespace) -> None:
     """
     options = checked_options(chosen)
     options = dataclasses.replace(options, checkpoint=checkpoint_folder(chosen.checkpoint))
-    print(describe(make_conversion_plan(options), options))
+    print(describe(make_plan(options), options))
 
 
 def checked_options(chosen: argparse.Namespace) -> Options:

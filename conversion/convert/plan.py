@@ -1,6 +1,6 @@
 """What a conversion will do, known from metadata alone.
 
-`make_conversion_plan`: checkpoint + options -> `Plan`: leaves, where each comes from, and the shards they fill.
+`make_plan`: checkpoint + options -> `Plan`: leaves, where each comes from, and the shards they fill.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from transformers import Gemma3Config, Gemma3TextConfig
 from conversion.codes import GROUP_SIZE
 from conversion.errors import BadInput, shortened
 from conversion.folders.places import check_apart
+from conversion.formats.embedding import SIDE_FILE
 from conversion.layout import check_divisible, output_tensors
-from conversion.name_map import Entry, is_language, make_plan
+from conversion.name_map import Entry, is_language, match_leaves
 from conversion.options import Options
-from conversion.shards import ShardPlan, plan_shards
+from conversion.shards import ShardLayout, split_into_shards
 from conversion.sizes import Size, published_config, read_config, recognize
 from conversion.small_files.repo_files import find_tokenizer
 from conversion.source.donor import Donor
 from conversion.source.flax_checkpoint import FlaxCheckpoint
 from conversion.sources import check_config, check_donor, check_tokenizer
+from conversion.tensor_spec import SCALES, TensorSpec
 
 NO_TOKENIZER = (
     "no tokenizer was found, the repo is incomplete: the checkpoint's folder and the two above it hold no "
@@ -43,6 +45,7 @@ class Plan:
         donor: where those come from.
         shards: files to be written.
         shard_of: leaf name -> index of its shard.
+        side: file for the scales of an embedding that stays floats, None if it becomes int4.
         tokenizer: where its files come from, None if there is none.
     """
 
@@ -52,8 +55,9 @@ class Plan:
     entries: list[Entry]
     donated: frozenset[str]
     donor: Donor | None
-    shards: list[ShardPlan]
+    shards: list[ShardLayout]
     shard_of: dict[str, int]
+    side: ShardLayout | None
     tokenizer: Path | None
 
     @property
@@ -107,7 +111,7 @@ def _check_places(options: Options) -> None:
     )
 
 
-def make_conversion_plan(options: Options) -> Plan:
+def make_plan(options: Options) -> Plan:
     """Reads metadata only.
 
     Raises:
@@ -127,16 +131,23 @@ def make_conversion_plan(options: Options) -> Plan:
         config = config.text_config
         shapes = {name: shape for name, shape in shapes.items() if is_language(name)}
     donor = Donor(options.donor) if options.donor else None
-    entries, donated = make_plan(shapes, config, donor.holds if donor else None)
+    entries, donated = match_leaves(shapes, config, donor.holds if donor else None)
     for entry in entries:
         check_divisible(entry)
     vocabulary = config.get_text_config().vocab_size
     groups = [output_tensors(entry, options.dtype, options.embedding, vocabulary) for entry in entries]
-    shards = plan_shards(groups, options.shard_size)
+    shards = split_into_shards(groups, options.shard_size)
     shard_of_tensor = {spec.name: i for i, shard in enumerate(shards) for spec in shard.tensors}
     shard_of = {entry.leaf: shard_of_tensor[specs[0].name] for entry, specs in zip(entries, groups, strict=True)}
+    side = _side_file(entries, config.get_text_config()) if options.embedding == "plain" else None
     tokenizer = find_tokenizer(options.tokenizer, checkpoint.directory)
-    return Plan(checkpoint, size, config, entries, donated, donor, shards, shard_of, tokenizer)
+    return Plan(checkpoint, size, config, entries, donated, donor, shards, shard_of, side, tokenizer)
+
+
+def _side_file(entries: list[Entry], text: Gemma3TextConfig) -> ShardLayout:
+    stem = next(entry.tensors[0] for entry in entries if entry.is_embedding).removesuffix("weight")
+    shape = (text.vocab_size, text.hidden_size // GROUP_SIZE)
+    return ShardLayout(SIDE_FILE, (TensorSpec(f"{stem}scales", SCALES, shape),))
 
 
 def describe(plan: Plan, options: Options) -> str:

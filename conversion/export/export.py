@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from conversion.convert.pipeline import convert
-from conversion.convert.plan import NO_TOKENIZER, check_options, make_conversion_plan
+from conversion.convert.plan import NO_TOKENIZER, check_options, make_plan
 from conversion.errors import BadInput, NoSpace
 from conversion.export.hub_exporter import HubExporter
 from conversion.export.read_back import read_back
@@ -92,7 +92,7 @@ def convert_and_export(
     check_export(output, kind)
     awq = awq_folder(output)
     options = dataclasses.replace(options, output=awq)
-    if kind == "gguf" and make_conversion_plan(options).tokenizer is None:
+    if kind == "gguf" and make_plan(options).tokenizer is None:
         raise BadInput(f"--format gguf: {NO_TOKENIZER}")
 
     def export_repo(repo: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from conversion.formats import HubFormat
 from conversion.repos.awq_repo import AwqRepo
-from conversion.shards import INDEX, Shard, plan_shards
+from conversion.shards import INDEX, Shard, split_into_shards
 from conversion.small_files.repo_files import TOKENIZER_FILES, write_json
 from conversion.tensor_spec import DTYPES, TensorSpec
 
@@ -31,10 +31,10 @@ class HubExporter:
             repo: the converted repo.
             folder: an empty one.
         """
-        shards = plan_shards(self._specs(repo))
-        place = {spec.name: shard.filename for shard in shards for spec in shard.tensors}
+        layouts = split_into_shards(self._specs(repo))
+        place = {spec.name: layout.filename for layout in layouts for spec in layout.tensors}
         waiting = folder.with_name("waiting")
-        files = {plan.filename: Shard(plan, folder / plan.filename, waiting) for plan in shards}
+        files = {layout.filename: Shard(layout, folder / layout.filename, waiting) for layout in layouts}
         written = dict.fromkeys(place, 0)
         for name, part in self._values(repo):
             files[place[name]].write(name, part, written[name])
@@ -43,7 +43,7 @@ class HubExporter:
             file.finish("float32")
             file.close()
         waiting.unlink()
-        total = sum(spec.nbytes() for shard in shards for spec in shard.tensors)
+        total = sum(spec.nbytes() for layout in layouts for spec in layout.tensors)
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": place})
         write_json(folder / "config.json", self._config(repo))
         for name in ("generation_config.json", *TOKENIZER_FILES):

@@ -21,9 +21,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from conversion.errors import BadInput
-from conversion.folders.files import open_file, replace, sync_folder, sync_names, write_atomically
+from conversion.folders.files import replace, sync_folder, sync_names, write_atomically
 from conversion.folders.folder_lock import LOCK, FolderLock
 from conversion.folders.folder_lock import NAMES as LOCK_NAMES
+from conversion.shards import Shard, ShardLayout
 
 PARTIAL = ".partial"
 PUBLISHED = ".published"
@@ -121,9 +122,9 @@ class WorkFolder:
         """Writes a JSON file that is either whole or absent, whatever happens."""
         write_atomically(self.path / name, json.dumps(values, indent=1).encode())
 
-    def open_scales(self, name: str) -> int:
-        """A file descriptor of a file of waiting scales."""
-        return open_file(self.path / "scales" / name)
+    def open_shard(self, layout: ShardLayout) -> Shard:
+        """A shard to be written; its file and its waiting scales are made if they are missing."""
+        return Shard(layout, self.repo / layout.filename, self.path / "scales" / layout.filename)
 
     def mark_complete(self, shard: str, facts: list[dict]) -> None:
         """Notes that a shard, its bytes already synced, needs no more work."""

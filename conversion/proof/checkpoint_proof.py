@@ -20,7 +20,7 @@ from transformers import Gemma3Config, Gemma3TextConfig
 from conversion.codes import GROUP_SIZE, dequantize
 from conversion.errors import BadInput
 from conversion.layout import block_rows, kind_of, place_of
-from conversion.name_map import EMBEDDING_LEAF, Entry, is_language, make_plan
+from conversion.name_map import EMBEDDING_LEAF, Entry, is_language, match_leaves
 from conversion.proof.manifest import read_manifest
 from conversion.proof.tally import Tally, check_differences
 from conversion.repos.stored_repo import StoredRepo
@@ -37,7 +37,7 @@ def prove_repo(repo: StoredRepo, checkpoint: FlaxCheckpoint, workers: int, repor
     shapes = {name: leaf.shape for name, leaf in checkpoint.leaves.items()}
     if isinstance(repo.config, Gemma3TextConfig):
         shapes = {name: shape for name, shape in shapes.items() if is_language(name)}
-    plan, donated = make_plan(shapes, _config_of(repo, shapes), lambda tensors: True)
+    plan, donated = match_leaves(shapes, _config_of(repo, shapes), lambda tensors: True)
     source = read_manifest(repo.path).get("source")
     unaccounted = donated - set((source["donor"] or {}).get("leaves", [])) if source else set()
     if unaccounted:

@@ -10,7 +10,7 @@ import re
 
 from transformers import Gemma3Config, Gemma3TextConfig
 
-from conversion.convert.leaf_writer import LeafFacts
+from conversion.facts import LeafFacts
 
 FRONT_MATTER = """\
 ---

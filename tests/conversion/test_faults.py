@@ -22,7 +22,7 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, XetDownlo
 
 import convert_flax
 from conversion import shards
-from conversion.convert import pipeline
+from conversion.convert import leaf_conversion, pipeline
 from conversion.errors import BadInput
 from conversion.folders.work_folder import WorkFolder, check_finished
 from conversion.source import donor, flax_checkpoint
@@ -187,7 +187,7 @@ def test_complete_shards_are_not_written_again(source, undisturbed, tmp_path, mo
     written.clear()
     monkeypatch.undo()
     original = shards.Shard.write
-    monkeypatch.setattr(shards.Shard, "write", lambda s, *args: (written.append(s.plan.filename), original(s, *args)))
+    monkeypatch.setattr(shards.Shard, "write", lambda s, *args: (written.append(s.layout.filename), original(s, *args)))
     pipeline.convert(_options(source, output), report=lambda line: None)
     assert written
     assert not done & set(written)
@@ -263,7 +263,7 @@ def test_a_real_full_disk(source, undisturbed, tmp_path, monkeypatch, capsys):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(disk)], check=False).returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
     try:
-        monkeypatch.setattr(pipeline, "_check_space", lambda plan, work: None)
+        monkeypatch.setattr(pipeline, "check_space", lambda plan, work: None)
         assert convert_flax.main(_words(source, disk / "repo")) == 2
         assert "No space left on device" in capsys.readouterr().err
         assert {path.name for path in (disk / "repo").iterdir()} == {".partial"}
@@ -330,7 +330,7 @@ def test_bad_input_on_resume_keeps_what_an_earlier_run_finished(source, tmp_path
     def damaged(*args, **kwargs):
         raise BadInput("damaged")
 
-    monkeypatch.setattr(pipeline, "write_leaf", damaged)
+    monkeypatch.setattr(leaf_conversion, "LeafWriter", damaged)
     assert convert_flax.main(_words(source, output)) == 2
     assert f"stays in {output / '.partial'}: remove it to begin anew" in capsys.readouterr().err
     assert list((output / ".partial" / "shards").iterdir())

@@ -245,7 +245,7 @@ def test_a_real_fat(source, usual, tmp_path, monkeypatch, capsys):
     with image.open("wb") as file:
         file.truncate(64 << 20)
     subprocess.run(["mkfs.vfat", str(image)], check=True, capture_output=True)
-    monkeypatch.setattr(pipeline, "_check_space", lambda plan, work: None)
+    monkeypatch.setattr(pipeline, "check_space", lambda plan, work: None)
     with _mounted(tmp_path / "disk", "-o", "loop", str(image)) as disk:
         _case_does_not_matter(source, usual, disk, capsys)
 
@@ -260,7 +260,7 @@ def test_a_real_folder_without_letter_case(source, usual, tmp_path, monkeypatch,
     )
     if not made or made.returncode or not shutil.which("chattr"):
         pytest.skip("no file system that ignores letter case can be made here")
-    monkeypatch.setattr(pipeline, "_check_space", lambda plan, work: None)
+    monkeypatch.setattr(pipeline, "check_space", lambda plan, work: None)
     with _mounted(tmp_path / "disk", "-o", "loop", str(image)) as disk:
         (disk / "folded").mkdir()
         if subprocess.run(["chattr", "+F", str(disk / "folded")], check=False, capture_output=True).returncode:

@@ -9,7 +9,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 
 from conversion.errors import BadInput
-from conversion.name_map import Rearrangement, entries, first_layout, make_plan
+from conversion.name_map import Rearrangement, entries, first_layout, match_leaves
 from conversion.sizes import SIZES, published_config, recognize
 from tests.conversion import tiny
 
@@ -58,8 +58,8 @@ def test_published_sizes_are_recognized(size, variant):
     config = published_config(size, variant)
     shapes = {entry.leaf: entry.leaf_shape for entry in entries(config, 262144)}
     assert recognize(shapes) == size
-    plan, donated = make_plan(shapes, config)
-    assert len(plan) == len(shapes)
+    matched, donated = match_leaves(shapes, config)
+    assert len(matched) == len(shapes)
     assert not donated
     text = config.get_text_config()
     assert text.vocab_size - 262144 == (64 if size.multimodal else 0)
@@ -84,7 +84,7 @@ def test_all_problems_in_one_message():
     shapes["transformer/layer_0/attn/q_einsum/w"] = (4, 64, 16)
     shapes["transformer/layer_7/surprise/w"] = (3,)
     with pytest.raises(BadInput) as caught:
-        make_plan(shapes, config)
+        match_leaves(shapes, config)
     message = str(caught.value)
     assert "in 4 places" in message
     assert "missing transformer/layer_1/mlp/linear/w [96, 64]" in message
@@ -98,10 +98,10 @@ def test_a_missing_projector_may_come_from_a_donor():
     shapes = {entry.leaf: entry.leaf_shape for entry in entries(config, tiny.ROWS)}
     del shapes["transformer/embedder/mm_input_projection/w"]
     with pytest.raises(BadInput, match="--donor"):
-        make_plan(shapes, config)
-    plan, donated = make_plan(shapes, config, lambda tensors: True)
+        match_leaves(shapes, config)
+    matched, donated = match_leaves(shapes, config, lambda tensors: True)
     assert donated == {"transformer/embedder/mm_input_projection/w"}
-    assert len(plan) == len(shapes) + 1
+    assert len(matched) == len(shapes) + 1
 
 
 def test_an_unknown_size_asks_for_a_config():

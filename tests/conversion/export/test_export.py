@@ -77,7 +77,7 @@ def test_an_interrupted_export_goes_on(plain, tmp_path, monkeypatch, capsys):
     assert main(words) == 130
     assert "repeat the command to go on" in capsys.readouterr().err
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "write_leaf", lambda *args, **more: pytest.fail("converted again"))
+    monkeypatch.setattr(pipeline, "LeafConversion", lambda *args: pytest.fail("converted again"))
     assert main(words) == 0
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert not list(tmp_path.glob("*.awq"))

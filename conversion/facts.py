@@ -1,0 +1,79 @@
+"""What a conversion found out about its leaves and their scales; the manifest keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from conversion.codes import representable
+from conversion.layout import kind_of
+from conversion.name_map import Entry
+from conversion.tensor_spec import DTYPES
+
+
+@dataclass
+class ScaleFacts:
+    """What rounding does to a set of scales."""
+
+    count: int = 0
+    smallest: float = float("inf")
+    largest: float = 0.0
+    inexact: dict[str, int] = field(default_factory=lambda: {"bfloat16": 0, "float16": 0, "float32": 0})
+    worst_relative: dict[str, float] = field(default_factory=lambda: {"bfloat16": 0.0, "float16": 0.0, "float32": 0.0})
+
+    def add(self, scales: np.ndarray) -> None:
+        """Counts a block of float32 scales."""
+        self.count += scales.size
+        self.smallest = min(self.smallest, float(scales.min()))
+        self.largest = max(self.largest, float(scales.max()))
+        for dtype in ("bfloat16", "float16"):
+            wrong = scales[~representable(scales, dtype)]
+            if wrong.size:
+                with np.errstate(over="ignore", under="ignore"):
+                    rounded = wrong.astype(DTYPES[dtype][1]).astype(np.float64)
+                self.inexact[dtype] += wrong.size
+                worst = float((np.abs(rounded - wrong) / wrong).max())
+                self.worst_relative[dtype] = max(self.worst_relative[dtype], worst)
+
+    def merge(self, other: ScaleFacts) -> None:
+        self.count += other.count
+        self.smallest = min(self.smallest, other.smallest)
+        self.largest = max(self.largest, other.largest)
+        for dtype in self.inexact:
+            self.inexact[dtype] += other.inexact[dtype]
+            self.worst_relative[dtype] = max(self.worst_relative[dtype], other.worst_relative[dtype])
+
+
+@dataclass
+class LeafFacts:
+    """What the manifest keeps about one leaf.
+
+    Attributes:
+        kind: `linear`, `embedding` or `plain`.
+        groups: groups of 32 on the int4 grid, 0 for a plain leaf.
+        inexact: groups that lie on no grid and carry a least-squares scale.
+        worst: their largest |code * scale - w| / absmax.
+        scales: the scales as recovered, before rounding.
+    """
+
+    leaf: str
+    tensors: list[str]
+    kind: str
+    groups: int = 0
+    inexact: int = 0
+    worst: float = 0.0
+    scales: ScaleFacts | None = None
+
+    @classmethod
+    def of(cls, entry: Entry) -> LeafFacts:
+        """Of a leaf that was not read yet."""
+        return cls(entry.leaf, list(entry.tensors), kind_of(entry))
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> LeafFacts:
+        scales = ScaleFacts(**values["scales"]) if values["scales"] else None
+        return cls(**{**values, "scales": scales})
