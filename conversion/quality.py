@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from conversion.arguments import check_has_tokenizer
 from conversion.errors import BadInput, first_line
-from conversion.sources import check_has_tokenizer
 
 BOS = 2
 UNK = "<unk>"

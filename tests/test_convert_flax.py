@@ -26,7 +26,7 @@ from conversion.options import Options
 from conversion.small_files import repo_files
 from conversion.source.flax_checkpoint import FlaxCheckpoint
 from demo.flax_export import save_tree
-from tests.conversion import tiny
+from tests.conversion.helpers import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 

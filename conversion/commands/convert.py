@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from conversion.arguments import checkpoint_folder
 from conversion.commands.plan import checked_options
 from conversion.convert.pipeline import convert
 from conversion.export.export import check_export, convert_and_export
 from conversion.folders.work_folder import WorkFolder
 from conversion.hub_upload import push
-from conversion.sources import checkpoint_folder
 
 
 def run(chosen: argparse.Namespace) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from conversion.arguments import check_repo_folder
 from conversion.export.export import export
 from conversion.hub_upload import push
-from conversion.sources import check_repo_folder
 
 
 def run(chosen: argparse.Namespace) -> None:

@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from conversion.arguments import checkpoint_folder
 from conversion.convert.plan import check_options, describe, make_plan
 from conversion.errors import BadInput
 from conversion.options import VARIANTS, Options
-from conversion.sources import checkpoint_folder
 
 
 def run(chosen: argparse.Namespace) -> None:

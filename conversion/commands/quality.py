@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from conversion.arguments import check_has_tokenizer, check_repo_folder, read_text
 from conversion.errors import BadInput
-from conversion.sources import check_has_tokenizer, check_repo_folder, read_text
 
 
 def run(chosen: argparse.Namespace) -> None:

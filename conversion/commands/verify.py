@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from conversion.arguments import check_repo_folder, checkpoint_folder
 from conversion.errors import BadInput
 from conversion.identify import repo_kind
 from conversion.proof.verify import verify
 from conversion.repos.awq_repo import AwqRepo
 from conversion.source.flax_checkpoint import FlaxCheckpoint
 from conversion.source.source_hashes import check_source_hashes
-from conversion.sources import check_repo_folder, checkpoint_folder
 
 
 def run(chosen: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from transformers import Gemma3Config, Gemma3TextConfig
 
+from conversion.arguments import check_config, check_donor, check_tokenizer
 from conversion.codes import GROUP_SIZE
 from conversion.errors import BadInput, shortened
 from conversion.folders.places import check_apart
@@ -23,7 +24,6 @@ from conversion.sizes import Size, published_config, read_config, recognize
 from conversion.small_files.repo_files import find_tokenizer
 from conversion.source.donor import Donor
 from conversion.source.flax_checkpoint import FlaxCheckpoint
-from conversion.sources import check_config, check_donor, check_tokenizer
 from conversion.tensor_spec import SCALES, TensorSpec
 
 NO_TOKENIZER = (

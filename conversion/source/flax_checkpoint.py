@@ -28,8 +28,8 @@ import numpy as np
 import tensorstore as ts
 import zstandard
 
+from conversion.arguments import find_checkpoint
 from conversion.errors import BadInput, SourceLost, shortened
-from conversion.sources import find_checkpoint
 
 READ_BYTES = 1 << 20  # encoded bytes fetched at a time when streaming a chunk
 REGION_BYTES = 1 << 26  # decoded bytes that tensorstore reads at a time, unless a single chunk is larger

@@ -11,7 +11,7 @@ from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 from conversion.errors import BadInput
 from conversion.name_map import Rearrangement, entries, first_layout, match_leaves
 from conversion.sizes import SIZES, published_config, recognize
-from tests.conversion import tiny
+from tests.conversion.helpers import tiny
 
 
 @pytest.mark.parametrize(

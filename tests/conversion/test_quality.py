@@ -18,7 +18,7 @@ import convert_flax
 from conversion.errors import BadInput
 from conversion.quality import BOS, measure, perplexity
 from demo.flax_export import save_tree
-from tests.conversion import tiny
+from tests.conversion.helpers import tiny
 
 SENTENCE = "the cat sat on a mat\nand it was good"
 WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *SENTENCE.split()]

@@ -20,7 +20,7 @@ from transformers import (
 
 from convert_flax import main
 from tests.conversion.helpers.awq_source import CONFIG, PREFIX
-from tests.conversion.small_tokenizer import IDS
+from tests.conversion.helpers.small_tokenizer import IDS
 
 
 def test_compressed_tensors_library_reads_our_weights(source, packed):

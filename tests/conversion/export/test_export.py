@@ -22,7 +22,7 @@ from conversion.repos.stored_repo import open_repo
 from conversion.small_files.repo_files import CODE_FILES
 from convert_flax import main
 from tests.conversion.helpers.awq_source import make_source
-from tests.conversion.tiny import command_line, files_of
+from tests.conversion.helpers.tiny import command_line, files_of
 
 
 def test_codes_are_the_same_in_all_three_formats(source, packed, llama):

@@ -19,7 +19,7 @@ from conversion.small_files.tokenizer import build_tokenizer, read_sentencepiece
 from real270m.fetch import Unavailable
 from real270m.tokenizer_model import tokenizer_model_path
 from tests.conversion.helpers.awq_source import PREFIX
-from tests.conversion.small_tokenizer import IDS
+from tests.conversion.helpers.small_tokenizer import IDS
 
 
 def tensors_of(path: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from transformers import Gemma3Config
 from conversion.name_map import entries
 from convert_flax import main
 from demo.flax_export import export_flax
-from tests.conversion.small_tokenizer import IDS, small_model
+from tests.conversion.helpers.small_tokenizer import IDS, small_model
 
 PREFIX = "language_model.model."
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 import convert_flax
 from conversion.repos.awq_repo import AwqRepo
 from demo.flax_export import save_tree
-from tests.conversion import tiny
-from tests.conversion.small_tokenizer import IDS, small_model
+from tests.conversion.helpers import tiny
+from tests.conversion.helpers.small_tokenizer import IDS, small_model
 
 FORMATS = ("awq", "awq-int4", "compressed-tensors", "gguf", "gguf-f16")
 WEIGHTS = {"gguf": "model-Q4_0.gguf", "gguf-f16": "model-Q4_0-embedding-F16.gguf"}

@@ -6,7 +6,7 @@ Run: pytest tests/conversion/repos/test_awq_repo.py
 import numpy as np
 
 from conversion.repos.awq_repo import AwqRepo
-from tests.conversion.small_tokenizer import IDS
+from tests.conversion.helpers.small_tokenizer import IDS
 
 
 def test_a_repo_reads_back_as_its_source(source):

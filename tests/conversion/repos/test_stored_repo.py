@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from conversion.repos.stored_repo import open_repo
 from tests.conversion.helpers.awq_source import CONFIG
-from tests.conversion.small_tokenizer import IDS
+from tests.conversion.helpers.small_tokenizer import IDS
 
 
 @pytest.fixture(params=["awq", "compressed-tensors", "gguf"])

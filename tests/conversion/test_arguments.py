@@ -1,6 +1,6 @@
 """What is given in place of a checkpoint, a repo, a donor, a tokenizer or a config is named, with what to type.
 
-Run: pytest tests/conversion/test_sources.py
+Run: pytest tests/conversion/test_arguments.py
 """
 
 import json
@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion.errors import BadInput
-from conversion.sources import (
+from conversion.arguments import (
     check_config,
     check_donor,
     check_repo_folder,
@@ -20,6 +19,7 @@ from conversion.sources import (
     find_checkpoint,
     kaggle_name,
 )
+from conversion.errors import BadInput
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 108000000000\n"
 

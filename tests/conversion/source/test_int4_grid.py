@@ -1,6 +1,6 @@
 """The int4 grid: products exact in every bit, for any group; and what is said of groups that lie on no grid.
 
-Run: pytest tests/conversion/test_int4_grid.py
+Run: pytest tests/conversion/source/test_int4_grid.py
 """
 
 import itertools

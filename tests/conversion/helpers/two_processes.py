@@ -9,9 +9,9 @@ from pathlib import Path
 from transformers import Gemma3TextConfig
 
 from demo.flax_export import save_tree
-from tests.conversion import tiny
+from tests.conversion.helpers import tiny
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def make_source(folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """Kaggle's door, against a fake Kaggle server on loopback; and the Hub's, against a fake API.
 
-Run: pytest tests/conversion/test_kaggle.py
+Run: pytest tests/conversion/source/test_kaggle.py
 """
 
 import errno
@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 import convert_flax
 from conversion.commands.plan import variant_of
 from demo.flax_export import save_tree
-from tests.conversion import tiny
+from tests.conversion.helpers import tiny
 
 NAME = "gemma3-tiny-it-int4"
 

@@ -1,6 +1,6 @@
 """What file systems and systems lack: a conversion does without, or says in one line what is wrong and where.
 
-Run: pytest tests/conversion/test_file_systems.py
+Run: pytest tests/conversion/folders/test_file_systems.py
 """
 
 import errno
@@ -18,7 +18,7 @@ import convert_flax
 from conversion.convert import pipeline
 from conversion.folders import files, folder_lock, work_folder
 from demo.flax_export import save_tree
-from tests.conversion import tiny, two_processes
+from tests.conversion.helpers import tiny, two_processes
 
 REFUSALS = [errno.EINVAL, errno.EPERM, errno.EISDIR, errno.ENOTSUP, errno.EBADF, errno.EACCES]
 

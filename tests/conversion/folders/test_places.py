@@ -1,6 +1,6 @@
 """An output that lies in what is read, or around it, is refused before anything is written.
 
-Run: pytest tests/conversion/test_places.py
+Run: pytest tests/conversion/folders/test_places.py
 """
 
 import os
@@ -13,7 +13,7 @@ import pytest
 import convert_flax
 from conversion.errors import BadInput
 from conversion.folders.places import check_apart
-from tests.conversion.tiny import files_of
+from tests.conversion.helpers.tiny import files_of
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Whatever happens to a conversion, it ends with the same bytes or says what is wrong.
 
-Killed, out of disk, robbed of its source, given flipped bits. Run: pytest tests/conversion/test_faults.py
+Killed, out of disk, robbed of its source, given flipped bits. Run: pytest tests/conversion/convert/test_faults.py
 """
 
 import errno
@@ -27,7 +27,7 @@ from conversion.errors import BadInput
 from conversion.folders.work_folder import WorkFolder, check_finished
 from conversion.source import donor, flax_checkpoint
 from demo.flax_export import save_tree
-from tests.conversion import tiny
+from tests.conversion.helpers import tiny
 
 OPTIONS = ("--shard-size", "80KB", "--embedding", "plain")
 KILLS = 50

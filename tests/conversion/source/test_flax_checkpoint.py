@@ -1,6 +1,6 @@
 """Reading Orbax: every variant gives the same bytes, metadata comes first, damage is told in plain words.
 
-Run: pytest tests/conversion/test_flax_checkpoint.py
+Run: pytest tests/conversion/source/test_flax_checkpoint.py
 """
 
 import json
@@ -13,7 +13,7 @@ import tensorstore as ts
 from conversion.errors import BadInput, SourceLost
 from conversion.source.flax_checkpoint import FlaxCheckpoint, _plain_errors
 from demo.flax_export import save_tree
-from tests.conversion import tiny
+from tests.conversion.helpers import tiny
 
 VARIANTS = {
     "default": {},

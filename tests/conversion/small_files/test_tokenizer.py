@@ -2,7 +2,7 @@
 
 The real part fetches Gemma's vocabulary and the published tokenizer.json into a cache and skips where it cannot.
 
-Run: pytest tests/conversion/test_tokenizer.py
+Run: pytest tests/conversion/small_files/test_tokenizer.py
 """
 
 import json
@@ -23,7 +23,7 @@ from conversion.errors import BadInput
 from conversion.small_files.tokenizer import CHAT_TEMPLATE, Kind, read_sentencepiece, write_tokenizer_files
 from real270m.fetch import Unavailable, published_tokenizer
 from real270m.tokenizer_model import tokenizer_model_path
-from tests.conversion.small_tokenizer import IDS, small_model
+from tests.conversion.helpers.small_tokenizer import IDS, small_model
 
 # --- a small model, its ids known by heart -------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Two processes and one folder: one works, the other is told at once who does, and nothing is damaged.
 
-Run: pytest tests/conversion/test_two_processes.py
+Run: pytest tests/conversion/folders/test_two_processes.py
 """
 
 import errno
@@ -23,7 +23,7 @@ from conversion.folders.work_folder import WorkFolder, check_finished
 from conversion.hub_upload import push
 from conversion.source.kaggle import download
 from demo.flax_export import save_tree
-from tests.conversion import tiny, two_processes
+from tests.conversion.helpers import tiny, two_processes
 
 NO_LOCKS = """
 import errno, fcntl

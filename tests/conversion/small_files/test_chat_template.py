@@ -1,6 +1,6 @@
 """The chat template against strings written by hand, and against Google's own template.
 
-Run: pytest tests/conversion/test_chat_template.py
+Run: pytest tests/conversion/small_files/test_chat_template.py
 """
 
 import json
