@@ -5,14 +5,14 @@ import pytest
 import torch
 from gemma3_int4.int4_cpu_aten import join_scales, split_scales
 from gemma3_int4.int4_cpu_hardware import BlockLayout, cpu
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_split_scales_lose_nothing_and_round_to_nearest(dtype, data):
     finite = st_numpy.from_dtype(np.dtype(dtype), min_value=-1e4, max_value=1e4, allow_nan=False)
     scales = torch.from_numpy(data.draw(st_numpy.arrays(dtype, (2, 8), elements=finite)))
