@@ -1,1 +1,97 @@
-"""From a Flax checkpoint to a Hugging Face repo: leaves -> plan -> codes and scales -> format -> repo."""
+"""From a checkpoint to a Hugging Face repo, and from that to other formats.
+
+    leaves -> plan -> codes and scales -> format -> repo -> export
+
+The house, from the roof down. A file imports only files below its own line, also where it imports late: an import
+inside a function keeps a heavy library out of verbs that do without it. tests/conversion/test_rooms.py asserts that;
+to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
+
+    commands/convert.py             `convert`: a checkpoint becomes a repo
+    commands/export.py              `export`: a repo becomes another format's
+    commands/plan.py                `plan`: what a conversion would do; how options are checked
+    commands/verify.py              `verify`: proof of a finished repo
+    commands/quality.py             `quality`: perplexity on a text
+    hub_upload.py                   --push-to-hub
+    quality.py                      perplexity and bits per byte
+
+  An AWQ repo becomes another format's
+
+    export/export.py                the flow of every export
+    export/read_back.py             what was written, compared with the repo it was made from
+    export/gguf_exporter.py         GGUF files ...
+    export/gguf_language.py         ... their language model
+    export/gguf_vision.py           ... their vision tower
+    export/gguf_vocabulary.py       ... their tokenizer
+    export/gguf_file.py             ... written tensor by tensor
+    export/hub_exporter.py          another format of Hugging Face repos
+
+  A checkpoint becomes a repo: to understand a conversion, read from here down
+
+    convert/pipeline.py             the conversion from end to end
+    convert/completion.py           after the last leaf: scales, card, index, manifest
+    convert/manifest.py             what conversion.json says
+    convert/scale_dtype.py          the dtype of the scales
+    convert/leaf_conversion.py      leaves become tensors, several at a time, and are noted shard by shard
+    convert/leaf_writer.py          codes, scales and floats become tensors in a shard
+    convert/disk_space.py           whether a disk can hold it
+    convert/plan.py                 all that is known before the first weight is read
+
+  Proof of a repo
+
+    proof/verify.py                 all that can be proven
+    proof/checkpoint_proof.py       against the checkpoint, number by number
+    proof/repo_proof.py             against the AWQ repo it was made from
+    proof/file_check.py             against its manifest
+    proof/damage.py                 what is wrong inside a file of weights
+    proof/manifest.py               conversion.json, read
+    proof/tally.py                  what was compared, and what differs
+
+  Sources: what a conversion reads
+
+    source/source_hashes.py         source files against given hashes
+    source/leaf_codes.py            a leaf -> blocks of codes and scales
+    source/int4_grid.py             floats on a grid -> codes and scales
+    source/flax_checkpoint.py       leaves of a checkpoint: shapes first, bytes on demand
+    arguments.py                    what the user names: found, or refused with what it is
+    source/kaggle.py                downloads
+    source/donor.py                 tensors that a checkpoint lacks
+
+  Repos, read back
+
+    repos/stored_repo.py            the interface, and the readers by format
+    repos/awq_repo.py               AWQ
+    repos/hub_format_repo.py        other formats of Hugging Face repos
+    repos/gguf_repo.py              GGUF
+    repos/gguf_config.py            the configuration that GGUF files tell
+    repos/safetensors_file.py       one safetensors file
+
+  What is written, and where
+
+    small_files/model_card.py       README.md
+    small_files/repo_files.py       configuration, code, notice, tokenizer as it is
+    small_files/tokenizer.py        tokenizer made from SentencePiece
+    folders/work_folder.py          a repo made in a work folder, published in one go
+    shards.py                       safetensors files, written in any order
+    folders/folder_lock.py          one process at a time in a folder
+    folders/places.py               where an output may lie
+    folders/files.py                what operating and file systems differ in
+
+  The ground: names, shapes and numbers
+
+    facts.py                        what was found out about a leaf and its scales
+    layout.py                       which tensors a leaf becomes, and where its blocks belong
+    sizes.py                        the published sizes and their configurations
+    name_map.py                     Flax leaf <-> transformers tensors
+    formats/__init__.py             how int4 weights lie on disk: the interface
+    formats/awq.py                  AWQ
+    formats/embedding.py            the embedding of an AWQ repo
+    formats/compressed_tensors.py   compressed-tensors
+    formats/q4_0.py                 Q4_0, the blocks of GGUF
+    formats/words.py                eight codes in an int32
+    formats/gguf_names.py           llama.cpp's names of tensors
+    tensor_spec.py                  name, dtype and shape of a tensor
+    codes.py                        what an int4 weight is
+    identify.py                     what a path, a name or an address is
+    options.py                      what a conversion can be asked for
+    errors.py                       errors that a user meets
+"""
