@@ -50,19 +50,17 @@ class LeafWriter:
 
     def _write_linears(self, entry: Entry, blocks: Iterable[CodeBlock]) -> None:
         """The packed tensors are an eighth of the leaf and are gathered in memory; the leaf itself never is."""
+        stems = [name.removesuffix(".weight") for name in entry.tensors]
+        specs = [spec for stem in stems for spec in awq.specs(stem, entry.tensor_shape, "float32")]
+        gathered = {spec.name: np.empty(spec.shape, DTYPES[spec.dtype][1]) for spec in specs}
         outs, ins = entry.tensor_shape
-        qweights = [np.empty((ins, outs // 8), np.int32) for _ in entry.tensors]
-        scales = [np.empty((ins // GROUP_SIZE, outs), np.float32) for _ in entry.tensors]
         for block in blocks:
-            inputs, outputs = block.inputs, block.outputs
-            qweights[block.tensor][inputs, outputs.start // 8 : outputs.stop // 8] = awq.pack_words(block.codes.T)
-            scales[block.tensor][inputs.start // GROUP_SIZE : inputs.stop // GROUP_SIZE, outputs] = block.scales.T
-        zeros = np.full((ins // GROUP_SIZE, outs // 8), awq.ZERO_WORD)
-        for name, qweight, scale in zip(entry.tensors, qweights, scales, strict=True):
-            stem = name.removesuffix("weight")
-            self._shard.write(f"{stem}qweight", qweight)
-            self._shard.write(f"{stem}qzeros", zeros)
-            self._shard.write(f"{stem}scales", scale)
+            for part, values in awq.pack(block.codes, block.scales).items():
+                tensor = gathered[f"{stems[block.tensor]}.{part}"]  # [in, out], either divided by 1, 8 or 32
+                rows, columns = _share(block.inputs, ins, len(tensor)), _share(block.outputs, outs, tensor.shape[1])
+                tensor[rows, columns] = values
+        for name, values in gathered.items():
+            self._shard.write(name, values)
 
     def _write_embedding(self, entry: Entry, blocks: Iterable[CodeBlock]) -> None:
         rows, hidden = entry.tensor_shape
@@ -86,6 +84,11 @@ class LeafWriter:
             weights = block.weights + np.float32(0)  # -0.0 is no product of a code and a scale
         self._shard.write(name, weights.astype(self._dtype), first * weights.shape[1])
         self._side.write(f"{stem}scales", block.scales, first * block.scales.shape[1])
+
+
+def _share(part: slice, length: int, elements: int) -> slice:
+    """The elements that hold a part of an axis, when so many elements hold all of it."""
+    return slice(part.start * elements // length, part.stop * elements // length)
 
 
 def _counted(blocks: Iterable[CodeBlock], facts: ScaleFacts) -> Iterable[CodeBlock]:
