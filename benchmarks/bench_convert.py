@@ -91,7 +91,8 @@ def straightforward(checkpoint: Path, config: Path | None, output: Path) -> None
     import orbax.checkpoint as ocp
     from safetensors.numpy import save_file
 
-    from conversion.name_map import EMBEDDING_LEAF, match_leaves
+    from conversion.leaf_rules import EMBEDDING_LEAF
+    from conversion.name_map import match_leaves
     from conversion.sizes import published_config, read_config, recognize
 
     tree = ocp.PyTreeCheckpointer().restore(checkpoint.absolute())

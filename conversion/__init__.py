@@ -51,7 +51,9 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     source/source_hashes.py         source files against given hashes
     source/leaf_codes.py            a leaf -> blocks of codes and scales
     source/int4_grid.py             floats on a grid -> codes and scales
-    source/flax_checkpoint.py       leaves of a checkpoint: shapes first, bytes on demand
+    source/flax_checkpoint.py       leaves of a checkpoint, from metadata alone
+    source/zarr_leaf.py             one leaf: shape first, bytes on demand
+    source/stored_bytes.py          stored values, piece by piece, and errors in plain words
     arguments.py                    what the user names: found, or refused with what it is
     source/kaggle.py                downloads
     source/donor.py                 tensors that a checkpoint lacks
@@ -81,7 +83,8 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     facts.py                        what was found out about a leaf and its scales
     layout.py                       which tensors a leaf becomes, and where its blocks belong
     sizes.py                        the published sizes and their configurations
-    name_map.py                     Flax leaf <-> transformers tensors
+    name_map.py                     the leaves of a model <-> transformers tensors
+    leaf_rules.py                   every kind of leaf, its tensors, and how its axes move
     formats/__init__.py             how int4 weights lie on disk: the interface
     formats/awq.py                  AWQ
     formats/embedding.py            the embedding of an AWQ repo

@@ -14,10 +14,24 @@ from pathlib import Path
 from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.errors import BadInput
-from conversion.name_map import EMBEDDING_LEAF, PADDING_ROWS
+from conversion.leaf_rules import EMBEDDING_LEAF
+from conversion.name_map import PADDING_ROWS
 
 VOCABULARY = 262144
 END_OF_TURN = 106
+VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 896,
+    "patch_size": 14,
+    "num_channels": 3,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": False,
+}
 
 
 @dataclass(frozen=True)
@@ -100,22 +114,9 @@ def published_config(size: Size, variant: str) -> Gemma3Config | Gemma3TextConfi
     )
     if not size.multimodal:
         return text
-    vision = {
-        "model_type": "siglip_vision_model",
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "image_size": 896,
-        "patch_size": 14,
-        "num_channels": 3,
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": 1e-6,
-        "vision_use_head": False,
-    }
     return Gemma3Config(
         text_config=text.to_dict(),
-        vision_config=vision,
+        vision_config=dict(VISION),
         mm_tokens_per_image=256,
         boi_token_index=255999,
         eoi_token_index=256000,

@@ -20,12 +20,14 @@ from transformers import Gemma3Config, Gemma3TextConfig
 from conversion.codes import GROUP_SIZE, dequantize
 from conversion.errors import BadInput
 from conversion.layout import block_rows, kind_of, place_of
-from conversion.name_map import EMBEDDING_LEAF, Entry, is_language, match_leaves
+from conversion.leaf_rules import EMBEDDING_LEAF
+from conversion.name_map import Entry, is_language, match_leaves
 from conversion.proof.manifest import read_manifest
 from conversion.proof.tally import Tally, check_differences
 from conversion.repos.stored_repo import StoredRepo
-from conversion.source.flax_checkpoint import FlaxCheckpoint, Leaf
+from conversion.source.flax_checkpoint import FlaxCheckpoint
 from conversion.source.int4_grid import Recovered, recover
+from conversion.source.zarr_leaf import Leaf
 
 
 def prove_repo(repo: StoredRepo, checkpoint: FlaxCheckpoint, workers: int, report: Callable[[str], None]) -> None:

@@ -9,8 +9,8 @@ from conversion.errors import BadInput
 from conversion.facts import LeafFacts
 from conversion.layout import block_rows, place_of
 from conversion.name_map import Entry
-from conversion.source.flax_checkpoint import Block, Leaf
 from conversion.source.int4_grid import NonFinite, Recovered, recover
+from conversion.source.zarr_leaf import Block, Leaf
 
 NORM_SHARE = 0.01  # inexact groups are taken as the norm of a tensor if they are more than this share of it ...
 NORM_DEVIATION = 1e-5  # ... and none deviates more than this, relative to its group's absmax

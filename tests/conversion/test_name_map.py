@@ -9,7 +9,8 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 
 from conversion.errors import BadInput
-from conversion.name_map import Rearrangement, entries, first_layout, match_leaves
+from conversion.leaf_rules import Rearrangement
+from conversion.name_map import entries, first_layout, match_leaves
 from conversion.sizes import SIZES, published_config, recognize
 from tests.conversion.helpers import tiny
 

@@ -25,7 +25,7 @@ from conversion import shards
 from conversion.convert import leaf_conversion, pipeline
 from conversion.errors import BadInput
 from conversion.folders.work_folder import WorkFolder, check_finished
-from conversion.source import donor, flax_checkpoint
+from conversion.source import donor, zarr_leaf
 from demo.flax_export import save_tree
 from tests.conversion.helpers import tiny
 
@@ -310,7 +310,7 @@ def test_an_input_output_error_on_resume_keeps_the_work(source, undisturbed, tmp
             "UNKNOWN: Error reading Byte range [0, 6) of local file: Input/output error [os_error_code='5']"
         )
 
-    monkeypatch.setattr(flax_checkpoint, "_StoredBytes", broken)
+    monkeypatch.setattr(zarr_leaf, "StoredBytes", broken)
     assert convert_flax.main(_words(source, output)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "cannot be read: Input/output error" in error

@@ -75,10 +75,13 @@ def test_refused_before_anything_is_written(places, capsys, words, output, probl
     assert not (places / "checkpoint" / "out").exists()
 
 
-def test_folders_beside_each_other_are_fine(places):
+def test_folders_beside_each_other_are_fine_and_nothing_is_made(places):
+    before = files_of(places)
     check_apart(places / "checkpoint.awq", {"--checkpoint": places / "checkpoint", "--donor": None})
     check_apart(places / "new" / "out", {"--checkpoint": places / "link"})
     check_apart(places / "tokenizer" / "out", {}, {"--tokenizer": places / "tokenizer"})  # read by name
+    assert files_of(places) == before
+    assert not (places / "new").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting takes root")

@@ -11,7 +11,8 @@ import pytest
 import tensorstore as ts
 
 from conversion.errors import BadInput, SourceLost
-from conversion.source.flax_checkpoint import FlaxCheckpoint, _plain_errors
+from conversion.source.flax_checkpoint import FlaxCheckpoint
+from conversion.source.stored_bytes import plain_errors
 from demo.flax_export import save_tree
 from tests.conversion.helpers import tiny
 
@@ -226,6 +227,6 @@ def test_a_source_that_vanishes(tree, tmp_path, chunk_bytes, ocdbt):
 )
 def test_what_cannot_be_read_is_told_from_what_is_damaged(message, kind):
     """Messages as tensorstore wrote them for errors of the operating system, and for damaged files."""
-    with pytest.raises(BadInput) as caught, _plain_errors("leaf"):
+    with pytest.raises(BadInput) as caught, plain_errors("leaf"):
         raise ValueError(message)
     assert caught.type is kind
