@@ -118,7 +118,8 @@ def _find_aten_layout() -> BlockLayout | None:
     """Asks torch to pack a matrix: the layout depends on the instructions that it runs on."""
     if not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
         return None
-    codes = (torch.arange(128 * 32, dtype=torch.int32) * 2654435761 >> 13) % 16  # any sequence without symmetries
+    # Any sequence without symmetries; on the CPU, since models are built under other default devices.
+    codes = (torch.arange(128 * 32, dtype=torch.int32, device="cpu") * 2654435761 >> 13) % 16
     codes = codes.to(torch.int32).view(128, 32)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1).flatten()
     for layout in (BlockLayout(64, True), BlockLayout(32, True), BlockLayout(32, False), BlockLayout(16, False)):

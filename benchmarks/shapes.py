@@ -7,12 +7,10 @@ from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.sizes import SIZES, published_config
 
-NAMES = [size.name.lower() for size in SIZES]
-
 
 def config_of(name: str, layers: int | None = None) -> Gemma3Config | Gemma3TextConfig:
     """The configuration of a published size ("4b"), or of its first layers."""
-    config = published_config(SIZES[NAMES.index(name.lower())], "it")
+    config = published_config(next(size for size in SIZES if size.name.lower() == name.lower()), "it")
     if layers is not None:
         text = config.get_text_config()
         text.num_hidden_layers = layers

@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks import comparison, plot
 from benchmarks.bench_generate import Failed, Peer
+from benchmarks.choices import NAMES
+from conversion.sizes import SIZES
 
 ROWS = [
     {"run": 2, "model": "1B shape", "engine": "native", "prefill": 300.0, "decode": 30.0, "load_s": None},
@@ -56,3 +58,7 @@ def test_the_picture_is_of_the_last_run_of_each_model(tmp_path):
     assert rows == ROWS
     plot.draw(rows, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_options_can_name_every_published_size():
+    assert [size.name.lower() for size in SIZES] == NAMES

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("chat", "conversion", "csrc", "demo", "real270m", "requirements", "space", "tests")
+ROOMS = ("benchmarks", "chat", "conversion", "csrc", "demo", "real270m", "requirements", "space", "tests")
 SCRIPTS = ("app.py", "convert_flax.py", "csrc/pack.py", "requirements/install.py")  # all others are run by -m
 DRIVERS = ROOT / "tests" / "engines" / "drivers"  # run by tests, with a job's file for an argument
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gemma3_int4.int4_cpu_aten import join_scales, split_scales
-from gemma3_int4.int4_cpu_hardware import BlockLayout, cpu
+from gemma3_int4.int4_cpu_hardware import BlockLayout, _find_aten_layout, cpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -35,3 +35,5 @@ def test_block_layouts_split_what_they_join(layout):
 
 def test_the_layout_of_this_machine_is_known():
     assert cpu().aten_layout is not None
+    with torch.device("meta"):  # where models without weights are built
+        assert _find_aten_layout() == cpu().aten_layout

@@ -22,7 +22,15 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from gemma3_int4 import int4_codes, int4_fused, int4_gpu_fused, int4_gpu_triton, int4_gpu_tuning, int4_layers
+from gemma3_int4 import (
+    int4_backend,
+    int4_codes,
+    int4_fused,
+    int4_gpu_fused,
+    int4_gpu_triton,
+    int4_gpu_tuning,
+    int4_layers,
+)
 from gemma3_int4.int4_backend import choose_backend
 from gemma3_int4.int4_codes import Reference, dequantize
 from gemma3_int4.int4_gpu_triton import Triton
@@ -236,9 +244,10 @@ def whole_models(triton_everywhere, monkeypatch):
 
 @pytest.fixture
 def model(whole_models):
-    from benchmarks import bench_gpu
+    from benchmarks.gpu.models import int4_model
+    from benchmarks.gpu.products import TINY
 
-    return bench_gpu.int4_model(bench_gpu.TINY, DEVICE)
+    return int4_model(TINY, DEVICE)
 
 
 @pytest.fixture
@@ -537,7 +546,8 @@ def benchmark(arguments: str, out: Path, monkeypatch) -> list[dict]:
     """What `python -m benchmarks.bench_gpu` writes, run in this process on tiny shapes on the CPU."""
     from benchmarks import bench_gpu
 
-    monkeypatch.setattr(bench_gpu, "choose_backend", int4_layers.choose_backend)
+    monkeypatch.setenv("GEMMA3_INT4_BACKEND", "triton")
+    monkeypatch.setattr(int4_backend, "choose_backend", int4_layers.choose_backend)
     monkeypatch.setattr(sys, "argv", f"bench_gpu {arguments} --tiny --device cpu --out {out}".split())
     bench_gpu.main()
     return [json.loads(line) for line in out.read_text().splitlines()]
@@ -563,11 +573,11 @@ def test_the_benchmarks_of_whole_models_run(part, monkeypatch, tmp_path):
 
 
 def test_steps_are_timed_from_one_token_to_the_next(monkeypatch):
-    from benchmarks import bench_gpu
+    from benchmarks.gpu import generation
 
     moments = iter([10.0, 12.0, 12.5, 13.5])
-    monkeypatch.setattr(bench_gpu.time, "perf_counter", lambda: next(moments))
-    times = bench_gpu.StepTimes()
+    monkeypatch.setattr(generation.time, "perf_counter", lambda: next(moments))
+    times = generation.StepTimes()
     for tokens in (torch.zeros(1, 20), *torch.zeros(3, 1)):  # the prompt, then one token each
         times.put(tokens)
     assert times.steps == [2.0, 0.5, 1.0]
@@ -576,7 +586,7 @@ def test_steps_are_timed_from_one_token_to_the_next(monkeypatch):
 @on_kernels
 @pytest.mark.skipif(DEVICE == CUDA, reason="times real candidates: run benchmarks.tune_gpu")
 def test_tuning_checks_every_plan_and_writes_a_module_that_reads_back(triton_everywhere, monkeypatch, tmp_path):
-    from benchmarks import tune_gpu
+    from benchmarks.gpu import tuning
 
     timed = []
 
@@ -592,14 +602,14 @@ def test_tuning_checks_every_plan_and_writes_a_module_that_reads_back(triton_eve
 
     slow = OneRow(16, 32, 1, 3)
     ways = {1: [slow, PLANS[0]], 2: [PLANS[2], PLANS[3]], 4: [PLANS[2], PLANS[3]], 64: [PLANS[4], Dequantize(3000)]}
-    monkeypatch.setattr(tune_gpu, "ROWS", tuple(ways))
-    monkeypatch.setattr(tune_gpu, "candidates", lambda rows, inputs: ways[rows])
-    steps = tune_gpu.tune_shape((24, 288), math.inf, Clock())
+    monkeypatch.setattr(tuning, "ROWS", tuple(ways))
+    monkeypatch.setattr(tuning, "candidates", lambda rows, inputs: ways[rows])
+    steps = tuning.tune_shape((24, 288), math.inf, Clock())
     assert steps == [(1, PLANS[0]), (4, PLANS[3]), (math.inf, Dequantize(3000))]
     assert timed == [2] * 8
     known = {(8, 0): {(8, 32): steps}, (9, 0): {(8, 32): steps}}
-    monkeypatch.setattr(tune_gpu.int4_gpu_tuning, "TABLES", known)
-    tune_gpu.write_table(tmp_path / "written.py", (9, 0), {(24, 288): steps}, "a GPU")
+    monkeypatch.setattr(tuning.int4_gpu_tuning, "TABLES", known)
+    tuning.write_table(tmp_path / "written.py", (9, 0), {(24, 288): steps}, "a GPU")
     spec = importlib.util.spec_from_file_location("gemma3_int4.written", tmp_path / "written.py")
     written = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(written)
@@ -610,19 +620,19 @@ def test_tuning_checks_every_plan_and_writes_a_module_that_reads_back(triton_eve
 
 @on_kernels
 def test_tuning_refuses_a_plan_that_is_wrong(monkeypatch):
-    from benchmarks import tune_gpu
+    from benchmarks.gpu import tuning
 
     packed, _ = matrix(24, 64, torch.bfloat16)
     x, other = random_rows(1, 64).to(DEVICE), random_matrix(24, 64, torch.bfloat16, seed=9)
     with pytest.raises(RuntimeError, match="is wrong"):
-        tune_gpu.runs(PLANS[0], x, packed, other[1].to(DEVICE), other[2].to(DEVICE))
+        tuning.runs(PLANS[0], x, packed, other[1].to(DEVICE), other[2].to(DEVICE))
 
 
 @pytest.mark.parametrize("inputs", [640, 1152, 5376, 21504])
 def test_candidates_exist_for_every_number_of_rows(inputs):
-    tune_gpu = pytest.importorskip("benchmarks.tune_gpu")
-    for rows in tune_gpu.ROWS:
-        plans = list(tune_gpu.candidates(rows, inputs))
+    tuning = pytest.importorskip("benchmarks.gpu.tuning", exc_type=ImportError)
+    for rows in tuning.ROWS:
+        plans = list(tuning.candidates(rows, inputs))
         assert len(plans) == len(set(plans)) >= 3
         assert all(isinstance(plan, OneRow) == (rows == 1) for plan in plans)
 
