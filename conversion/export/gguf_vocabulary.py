@@ -15,7 +15,7 @@ BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer in llama.cpp's words: SentencePiece's, which joins the neighbours whose joint has the best score.
+    """The tokenizer in llama.cpp's words: SentencePiece's, which joins the neighbors whose joint has the best score.
 
     Attributes:
         tokens: texts by id.

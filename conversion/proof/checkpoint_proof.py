@@ -39,14 +39,14 @@ def prove_repo(repo: StoredRepo, checkpoint: FlaxCheckpoint, workers: int, repor
     shapes = {name: leaf.shape for name, leaf in checkpoint.leaves.items()}
     if isinstance(repo.config, Gemma3TextConfig):
         shapes = {name: shape for name, shape in shapes.items() if is_language(name)}
-    plan, donated = match_leaves(shapes, _config_of(repo, shapes), lambda tensors: True)
+    matched, donated = match_leaves(shapes, _config_of(repo, shapes), lambda tensors: True)
     source = read_manifest(repo.path).get("source")
     unaccounted = donated - set((source["donor"] or {}).get("leaves", [])) if source else set()
     if unaccounted:
         raise BadInput(f"{checkpoint.directory}: lacks {', '.join(sorted(unaccounted))}: another source")
     proof = _LeafProof(repo)
     with ThreadPoolExecutor(workers) as pool:
-        leaves = [(entry, checkpoint.leaves[entry.leaf]) for entry in plan if entry.leaf not in donated]
+        leaves = [(entry, checkpoint.leaves[entry.leaf]) for entry in matched if entry.leaf not in donated]
         futures = [pool.submit(proof.compare, entry, leaf) for entry, leaf in leaves]
         try:
             for future in futures:
