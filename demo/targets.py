@@ -26,7 +26,7 @@ SLOTS = {"letters": (5, len(LETTERS) + 1), "total": (1, 7)}  # what is written, 
 PATCHES = {
     "what": len(WHATS) + 1,  # which thing, shape or letter
     "color": len(COLORS) + 1,  # its color
-    "centre": 2,  # whether the middle of one lies here
+    "center": 2,  # whether the middle of one lies here
     "all": 7,  # how many there are in the picture of anything
     "alike": 7,  # ... of that name
     "twins": 7,  # ... and of that color
@@ -38,7 +38,7 @@ PATCHES = {
 NONE = {
     "what": len(WHATS),
     "color": len(COLORS),
-    "centre": 0,
+    "center": 0,
     "all": 0,
     "alike": 0,
     "twins": 0,
@@ -77,7 +77,7 @@ def targets_of(boxes: list[render.Box]) -> dict[str, np.ndarray]:
         grids["all"][rows, columns] = len(boxes)
         grids["alike"][rows, columns], grids["twins"][rows, columns] = alike[box.what], twins[box[:2]]
         x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
-        grids["centre"][_patch(y), _patch(x)] = 1
+        grids["center"][_patch(y), _patch(x)] = 1
         grids["place"][rows, columns] = _PLACE[render.place_of(x / render.SIZE, y / render.SIZE)]
         if written:
             grids["order"][rows, columns] = n + 1

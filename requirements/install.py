@@ -33,8 +33,6 @@ CPU_INDEX, WINDOWS_CUDA_INDEX = PYTORCH + "cpu", PYTORCH + "cu130"
 WINDOWS = os.name == "nt"
 TORCH_VERSION = "import importlib.metadata; print(importlib.metadata.version('torch'))"
 DRIVER = Path("/proc/driver/nvidia/version")
-TORCH_VERSION = "import importlib.metadata; print(importlib.metadata.version('torch'))"
-DRIVER = Path("/proc/driver/nvidia/version")
 
 
 class Stop(Exception):

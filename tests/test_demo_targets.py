@@ -19,7 +19,7 @@ def as_grid(target: np.ndarray) -> np.ndarray:
 
 def test_a_box_covers_its_patches_and_no_others():
     found = targets.targets_of([Box("turtle", None, 16, 8, 40, 24), Box("star", "red", 47, 50, 63, 63)])
-    what, color, center = (as_grid(found[name]) for name in ("what", "color", "centre"))
+    what, color, center = (as_grid(found[name]) for name in ("what", "color", "center"))
     turtle, star, none = targets.WHATS.index("turtle"), targets.WHATS.index("star", 190), len(targets.WHATS)
     assert (what[1:3, 2:5] == turtle).all()
     assert (what[6:8, 6:8] == star).all()
@@ -94,7 +94,7 @@ def test_patches_are_told_from_the_soft_token_that_they_become():
     changed = features.clone()
     changed[0, 5 * 8 + 2] += torch.randn(256)  # row 5, column 2
     with torch.no_grad():
-        before, after = (head(f)[2]["centre"][0, :, 0].numpy() for f in (features, changed))
+        before, after = (head(f)[2]["center"][0, :, 0].numpy() for f in (features, changed))
     differs = as_grid(before != after)
     assert differs[4:6, 2:4].all()
     assert differs.sum() == 4

@@ -155,7 +155,12 @@ def tune(sizes: list[str], minutes: float, workers: int, repeats: int, out: Path
         workers: Processes that compile.
         repeats: Timings of one plan.
         out: The module to write.
+
+    Raises:
+        SystemExit: There is no GPU.
     """
+    if not torch.cuda.is_available():
+        raise SystemExit("tune_gpu: no CUDA device here; it measures kernels on the GPU that its table is for")
     end = time.monotonic() + minutes * 60
     compile_all(sizes, workers)
     properties = torch.cuda.get_device_properties(0)

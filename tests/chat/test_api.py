@@ -65,9 +65,9 @@ def test_pictures_reach_the_model(
     pixels: list[torch.Tensor] = []
     monkeypatch.setattr(engine.model, "generate", lambda *, pixel_values, **_: pixels.append(pixel_values))
     files = []
-    for colour in ("red", "blue"):
-        Image.new("RGB", (50, 50), colour).save(tmp_path / f"{colour}.png")
-        files.append(handle_file(tmp_path / f"{colour}.png"))
+    for color in ("red", "blue"):
+        Image.new("RGB", (50, 50), color).save(tmp_path / f"{color}.png")
+        files.append(handle_file(tmp_path / f"{color}.png"))
     client.predict({"text": "what is this?", "files": files}, api_name="/chat")
     assert pixels[0].shape == (2, 3, 56, 56)
     assert pixels[0][:, :, 0, 0].tolist() == [[1, -1, -1], [-1, -1, 1]]

@@ -406,7 +406,7 @@ def test_a_phone_begins_at_the_top(open_tab: Callable[..., ChatPage], width: int
 def test_small_text_and_the_button_have_contrast(open_tab: Callable[..., ChatPage], scheme: str) -> None:
     chat = open_tab(color_scheme=scheme)
     ratio = """element => {
-        const light = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number)
+        const light = (color) => color.match(/[\\d.]+/g).slice(0, 3).map(Number)
             .map(part => part / 255).map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
             .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
         let ground = element;

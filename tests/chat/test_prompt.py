@@ -32,8 +32,8 @@ def text_processor(tmp_path_factory: pytest.TempPathFactory) -> object:
     return AutoProcessor.from_pretrained(folder)
 
 
-def image(colour: str = "red") -> dict:
-    return {"type": "image", "image": Image.new("RGB", (40, 30), colour)}
+def image(color: str = "red") -> dict:
+    return {"type": "image", "image": Image.new("RGB", (40, 30), color)}
 
 
 CHATS = {
