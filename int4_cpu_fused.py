@@ -26,6 +26,7 @@ from .int4_cpu_hardware import cpu
 from .int4_cpu_library import Gated, Layer, Norm, Step, library
 from .int4_cpu_native import NativeCpu, empty, native_matrix
 from .int4_layers import Int4Linear
+from .int4_versions import cache_among
 
 # Rows by which the buffers of a cache grow at least, and the share of their length by which they grow otherwise.
 GROWTH_ROWS, GROWTH_SHARE = 256, 1 / 4
@@ -88,7 +89,7 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
         ):
             return super().forward(hidden_states, *args, **kwargs)
         rows = len(hidden_states)
-        cache = _layer_of(kwargs.get("past_key_values"), self.layer_idx, rows)
+        cache = _layer_of(cache_among(kwargs), self.layer_idx, rows)
         native = self._native()
         mask = kwargs.get("attention_mask")
         cos, sin = kwargs["position_embeddings"]

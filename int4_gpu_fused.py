@@ -20,6 +20,7 @@ from transformers.models.gemma3 import modeling_gemma3 as stock
 
 from .int4_gpu_triton import Triton, gated, heads, rms_norm
 from .int4_layers import Int4Linear
+from .int4_versions import cache_among
 
 # Up to so many rows products are bound by the weights' bytes and by launches; beyond, a joint one gains nothing.
 FEW_ROWS = 64
@@ -83,19 +84,18 @@ class Gemma3MLP(stock.Gemma3MLP):
 
 
 class Gemma3Attention(stock.Gemma3Attention):
-    """q, k and v as one product. Beyond the projections, `forward` is transformers' own, 5.17 to 5.23."""
+    """q, k and v as one product. Beyond the projections, `forward` is transformers' own, 5.23 and 5.24."""
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
-        past_key_values=None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         projected = _together(hidden_states, [self.q_proj, self.k_proj, self.v_proj])
         if projected is None:
-            return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)
+            return super().forward(hidden_states, position_embeddings, attention_mask, **kwargs)
 
         batch_and_length = hidden_states.shape[:-1]
         projected = projected.view(*batch_and_length, -1, self.head_dim)  # [batch, length, heads, head_dim]
@@ -113,8 +113,10 @@ class Gemma3Attention(stock.Gemma3Attention):
             query, key = stock.apply_rotary_pos_emb(query, key, cos, sin)
         value = value.transpose(1, 2)
 
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        cache = cache_among(kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("cache", "past_key_values")}
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attend = stock.ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, stock.eager_attention_forward
         )

@@ -35,6 +35,11 @@ def check_versions(found: dict[str, str]) -> None:
         )
 
 
+def cache_among(arguments: dict) -> object | None:
+    """The cache among a layer's keyword arguments: `cache` from transformers 5.24 on, `past_key_values` before."""
+    return arguments.get("cache", arguments.get("past_key_values"))
+
+
 def _is_inside(version: str, lowest: str, beyond: str | None) -> bool:
     return _numbers(lowest) <= _numbers(version) and (beyond is None or _numbers(version) < _numbers(beyond))
 
