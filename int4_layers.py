@@ -11,6 +11,8 @@ A prepared module chooses its backend anew and repacks itself when it is moved. 
 file, whatever its own.
 """
 
+from abc import abstractmethod
+
 import torch
 from torch import nn
 
@@ -175,9 +177,9 @@ class _Int4Matrix(nn.Module):
             self._hold(landed.dtype, backend, backend.pack(codes, scales))
         return self
 
+    @abstractmethod
     def _file_layout(self) -> dict[str, torch.Tensor]:
         """The tensors as they are on disk, by name."""
-        raise NotImplementedError
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         for name, tensor in self._file_layout().items():
