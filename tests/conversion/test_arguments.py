@@ -156,7 +156,7 @@ REPOS = {
     "fetched": "model.safetensors is a git-lfs pointer, not the file itself; type `git lfs pull` in fetched",
     "empty": "no config.json there: it is an empty folder",
     "loading": "it is a folder that is still being filled",
-    "partial": "it is a folder with an unfinished conversion; repeat the command that began it",
+    "partial": "holds an unfinished conversion; repeat the command that began it",
     "photos": "it is a folder of other things (cat.jpg)",
 }
 
