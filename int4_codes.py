@@ -99,11 +99,11 @@ def dequantize(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) ->
 
 
 def recover_codes(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype) -> torch.Tensor:
-    """Row-major codes of a plain matrix: round(weight / scale).
+    """Row-major codes of a plain matrix: round(weight / scale), and 8, which stands for 0, where the scale is 0.
 
     Args:
         weight: [N, K], as loaded.
-        scales: [N, K/32], the exact scales, on the same device.
+        scales: [N, K/32], the exact scales, of either sign or 0, on the same device.
         disk_dtype: dtype of `weight` on disk; narrower than the loaded one where the user asked for float32.
 
     Returns:
@@ -115,7 +115,8 @@ def recover_codes(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.
     codes = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8)
     for block in row_blocks(*weight.shape):
         grouped = weight[block].float().unflatten(1, (-1, GROUP_SIZE))
-        signed = (grouped / scales[block].float().unsqueeze(-1)).round().clamp(-8, 7).flatten(1)
+        divisor = scales[block].float().unsqueeze(-1)
+        signed = (grouped / divisor.where(divisor != 0, 1)).round().clamp(-8, 7).flatten(1)
         part = join_codes((signed + 8).to(torch.uint8))
         again = dequantize(part, scales[block], disk_dtype).to(weight.dtype)
         if not torch.equal(again, weight[block]):

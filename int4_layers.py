@@ -265,7 +265,7 @@ class Int4Embedding(_Int4Matrix):
         dtype = torch.promote_types(self.plain_dtype, self.compute_dtype)
         weight = torch.empty(self.rows, self.columns, dtype=dtype, device=codes.device)
         for block in row_blocks(self.rows, self.columns):
-            weight[block] = dequantize(codes[block], scales[block], dtype)
+            weight[block] = dequantize(codes[block], scales[block], dtype) + 0  # no -0, which a negative scale gives
         return {"weight": weight}
 
 

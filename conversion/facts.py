@@ -14,35 +14,46 @@ from conversion.tensor_spec import DTYPES
 
 @dataclass
 class ScaleFacts:
-    """What rounding does to a set of scales."""
+    """What rounding does to a set of scales.
+
+    Attributes:
+        count: how many there are.
+        smallest, largest: magnitudes, zeros left out; 0 where there are none.
+        inexact: dtype -> how many it does not hold.
+        worst_relative: dtype -> by how much it changes one at most, relative to its magnitude.
+    """
 
     count: int = 0
-    smallest: float = float("inf")
+    smallest: float = 0.0
     largest: float = 0.0
     inexact: dict[str, int] = field(default_factory=lambda: {"bfloat16": 0, "float16": 0, "float32": 0})
     worst_relative: dict[str, float] = field(default_factory=lambda: {"bfloat16": 0.0, "float16": 0.0, "float32": 0.0})
 
     def add(self, scales: np.ndarray) -> None:
-        """Counts a block of float32 scales."""
+        """Counts a block of float32 scales of either sign, or zero."""
         self.count += scales.size
-        self.smallest = min(self.smallest, float(scales.min()))
-        self.largest = max(self.largest, float(scales.max()))
+        magnitudes = np.abs(scales)
+        self._extend(float(magnitudes.min(where=magnitudes > 0, initial=np.inf)), float(magnitudes.max()))
         for dtype in ("bfloat16", "float16"):
             wrong = scales[~representable(scales, dtype)]
             if wrong.size:
                 with np.errstate(over="ignore", under="ignore"):
                     rounded = wrong.astype(DTYPES[dtype][1]).astype(np.float64)
                 self.inexact[dtype] += wrong.size
-                worst = float((np.abs(rounded - wrong) / wrong).max())
+                worst = float((np.abs(rounded - wrong) / np.abs(wrong)).max())
                 self.worst_relative[dtype] = max(self.worst_relative[dtype], worst)
 
     def merge(self, other: ScaleFacts) -> None:
         self.count += other.count
-        self.smallest = min(self.smallest, other.smallest)
-        self.largest = max(self.largest, other.largest)
+        self._extend(other.smallest, other.largest)
         for dtype in self.inexact:
             self.inexact[dtype] += other.inexact[dtype]
             self.worst_relative[dtype] = max(self.worst_relative[dtype], other.worst_relative[dtype])
+
+    def _extend(self, smallest: float, largest: float) -> None:
+        if largest:
+            self.smallest = min(self.smallest or smallest, smallest)
+            self.largest = max(self.largest, largest)
 
 
 @dataclass

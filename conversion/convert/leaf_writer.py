@@ -78,10 +78,8 @@ class LeafWriter:
             for part, values in embedding.pack(block.codes, block.scales).items():
                 self._shard.write(f"{stem}{part}", values, first * values.shape[1])
             return
-        if block.weights is None:
-            weights = dequantize(block.codes, block.scales)
-        else:
-            weights = block.weights + np.float32(0)  # -0.0 is no product of a code and a scale
+        weights = dequantize(block.codes, block.scales) if block.weights is None else block.weights
+        weights = weights + np.float32(0)  # one zero alone, whatever the sign of its scale
         self._shard.write(name, weights.astype(self._dtype), first * weights.shape[1])
         self._side.write(f"{stem}scales", block.scales, first * block.scales.shape[1])
 

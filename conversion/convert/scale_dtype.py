@@ -14,13 +14,13 @@ def choose_scale_dtype(asked: str, scales: ScaleFacts) -> str:
     """The dtype of the scales in the shards.
 
     Unless the user asks for one: bfloat16 if exact for every group, else float16 if exact for every group, else float16
-    if every scale is in its normal range, else float32.
+    if every scale that is not zero is in its normal range, else float32.
 
     Raises:
         BadInput: float16 was asked for, and a scale is beyond its normal range and would be rounded.
     """
     smallest, largest = FLOAT16_NORMAL
-    in_range = smallest <= scales.smallest and scales.largest <= largest
+    in_range = not scales.largest or (smallest <= scales.smallest and scales.largest <= largest)
     if asked == "float16" and scales.inexact["float16"] and not in_range:
         raise BadInput(
             f"--scale-dtype float16: scales reach from {scales.smallest:.3g} to {scales.largest:.3g}, float16 holds "

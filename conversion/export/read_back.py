@@ -27,12 +27,13 @@ class Rounding:
     worst: float = 0.0
 
     def add(self, scales: np.ndarray, stored: np.ndarray) -> None:
-        """Counts the scales of some groups, all positive, before and after."""
-        exact = scales.astype(np.float64)
-        change = np.abs(stored.astype(np.float64) - exact) / exact
+        """Counts the scales of some groups before and after."""
+        exact, found = scales.astype(np.float64), stored.astype(np.float64)
+        changed = found != exact  # zeros never are
         self.groups += scales.size
-        self.inexact += int(np.count_nonzero(change))
-        self.worst = max(self.worst, float(change.max()))
+        self.inexact += int(np.count_nonzero(changed))
+        change = np.abs(found - exact)[changed] / np.abs(exact[changed])
+        self.worst = max(self.worst, float(change.max(initial=0)))
 
 
 def read_back(repo: AwqRepo, written: StoredRepo) -> Iterator[str]:

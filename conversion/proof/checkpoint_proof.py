@@ -124,9 +124,8 @@ class _LeafProof:
         """Whether stored codes and scales are those of a block of the source; adds to the tally."""
         exact = scales.astype(np.float32) == source.found.scales
         equal = source.has_products(codes, scales)
-        errors = np.zeros(0)
-        if not exact.all():
-            errors = np.abs(scales.astype(np.float64) - source.found.scales) / source.found.scales
+        rounded = source.found.scales[~exact].astype(np.float64)
+        errors = np.abs(scales[~exact].astype(np.float64) - rounded) / np.abs(rounded)
         self.tally.add_groups(kind, exact & equal, errors)
         # A group that lies on no grid has its least-squares scale, and no product to be equal to.
         unequal = int(np.count_nonzero(exact & ~equal))

@@ -164,7 +164,8 @@ class AwqRepo:
             return *embedding.unpack(parts), None
         scale = self._side[scales].read(scales, start, stop)
         weight = self._files[plain].read(plain, start, stop)
-        grouped = weight.astype(np.float32).reshape(*scale.shape, GROUP_SIZE) / scale.astype(np.float32)[..., None]
+        divisor = np.where(scale == 0, 1, scale.astype(np.float32))[..., None]
+        grouped = weight.astype(np.float32).reshape(*scale.shape, GROUP_SIZE) / divisor
         return np.rint(grouped).astype(np.int8).reshape(weight.shape), scale, weight
 
     def embedding_weights(self) -> Iterator[np.ndarray]:

@@ -62,6 +62,20 @@ def test_codes_are_recovered_from_floats(scale_dtype, disk_dtype):
     assert torch.equal(recover_codes(weight.to(disk_dtype).float(), scales, disk_dtype), rows)
 
 
+@pytest.mark.parametrize("disk_dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_codes_under_negative_scales_and_zero(disk_dtype):
+    _, rows, scales, _ = random_matrix(192, 64, torch.float16)
+    scales[::2] *= -1
+    scales[::5] = 0
+    weight = dequantize(rows, scales, disk_dtype) + 0  # no -0
+    found = recover_codes(weight, scales, disk_dtype)
+    assert torch.equal(found[scales[:, 0] != 0], rows[scales[:, 0] != 0])
+    assert (found[scales[:, 0] == 0] == 0x88).all()
+    weight[5, 40] = 1e-3
+    with pytest.raises(ValueError, match="not codes"):
+        recover_codes(weight, scales, disk_dtype)
+
+
 def test_scales_of_another_matrix_are_noticed():
     _, _, scales, weight = random_matrix(64, 64, torch.bfloat16)
     with pytest.raises(ValueError, match="not codes"):

@@ -104,12 +104,15 @@ def test_any_number_of_threads(model, fused, threads, monkeypatch):
 @pytest.mark.parametrize("scale_dtype", [torch.float16, torch.float32])
 def test_other_scale_dtypes_and_one_key_head(scale_dtype, tmp_path, monkeypatch):
     config = text_config(num_key_value_heads=1, head_dim=64, query_pre_attn_scalar=48)
-    repo = build(tmp_path, config, scale_dtype=scale_dtype, seed=3)
+    repo = build(tmp_path, config, scale_dtype=scale_dtype, seed=3, q4_0=True)
     model = AutoModelForCausalLM.from_pretrained(repo.path, trust_remote_code=True, dtype=torch.bfloat16)
     fused = counted(model, monkeypatch)
     found = step_by_step(model)
     assert fused
     assert_close(found, unfused(model, monkeypatch))
+    with torch.no_grad():
+        exact = repo.reference(torch.cat([IDS, torch.tensor([NEXT])], dim=1)).logits[0, IDS.shape[1] - 1 :]
+    assert (found - exact).norm() / exact.norm() < 0.03
 
 
 def test_multimodal_model(picture_repo, monkeypatch):

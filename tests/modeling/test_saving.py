@@ -22,9 +22,12 @@ def lora(**changes) -> LoraConfig:
     return LoraConfig(**{"r": 4, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False} | changes)
 
 
-@pytest.fixture(scope="module", params=["plain", "int4"])
+@pytest.fixture(scope="module", params=["plain", "int4", "plain, as from Q4_0"])
 def repo(request, tmp_path_factory):
-    return build(tmp_path_factory.mktemp(request.param), text_config(), embedding=request.param)
+    embedding, _, q4_0 = request.param.partition(",")
+    scale_dtype = torch.float16 if q4_0 else torch.bfloat16
+    folder = tmp_path_factory.mktemp(embedding)
+    return build(folder, text_config(), embedding=embedding, scale_dtype=scale_dtype, q4_0=bool(q4_0))
 
 
 @pytest.fixture(scope="module")

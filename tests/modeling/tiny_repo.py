@@ -90,10 +90,17 @@ def pack_awq_by_hand(codes: np.ndarray) -> np.ndarray:
     return words.view(np.int32)
 
 
-def on_grid(shape: tuple[int, int], generator: torch.Generator, scale_dtype: torch.dtype):
-    """Random codes [N, K] in -7..7 and scales [N, K/32] of `scale_dtype`, sized so that the model's logits are tame."""
-    codes = torch.randint(-7, 8, shape, generator=generator)
+def on_grid(shape: tuple[int, int], generator: torch.Generator, scale_dtype: torch.dtype, q4_0: bool = False):
+    """Random codes [N, K] in -7..7 and scales [N, K/32] of `scale_dtype`, sized so that the model's logits are tame.
+
+    Args:
+        q4_0: codes from -8 on, and scales as llama.cpp's quantizer gives them: half of them negative, some zero.
+    """
+    codes = torch.randint(-8 if q4_0 else -7, 8, shape, generator=generator)
     scales = (torch.rand(shape[0], shape[1] // 32, generator=generator) + 0.5) * 0.35 / shape[1] ** 0.5
+    if q4_0:
+        scales *= torch.tensor([-1.0, 0.0, 1.0])[torch.bucketize(torch.rand_like(scales), torch.tensor([0.48, 0.52]))]
+        codes[(scales == 0).repeat_interleave(32, dim=1)] = 0  # the one that a plain embedding can tell
     return codes, scales.to(scale_dtype)
 
 
@@ -105,6 +112,7 @@ def build(
     scale_dtype: torch.dtype = torch.bfloat16,
     embedding: str = "plain",
     seed: int = 0,
+    q4_0: bool = False,
 ) -> TinyRepo:
     """Write a repo of random int4 weights at `path` and return it with its float32 reference."""
     generator = torch.Generator().manual_seed(seed)
@@ -120,11 +128,11 @@ def build(
         if name.endswith("embed_tokens.weight") or (
             ".layers." in name and name.endswith("_proj.weight") and "vision" not in name
         ):
-            codes, scales = on_grid(tuple(weight.shape), generator, scale_dtype)
+            codes, scales = on_grid(tuple(weight.shape), generator, scale_dtype, q4_0)
             if name.endswith("embed_tokens.weight"):
                 codes[-64:] = 0
                 scales[-64:] = 1
-            exact = codes * scales.float().repeat_interleave(32, dim=1)
+            exact = codes * scales.float().repeat_interleave(32, dim=1) + 0  # no -0
             stem = disk.removesuffix(".weight")
             if not name.endswith("embed_tokens.weight"):
                 tensors[f"{stem}.qweight"] = torch.from_numpy(pack_awq_by_hand(codes.numpy()))
