@@ -65,6 +65,7 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     repos/hub_format_repo.py        other formats of Hugging Face repos
     repos/gguf_repo.py              GGUF
     repos/gguf_config.py            the configuration that GGUF files tell
+    repos/tensor_files.py           the safetensors files of a repo, in either key layout, with an index or without
     repos/safetensors_file.py       one safetensors file
 
   What is written, and where

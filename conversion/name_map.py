@@ -178,6 +178,11 @@ def first_layout(name: str) -> str:
     return re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name)
 
 
+def both_layouts(stem: str) -> list[str]:
+    """The name of a language model's module in the first key layout, and in that of transformers 5."""
+    return [stem, re.sub(r"^language_model\.model\.", "model.language_model.", stem)]
+
+
 def is_language(leaf: str) -> bool:
     """Whether a leaf is not of the vision tower or the projector. Unknown leaves count as language: they are errors."""
     others = {rule.leaf.split("{i}")[0] for rule in RULES if rule.part != LANGUAGE}

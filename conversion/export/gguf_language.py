@@ -33,6 +33,10 @@ def write_language_model(repo: AwqRepo, path: Path, *, embedding: str = "q4_0") 
     Raises:
         BadInput: llama.cpp does not run such a model, float16 does not hold its scales, or it lacks its tokenizer.
     """
+    if repo.kept:
+        raise BadInput(f"{repo.path}: {repo.kept[0]} holds floats, and here every linear of a GGUF file is Q4_0")
+    if embedding == "q4_0" and not repo.has_codes:
+        raise BadInput(f"{repo.path}: its embedding lies on no int4 grid; --gguf-embedding f16 keeps it as floats")
     vocabulary = Vocabulary.of(repo.path)
     rows = len(vocabulary.tokens)
     metadata = _metadata(repo) | vocabulary.metadata()
@@ -57,11 +61,8 @@ def _values(repo: AwqRepo, rows: int, embedding: str) -> Iterator[tuple[str, np.
     """Names and contents of the tensors; parts of one follow each other."""
     stem = repo.embedding
     try:
-        for codes, scales in repo.embedding_blocks(rows):
-            if embedding == "q4_0":
-                yield tensor_name(repo.config, stem), q4_0.pack(codes, scales)["weight"]
-            else:
-                yield tensor_name(repo.config, stem), q4_0.float16(dequantize(codes, scales))
+        for values in _embedding(repo, rows, embedding):
+            yield tensor_name(repo.config, stem), values
         for stem in repo.linears:
             yield tensor_name(repo.config, stem), q4_0.pack(*repo.linear(stem))["weight"]
     except OverflowError as error:
@@ -70,6 +71,15 @@ def _values(repo: AwqRepo, rows: int, embedding: str) -> Iterator[tuple[str, np.
         shifted = repo.read(norm).astype(np.float32) + 1
         factor = np.float32(_query_factor(repo)) if norm.endswith("q_norm.weight") else np.float32(1)
         yield tensor_name(repo.config, norm), shifted * factor
+
+
+def _embedding(repo: AwqRepo, rows: int, embedding: str) -> Iterator[np.ndarray]:
+    """Blocks of rows of the embedding, as the file has them."""
+    if not repo.has_codes:
+        yield from map(q4_0.float16, repo.embedding_weights(rows))
+        return
+    for codes, scales in repo.embedding_blocks(rows):
+        yield q4_0.pack(codes, scales)["weight"] if embedding == "q4_0" else q4_0.float16(dequantize(codes, scales))
 
 
 def _norms(repo: AwqRepo) -> list[str]:

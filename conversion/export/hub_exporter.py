@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from conversion.formats import HubFormat
+from conversion.name_map import both_layouts
 from conversion.repos.awq_repo import AwqRepo
 from conversion.shards import INDEX, Shard, split_into_shards
 from conversion.small_files.repo_files import TOKENIZER_FILES, write_json
@@ -71,4 +72,5 @@ class HubExporter:
     def _config(self, repo: AwqRepo) -> dict:
         """config.json."""
         kept = {key: value for key, value in repo.values.items() if key != "auto_map"}  # no code of this project's own
-        return kept | {"quantization_config": self.format.quantization_config()}
+        floats = [name for stem in repo.kept for name in both_layouts(stem)]
+        return kept | {"quantization_config": self.format.quantization_config(floats)}

@@ -60,6 +60,8 @@ def read_back(repo: AwqRepo, written: StoredRepo) -> Iterator[str]:
 
 def _compare_embedding(repo: AwqRepo, written: StoredRepo, rounding: Rounding) -> bool:
     """Whether the embedding is stored as codes; then these and their scales are compared."""
+    if not repo.has_codes:
+        return False
     start = 0
     for codes, scales in repo.embedding_blocks(written.rows):
         found, found_scales, _ = written.embedding_rows(start, start + len(codes))

@@ -10,7 +10,7 @@ gguf_names.py           llama.cpp's names of tensors
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -49,8 +49,8 @@ class HubFormat(Format, Protocol):
         """Those tensors of a matrix (out, in) that do not depend on its weights, by what follows the stem and a dot."""
 
     @staticmethod
-    def quantization_config() -> dict:
-        """`quantization_config` of config.json."""
+    def quantization_config(kept: Iterable[str] = ()) -> dict:
+        """`quantization_config` of config.json; `kept` are names of linears of the language model that are floats."""
 
 
 HUB_FORMATS: dict[str, HubFormat] = {"compressed-tensors": compressed_tensors}  # that a repo is exported to

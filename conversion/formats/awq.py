@@ -10,7 +10,7 @@ A linear [out, in] with symmetric int4 codes becomes three tensors:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -87,10 +87,13 @@ def unpack_words(qweight: np.ndarray) -> np.ndarray:
     return codes.reshape(words * 8, ins).T
 
 
-def quantization_config() -> dict:
+def quantization_config(kept: Iterable[str] = ()) -> dict:
     """`quantization_config` of config.json.
 
     The tensors left alone are named in both spellings: transformers with gptqmodel matches one, vLLM the other.
+
+    Args:
+        kept: names of linears of the language model that are floats.
     """
     return {
         "quant_method": "awq",
@@ -105,5 +108,6 @@ def quantization_config() -> dict:
             "multi_modal_projector",
             "embed_tokens",
             "lm_head",
+            *kept,
         ],
     }

@@ -11,7 +11,7 @@ weight = code * scale; symmetric weights have no zero points. Embedding, vision 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -45,8 +45,12 @@ def constants(shape: tuple[int, int]) -> dict[str, np.ndarray]:
     return {"weight_shape": np.array(shape, np.int64)}
 
 
-def quantization_config() -> dict:
-    """`quantization_config` of config.json, as the library's QuantizationConfig reads it."""
+def quantization_config(kept: Iterable[str] = ()) -> dict:
+    """`quantization_config` of config.json, as the library's QuantizationConfig reads it.
+
+    Args:
+        kept: names of linears of the language model that are floats.
+    """
     weights = {
         "num_bits": 4,
         "type": "int",
@@ -60,5 +64,5 @@ def quantization_config() -> dict:
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-        "ignore": ["lm_head", "re:.*vision_tower.*", "re:.*multi_modal_projector.*"],
+        "ignore": ["lm_head", "re:.*vision_tower.*", "re:.*multi_modal_projector.*", *kept],
     }

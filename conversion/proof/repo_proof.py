@@ -36,6 +36,8 @@ def _linear_differs(repo: StoredRepo, source: AwqRepo, name: str) -> str | None:
 
 
 def _same_embedding(repo: StoredRepo, source: AwqRepo) -> bool:
+    if not source.has_codes:
+        return _same_floats(repo, source)
     start = 0
     for codes, scales in source.embedding_blocks(min(repo.rows, source.rows)):
         found, found_scales, weight = repo.embedding_rows(start, start + len(codes))
@@ -45,6 +47,17 @@ def _same_embedding(repo: StoredRepo, source: AwqRepo) -> bool:
         ):
             return False
         if weight is not None and not (weight == dequantize(codes, scales).astype(weight.dtype)).all():
+            return False
+    return repo.cuts_embedding or repo.rows == source.rows
+
+
+def _same_floats(repo: StoredRepo, source: AwqRepo) -> bool:
+    """Whether an embedding that lies on no grid is the source's, rounded to its dtype here."""
+    start = 0
+    for rows in source.embedding_weights(min(repo.rows, source.rows)):
+        codes, _, weight = repo.embedding_rows(start, start + len(rows))
+        start += len(rows)
+        if codes is not None or weight is None or not (weight == rows.astype(weight.dtype)).all():
             return False
     return repo.cuts_embedding or repo.rows == source.rows
 

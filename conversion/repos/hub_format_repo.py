@@ -39,6 +39,7 @@ class HubFormatRepo:
     def __init__(self, path: Path, format: HubFormat):
         self.path, self.format = path, format
         self.config = read_config(path / "config.json")
+        self._kept = self.config.quantization_config.get("ignore") or []
         try:
             self.index = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"]
             shards = sorted(set(self.index.values()))
@@ -79,11 +80,11 @@ class HubFormatRepo:
         """Shapes of the tensors that config.json asks for."""
         shapes: dict[str, tuple[int, ...]] = {}
         for entry in entries(self.config, self.config.get_text_config().vocab_size):
-            if linears := _linears_of(entry):
-                specs = [spec for name in linears for spec in self.format.specs(name, entry.tensor_shape, SCALES)]
-                shapes |= {spec.name: spec.shape for spec in specs}
-            else:
-                shapes |= dict.fromkeys(entry.tensors, entry.tensor_shape)
+            linears = [name for name in _linears_of(entry) if name not in self._kept]
+            specs = [spec for name in linears for spec in self.format.specs(name, entry.tensor_shape, SCALES)]
+            shapes |= {spec.name: spec.shape for spec in specs}
+            plain = [name for name in entry.tensors if name.removesuffix(".weight") not in linears]
+            shapes |= dict.fromkeys(plain, entry.tensor_shape)
         return shapes
 
     def _wrong_constants(self) -> list[str]:
