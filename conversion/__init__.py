@@ -1,6 +1,6 @@
 """From a checkpoint to a Hugging Face repo, and from that to other formats.
 
-    leaves -> plan -> codes and scales -> format -> repo -> export
+    source -> plan -> codes and scales -> format -> repo -> export
 
 The house, from the roof down. A file imports only files below its own line, also where it imports late: an import
 inside a function keeps a heavy library out of verbs that do without it. tests/conversion/test_rooms.py asserts that;
@@ -31,7 +31,7 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     convert/completion.py           after the last leaf: scales, card, index, manifest
     convert/manifest.py             what conversion.json says
     convert/scale_dtype.py          the dtype of the scales
-    convert/leaf_conversion.py      leaves become tensors, several at a time, and are noted shard by shard
+    convert/leaf_conversion.py      parts become tensors, several at a time, and are noted shard by shard
     convert/leaf_writer.py          codes, scales and floats become tensors in a shard
     convert/disk_space.py           whether a disk can hold it
     convert/plan.py                 all that is known before the first weight is read
@@ -39,7 +39,7 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
   Proof of a repo
 
     proof/verify.py                 all that can be proven
-    proof/checkpoint_proof.py       against the checkpoint, number by number
+    proof/checkpoint_proof.py       against its source, number by number
     proof/repo_proof.py             against the AWQ repo it was made from
     proof/file_check.py             against its manifest
     proof/damage.py                 what is wrong inside a file of weights
@@ -48,12 +48,16 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
 
   Sources: what a conversion reads
 
-    source/source_hashes.py         source files against given hashes
+    source/opening.py               a path -> its source, whatever kind it is
+    source/flax_source.py           a Flax checkpoint as a source
     source/leaf_codes.py            a leaf -> blocks of codes and scales
     source/int4_grid.py             floats on a grid -> codes and scales
     source/flax_checkpoint.py       leaves of a checkpoint, from metadata alone
     source/zarr_leaf.py             one leaf: shape first, bytes on demand
     source/stored_bytes.py          stored values, piece by piece, and errors in plain words
+    source/source_hashes.py         source files against given hashes
+    source/source.py                the interface of every source: its parts, and blocks of them
+    source/source_files.py          the files of a source, and what tells one from another
     arguments.py                    what the user names: found, or refused with what it is
     source/kaggle.py                downloads
     source/donor.py                 tensors that a checkpoint lacks
@@ -81,8 +85,8 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
 
   The ground: names, shapes and numbers
 
-    facts.py                        what was found out about a leaf and its scales
-    layout.py                       which tensors a leaf becomes, and where its blocks belong
+    facts.py                        what was found out about a part and its scales
+    layout.py                       which tensors a part becomes, and where the blocks of a leaf belong
     sizes.py                        the published sizes and their configurations
     name_map.py                     the leaves of a model <-> transformers tensors
     leaf_rules.py                   every kind of leaf, its tensors, and how its axes move
@@ -93,6 +97,7 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     formats/q4_0.py                 Q4_0, the blocks of GGUF
     formats/words.py                eight codes in an int32
     formats/gguf_names.py           llama.cpp's names of tensors
+    part.py                         one piece of a source, and the tensors that it becomes
     tensor_spec.py                  name, dtype and shape of a tensor
     codes.py                        what an int4 weight is
     identify.py                     what a path, a name or an address is

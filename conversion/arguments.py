@@ -23,14 +23,17 @@ from conversion.identify import (
     nearest_name,
     nowhere,
     repo_kind,
+    source_kind,
 )
 
 METADATA = "_METADATA"
 ONLY_KAGGLE = f"Google's INT4 checkpoints are on Kaggle: --checkpoint {EXAMPLE}, or the folder of one"
 
 
-def checkpoint_folder(given: str) -> Path:
-    """The folder that holds `_METADATA`, or at most two levels above it; `kaggle:NAME` is downloaded first.
+def source_path(given: str) -> Path:
+    """What `open_source` takes; `kaggle:NAME` is downloaded first.
+
+    For a Flax checkpoint that is the folder that holds `_METADATA`, or at most two levels above it.
 
     Raises:
         BadInput: it is something else.
@@ -43,7 +46,8 @@ def checkpoint_folder(given: str) -> Path:
     path = Path(given)
     if not path.exists():  # before a Path makes one slash of the two of a web address
         raise BadInput(f"--checkpoint {given}: {_no_checkpoint_there(given)}")
-    find_checkpoint(path)
+    if source_kind(path) == "flax":
+        find_checkpoint(path)
     return path
 
 

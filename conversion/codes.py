@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,9 @@ class CodeBlock:
         outputs, inputs: which of its rows and columns.
         codes: int8 [outputs, inputs], values -8..7, any strides.
         scales: float32 [outputs, inputs/32], any strides.
-        weights: float32 [outputs, inputs] equal to codes times scales, zeros of either sign; None if not at hand.
+        weights: float32 [outputs, inputs] that the source holds, zeros of either sign; None if not at hand.
+        inexact: groups whose weights are not codes times scales, because they lie on no grid.
+        worst: their largest |code * scale - w| / absmax.
     """
 
     tensor: int
@@ -27,6 +29,14 @@ class CodeBlock:
     codes: np.ndarray
     scales: np.ndarray
     weights: np.ndarray | None = None
+    inexact: int = 0
+    worst: float = 0.0
+
+    def rows(self, count: int) -> CodeBlock:
+        """Its first rows, all if there are no more than so many."""
+        outputs = slice(self.outputs.start, min(self.outputs.stop, self.outputs.start + count))
+        weights = None if self.weights is None else self.weights[:count]
+        return replace(self, outputs=outputs, codes=self.codes[:count], scales=self.scales[:count], weights=weights)
 
 
 def dequantize(codes: np.ndarray, scales: np.ndarray, axis: int = 1) -> np.ndarray:

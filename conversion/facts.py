@@ -1,4 +1,4 @@
-"""What a conversion found out about its leaves and their scales; the manifest keeps it."""
+"""What a conversion found out about its parts and their scales; the manifest keeps it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from conversion.codes import representable
-from conversion.layout import kind_of
-from conversion.name_map import Entry
+from conversion.codes import CodeBlock, representable
+from conversion.part import Part
 from conversion.tensor_spec import DTYPES
 
 
@@ -58,11 +57,11 @@ class ScaleFacts:
 
 @dataclass
 class LeafFacts:
-    """What the manifest keeps about one leaf.
+    """What the manifest keeps about one part.
 
     Attributes:
         kind: `linear`, `embedding` or `plain`.
-        groups: groups of 32 on the int4 grid, 0 for a plain leaf.
+        groups: groups of 32 on the int4 grid, 0 for a plain one.
         inexact: groups that lie on no grid and carry a least-squares scale.
         worst: their largest |code * scale - w| / absmax.
         scales: the scales as recovered, before rounding.
@@ -77,9 +76,15 @@ class LeafFacts:
     scales: ScaleFacts | None = None
 
     @classmethod
-    def of(cls, entry: Entry) -> LeafFacts:
-        """Of a leaf that was not read yet."""
-        return cls(entry.leaf, list(entry.tensors), kind_of(entry))
+    def of(cls, part: Part) -> LeafFacts:
+        """Of a part that was not read yet."""
+        return cls(part.leaf, list(part.tensors), part.kind)
+
+    def add(self, block: CodeBlock) -> None:
+        """Counts the groups of a block."""
+        self.groups += block.scales.size
+        self.inexact += block.inexact
+        self.worst = max(self.worst, block.worst)
 
     def to_dict(self) -> dict:
         return asdict(self)

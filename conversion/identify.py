@@ -3,6 +3,7 @@
 Looks at names and first bytes alone, and imports nothing heavy.
 
     identify            a path -> what it is
+    source_kind         a path -> which kind of source it is
     kaggle_reference    a handle or a web address of Kaggle's -> kaggle:...
     hub_id              a name or a web address of the Hub's -> owner/name
 """
@@ -44,6 +45,7 @@ REPOS = {
     "compressed-tensors": "a repo in compressed-tensors format",
     "gguf": "a folder of GGUF files",
 }
+SOURCES = ("flax",)  # kinds of what can be converted
 SHOWN = 3
 
 
@@ -155,6 +157,17 @@ def repo_kind(path: Path) -> str | None:
     if any(path.glob("*.gguf")):
         return "gguf"
     return None
+
+
+def source_kind(path: Path) -> str:
+    """The kind of source that an existing path is, one of `SOURCES`; `flax` also for what is none.
+
+    The finder of Flax checkpoints then says what it is instead.
+    """
+    if (path / "_METADATA").is_file():
+        return "flax"
+    kind = repo_kind(path) if path.is_dir() else "gguf" if first_bytes(path).startswith(b"GGUF") else None
+    return kind if kind in SOURCES else "flax"
 
 
 def below(path: Path, name: str, levels: int = LEVELS) -> list[Path]:

@@ -1,6 +1,6 @@
-"""Geometry of a conversion, from shapes alone: what a leaf becomes, and where each block of it belongs.
+"""Geometry of a conversion, from shapes alone: what a part becomes, and where each block of a leaf belongs.
 
-* `kind_of`, `output_tensors`: which tensors a leaf becomes.
+* `output_tensors`: which tensors a part becomes.
 * `check_divisible`: whether they divide into groups and words.
 * `block_rows`, `place_of`: the blocks in which a leaf is read, and the part of a tensor that each fills.
 """
@@ -11,32 +11,28 @@ from conversion.codes import GROUP_SIZE
 from conversion.errors import BadInput
 from conversion.formats import awq, embedding
 from conversion.name_map import Entry
+from conversion.part import Part
 from conversion.tensor_spec import SCALES, TensorSpec
 
 BLOCK_BYTES = 1 << 22  # of float32, handled at a time
 
 
-def kind_of(entry: Entry) -> str:
-    """`linear` or `embedding` for a leaf on the int4 grid, else `plain`."""
-    return "embedding" if entry.is_embedding else "linear" if entry.int4 else "plain"
-
-
-def output_tensors(entry: Entry, dtype: str, embedding_mode: str, vocabulary: int) -> list[TensorSpec]:
-    """The tensors that a leaf becomes in the shards.
+def output_tensors(part: Part, dtype: str, embedding_mode: str, vocabulary: int) -> list[TensorSpec]:
+    """The tensors that a part becomes in the shards.
 
     Args:
-        entry: the leaf.
+        part: the part.
         dtype: of tensors that stay floats.
         embedding_mode: `plain` or `int4`.
         vocabulary: rows of the embedding with its zero rows.
     """
-    if kind_of(entry) == "plain":
-        return [TensorSpec(name, dtype, entry.tensor_shape) for name in entry.tensors]
-    if kind_of(entry) == "linear":
-        stems = [name.removesuffix(".weight") for name in entry.tensors]
-        return [spec for stem in stems for spec in awq.specs(stem, entry.tensor_shape, SCALES)]
-    shape, (name,) = (vocabulary, entry.tensor_shape[1]), entry.tensors
-    if embedding_mode == "plain":
+    if part.kind == "linear":
+        stems = [name.removesuffix(".weight") for name in part.tensors]
+        return [spec for stem in stems for spec in awq.specs(stem, part.tensor_shape, SCALES)]
+    if not part.is_embedding:
+        return [TensorSpec(name, dtype, part.tensor_shape) for name in part.tensors]
+    shape, (name,) = (vocabulary, part.tensor_shape[1]), part.tensors
+    if part.kind == "plain" or embedding_mode == "plain":
         return [TensorSpec(name, dtype, shape)]
     return embedding.specs(name.removesuffix(".weight"), shape, SCALES)
 

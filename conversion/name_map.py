@@ -14,31 +14,22 @@ from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.errors import BadInput, shortened
 from conversion.leaf_rules import EMBEDDING_LEAF, LANGUAGE, PROJECTOR, RULES, VISION, Rule
+from conversion.part import Part
 
 PADDING_ROWS = 64  # zero rows that Google's multimodal configs append to the embedding (262144 -> 262208)
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Part):
     """One leaf of one checkpoint and what becomes of it.
 
     Attributes:
-        leaf: name of the leaf.
         leaf_shape: its expected shape.
-        tensors: full transformers names.
-        tensor_shape: shape of each of them as transformers holds it ([out, in] for a matrix), before padding.
         rule: the rule it follows.
     """
 
-    leaf: str
     leaf_shape: tuple[int, ...]
-    tensors: tuple[str, ...]
-    tensor_shape: tuple[int, ...]
     rule: Rule = field(repr=False)
-
-    @property
-    def int4(self) -> bool:
-        return self.rule.int4
 
     @property
     def grouped_by_row(self) -> bool:
@@ -49,10 +40,6 @@ class Entry:
     def slabs_are_outputs(self) -> bool:
         """For int4 leaves: whether the matrices of the leaf follow each other along the outputs."""
         return len(self.leaf_shape) > 2 and self.rule.axes.leaf_axes[-3] in self.rule.axes.tensor_axes[0]
-
-    @property
-    def is_embedding(self) -> bool:
-        return self.tensors[0].endswith("embed_tokens.weight")
 
 
 def entries(config: Gemma3Config | Gemma3TextConfig, embedding_rows: int) -> list[Entry]:
@@ -80,7 +67,8 @@ def entries(config: Gemma3Config | Gemma3TextConfig, embedding_rows: int) -> lis
 
         shape = tuple(len(rule.tensors) if a == "T" else sizes[a] for a in rule.axes.leaf_axes)
         tensors = tuple(prefixes[rule.part] + named(name) for name in rule.tensors)
-        return Entry(named(rule.leaf), shape, tensors, rule.axes.tensor_shape(sizes), rule)
+        kind = "plain" if not rule.int4 else "embedding" if rule.leaf == EMBEDDING_LEAF else "linear"
+        return Entry(named(rule.leaf), tensors, rule.axes.tensor_shape(sizes), kind, shape, rule)
 
     # Layer by layer, as the model runs, each part's layers after what comes before them in the rules.
     result = []

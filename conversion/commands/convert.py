@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from conversion.arguments import checkpoint_folder
+from conversion.arguments import source_path
 from conversion.commands.plan import checked_options
 from conversion.convert.pipeline import convert
 from conversion.export.export import check_export, convert_and_export
@@ -24,7 +24,7 @@ def run(chosen: argparse.Namespace) -> None:
         WorkFolder(options.output)
     else:
         check_export(options.output, chosen.format)
-    options = dataclasses.replace(options, checkpoint=checkpoint_folder(chosen.checkpoint))
+    options = dataclasses.replace(options, checkpoint=source_path(chosen.checkpoint))
     if chosen.format == "awq":
         convert(options)
     else:

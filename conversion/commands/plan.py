@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from conversion.arguments import checkpoint_folder
+from conversion.arguments import source_path
 from conversion.convert.plan import check_options, describe, make_plan
 from conversion.errors import BadInput
 from conversion.options import VARIANTS, Options
@@ -19,7 +19,7 @@ def run(chosen: argparse.Namespace) -> None:
         BadInput: the checkpoint cannot be converted so.
     """
     options = checked_options(chosen)
-    options = dataclasses.replace(options, checkpoint=checkpoint_folder(chosen.checkpoint))
+    options = dataclasses.replace(options, checkpoint=source_path(chosen.checkpoint))
     print(describe(make_plan(options), options))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from conversion.arguments import check_repo_folder, checkpoint_folder
+from conversion.arguments import check_repo_folder, source_path
 from conversion.errors import BadInput
 from conversion.identify import repo_kind
 from conversion.proof.verify import verify
 from conversion.repos.awq_repo import AwqRepo
-from conversion.source.flax_checkpoint import FlaxCheckpoint
+from conversion.source.opening import open_source
 from conversion.source.source_hashes import check_source_hashes
 
 
@@ -24,10 +24,10 @@ def run(chosen: argparse.Namespace) -> None:
     against = _awq_repo(chosen.against) if chosen.against else None
     checkpoint = None
     if chosen.checkpoint:
-        folder = checkpoint_folder(chosen.checkpoint)
-        checkpoint = FlaxCheckpoint(folder)
+        path = source_path(chosen.checkpoint)
+        checkpoint = open_source(path)
         if chosen.source_hashes:
-            check_source_hashes(chosen.source_hashes, folder, checkpoint, chosen.workers, print)
+            check_source_hashes(chosen.source_hashes, path, checkpoint, chosen.workers, print)
     verify(chosen.repo, chosen.workers, print, checkpoint=checkpoint, against=against)
 
 

@@ -1,7 +1,7 @@
-"""The leaves of a plan become tensors in shards, several at a time, and are noted shard by shard.
+"""The parts of a plan become tensors in shards, several at a time, and are noted shard by shard.
 
-This is where a source meets the writer: a leaf is read and recovered (`source/leaf_codes.py`) and written
-(`leaf_writer.py`) block by block.
+This is where a source meets the writer: a part is read (`source/source.py`) and written (`leaf_writer.py`) block by
+block.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -19,15 +20,17 @@ from conversion.convert.leaf_writer import LeafWriter
 from conversion.convert.plan import Plan
 from conversion.facts import LeafFacts
 from conversion.folders.work_folder import WorkFolder
-from conversion.layout import kind_of
-from conversion.name_map import Entry
 from conversion.options import Options
+from conversion.part import Part
 from conversion.shards import Shard, ShardLayout
-from conversion.source.leaf_codes import code_blocks, non_finite
+from conversion.source.leaf_codes import non_finite
+from conversion.source.source import FloatBlock
+
+B = TypeVar("B", CodeBlock, FloatBlock)
 
 
 class Cancelled(Exception):
-    """Another leaf failed; this one was given up."""
+    """Another part failed; this one was given up."""
 
 
 class LeafConversion:
@@ -43,9 +46,9 @@ class LeafConversion:
         self._options, self._plan, self._work = options, plan, work
         noted = {i: work.shard_facts(shard.filename) for i, shard in enumerate(plan.shards)}
         self._facts = {leaf.leaf: leaf for leaves in noted.values() for leaf in map(LeafFacts.from_dict, leaves or [])}
-        self._todo = [entry for entry in plan.entries if entry.leaf not in self._facts]
+        self._todo = [part for part in plan.parts if part.leaf not in self._facts]
         self._unfinished = {
-            i: sum(plan.shard_of[entry.leaf] == i for entry in self._todo) for i in noted if noted[i] is None
+            i: sum(plan.shard_of[part.leaf] == i for part in self._todo) for i in noted if noted[i] is None
         }
         self._cancelled, self._lock = threading.Event(), threading.Lock()
 
@@ -53,23 +56,23 @@ class LeafConversion:
         """Converts what is to be done, and does other work `beside` it.
 
         Returns:
-            Facts of every leaf, in the order of the plan.
+            Facts of every part, in the order of the plan.
 
         Raises:
-            BadInput, SourceLost, OSError: the first error of a leaf, or of the other work.
+            BadInput, SourceLost, OSError: the first error of a part, or of the other work.
         """
         with ExitStack() as stack:
             self._open_files(stack)
             pool = stack.enter_context(ThreadPoolExecutor(self._options.workers))
             try:
-                futures = [pool.submit(beside), *(pool.submit(self._convert, entry) for entry in self._todo)]
+                futures = [pool.submit(beside), *(pool.submit(self._convert, part) for part in self._todo)]
                 errors = _errors(futures)
-            finally:  # an error or Ctrl-C: leaves under way stop at their next block
+            finally:  # an error or Ctrl-C: parts under way stop at their next block
                 self._cancelled.set()
                 pool.shutdown(cancel_futures=True)
         if errors:
             raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
-        return [self._facts[entry.leaf] for entry in self._plan.entries]
+        return [self._facts[part.leaf] for part in self._plan.parts]
 
     def _open_files(self, stack: ExitStack) -> None:
         plan = self._plan
@@ -81,48 +84,58 @@ class LeafConversion:
 
         self._shards = {i: opened(plan.shards[i]) for i in self._unfinished}
         self._side = opened(plan.side) if plan.side else None
-        read = sum(plan.checkpoint.leaves[e.leaf].nbytes for e in self._todo if e.leaf not in plan.donated)
+        read = sum(plan.source.nbytes(part) for part in self._todo if part.leaf not in plan.donated)
         bar = tqdm(total=read, unit="B", unit_scale=True, desc="converting", mininterval=0.5, disable=None)
         self._bar = stack.enter_context(bar)
 
-    def _convert(self, entry: Entry) -> None:
-        plan, number = self._plan, self._plan.shard_of[entry.leaf]
+    def _convert(self, part: Part) -> None:
+        plan, number = self._plan, self._plan.shard_of[part.leaf]
         writer = LeafWriter(self._shards[number], self._options.dtype, plan.text_config.vocab_size, self._side)
-        facts = LeafFacts.of(entry)
-        if kind_of(entry) == "plain":
-            writer.write_plain(entry, self._floats(entry))
+        facts = LeafFacts.of(part)
+        if part.int4:
+            blocks = plan.source.codes(part)
+            facts.scales = writer.write_codes(part, self._counted(part, blocks, facts))
+            plan.source.judge(facts, self._options.tolerance)
         else:
-            blocks = code_blocks(entry, plan.checkpoint.leaves[entry.leaf], facts, self._options.tolerance)
-            facts.scales = writer.write_codes(entry, self._told(blocks))
+            writer.write_plain(part, self._floats(part))
         self._note(facts, number)
 
-    def _floats(self, entry: Entry) -> list[np.ndarray]:
-        """The tensors of a leaf off the grid, as float32.
+    def _floats(self, part: Part) -> Iterator[FloatBlock]:
+        """The values of a part that is no codes.
 
         Raises:
             BadInput: a value is not finite.
         """
         plan = self._plan
-        if entry.leaf in plan.donated:
-            tensors = [plan.donor.read(name, entry.tensor_shape) for name in entry.tensors]
+        if part.leaf in plan.donated:
+            tensors = [plan.donor.read(name, part.tensor_shape) for name in part.tensors]
+            blocks = [FloatBlock(number, 0, tensor) for number, tensor in enumerate(tensors)]
         else:
-            leaf = plan.checkpoint.leaves[entry.leaf]
-            tensors = entry.rule.axes.to_tensors(leaf.read())
-            self._tell(leaf.nbytes)
-        for name, tensor in zip(entry.tensors, tensors, strict=True):
-            finite = np.isfinite(tensor)
+            blocks = self._told(part, plan.source.values(part))
+        for block in blocks:
+            finite = np.isfinite(block.values)
             if not finite.all():
                 place = tuple(int(i) for i in np.argwhere(~finite)[0])
-                raise non_finite(f"{entry.leaf} ({name})", place, float(tensor[place]))
-        return tensors
-
-    def _told(self, blocks: Iterator[CodeBlock]) -> Iterator[CodeBlock]:
-        for block in blocks:
+                value, row = float(block.values[place]), (block.row + place[0], *place[1:])
+                raise non_finite(f"{part.leaf} ({part.tensors[block.tensor]})", row, value)
             yield block
-            self._tell(block.codes.size * np.dtype(np.float32).itemsize)
+
+    def _counted(self, part: Part, blocks: Iterator[CodeBlock], facts: LeafFacts) -> Iterator[CodeBlock]:
+        for block in self._told(part, blocks):
+            facts.add(block)
+            yield block
+
+    def _told(self, part: Part, blocks: Iterator[B]) -> Iterator[B]:
+        """The blocks of a part, each counted when the next is asked for."""
+        total, done = self._plan.source.nbytes(part), 0
+        for block in blocks:
+            before = done * total // part.size
+            done += (block.codes if part.int4 else block.values).size
+            yield block
+            self._tell(done * total // part.size - before)
 
     def _tell(self, nbytes: int) -> None:
-        """Counts decoded bytes that are done.
+        """Counts stored bytes that are done.
 
         Raises:
             Cancelled: there is no more use in the rest.
@@ -133,7 +146,7 @@ class LeafConversion:
             self._bar.update(nbytes)
 
     def _note(self, facts: LeafFacts, number: int) -> None:
-        """Notes a leaf that is written, and its shard if it was the last one."""
+        """Notes a part that is written, and its shard if it was the last one."""
         with self._lock:
             self._facts[facts.leaf] = facts
             self._unfinished[number] -= 1
@@ -142,8 +155,8 @@ class LeafConversion:
             if self._side:
                 self._side.sync()
             self._shards[number].sync()
-            entries = (entry for entry in self._plan.entries if self._plan.shard_of[entry.leaf] == number)
-            noted = [self._facts[entry.leaf].to_dict() for entry in entries]
+            parts = (part for part in self._plan.parts if self._plan.shard_of[part.leaf] == number)
+            noted = [self._facts[part.leaf].to_dict() for part in parts]
             self._work.mark_complete(self._plan.shards[number].filename, noted)
 
 

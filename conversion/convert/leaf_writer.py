@@ -1,7 +1,8 @@
-"""A leaf's values -> its tensors in a shard, whatever source its codes and scales come from."""
+"""The values of a part -> its tensors in a shard, whatever source they come from."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,66 +10,70 @@ import numpy as np
 from conversion.codes import GROUP_SIZE, CodeBlock, dequantize
 from conversion.facts import ScaleFacts
 from conversion.formats import awq, embedding
-from conversion.name_map import Entry
+from conversion.part import Part
 from conversion.shards import Shard
+from conversion.source.source import FloatBlock
 from conversion.tensor_spec import DTYPES
 
 
 class LeafWriter:
-    """Writes leaves into one shard.
+    """Writes parts into one shard.
 
     Args:
         shard: the shard.
         dtype: of tensors that stay floats.
         vocabulary: rows of the embedding with its zero rows.
-        side: file for the scales of an embedding that stays floats, None if it becomes int4.
+        side: file for the scales of an int4 embedding that is written as floats, None if there is none.
     """
 
     def __init__(self, shard: Shard, dtype: str, vocabulary: int, side: Shard | None):
         self._shard, self._vocabulary, self._side = shard, vocabulary, side
         self._dtype = DTYPES[dtype][1]
 
-    def write_plain(self, entry: Entry, tensors: Iterable[np.ndarray]) -> None:
-        """Writes the float tensors of a leaf, in the order of the entry."""
-        for name, tensor in zip(entry.tensors, tensors, strict=True):
-            self._shard.write(name, tensor.astype(self._dtype))
+    def write_plain(self, part: Part, blocks: Iterable[FloatBlock]) -> None:
+        """Writes the float tensors of a part, from blocks that cover them."""
+        width = math.prod(part.tensor_shape[1:])
+        for block in blocks:
+            self._shard.write(part.tensors[block.tensor], block.values.astype(self._dtype), block.row * width)
+        if part.is_embedding and (padding := self._vocabulary - part.tensor_shape[0]):
+            self._shard.write(part.tensors[0], np.zeros((padding, width), self._dtype), part.size)
 
-    def write_codes(self, entry: Entry, blocks: Iterable[CodeBlock]) -> ScaleFacts:
-        """Writes the int4 matrices of a leaf, from blocks that cover them.
+    def write_codes(self, part: Part, blocks: Iterable[CodeBlock]) -> ScaleFacts:
+        """Writes the int4 matrices of a part, from blocks that cover them.
 
         Args:
-            entry: the leaf.
+            part: the part.
             blocks: those of an embedding hold whole rows and come in order.
 
         Returns:
             Facts of its scales; the zero rows of an embedding do not count.
         """
         facts = ScaleFacts()
-        write = self._write_embedding if entry.is_embedding else self._write_linears
-        write(entry, _counted(blocks, facts))
+        write = self._write_embedding if part.is_embedding else self._write_linears
+        write(part, _counted(blocks, facts))
         return facts
 
-    def _write_linears(self, entry: Entry, blocks: Iterable[CodeBlock]) -> None:
-        """The packed tensors are an eighth of the leaf and are gathered in memory; the leaf itself never is."""
-        stems = [name.removesuffix(".weight") for name in entry.tensors]
-        specs = [spec for stem in stems for spec in awq.specs(stem, entry.tensor_shape, "float32")]
+    def _write_linears(self, part: Part, blocks: Iterable[CodeBlock]) -> None:
+        """The packed tensors, an eighth of the weights, are gathered in memory; the weights never are."""
+        stems = [name.removesuffix(".weight") for name in part.tensors]
+        specs = [spec for stem in stems for spec in awq.specs(stem, part.tensor_shape, "float32")]
         gathered = {spec.name: np.empty(spec.shape, DTYPES[spec.dtype][1]) for spec in specs}
-        outs, ins = entry.tensor_shape
+        outs, ins = part.tensor_shape
         for block in blocks:
-            for part, values in awq.pack(block.codes, block.scales).items():
-                tensor = gathered[f"{stems[block.tensor]}.{part}"]  # [in, out], either divided by 1, 8 or 32
+            for name, values in awq.pack(block.codes, block.scales).items():
+                tensor = gathered[f"{stems[block.tensor]}.{name}"]  # [in, out], either divided by 1, 8 or 32
                 rows, columns = _share(block.inputs, ins, len(tensor)), _share(block.outputs, outs, tensor.shape[1])
                 tensor[rows, columns] = values
         for name, values in gathered.items():
             self._shard.write(name, values)
 
-    def _write_embedding(self, entry: Entry, blocks: Iterable[CodeBlock]) -> None:
-        rows, hidden = entry.tensor_shape
+    def _write_embedding(self, part: Part, blocks: Iterable[CodeBlock]) -> None:
+        rows, hidden = part.tensor_shape
         for block in blocks:
-            self._write_rows(entry.tensors[0], block)
+            self._write_rows(part.tensors[0], block)
         if padding := self._vocabulary - rows:
             zeros, ones = np.zeros((padding, hidden), np.int8), np.ones((padding, hidden // GROUP_SIZE), np.float32)
-            self._write_rows(entry.tensors[0], CodeBlock(0, slice(rows, None), slice(None), zeros, ones))
+            self._write_rows(part.tensors[0], CodeBlock(0, slice(rows, None), slice(None), zeros, ones))
 
     def _write_rows(self, name: str, block: CodeBlock) -> None:
         """Rows of the embedding: floats with the scales beside the shards, or packed codes with the scales in them."""
@@ -78,7 +83,8 @@ class LeafWriter:
             for part, values in embedding.pack(block.codes, block.scales).items():
                 self._shard.write(f"{stem}{part}", values, first * values.shape[1])
             return
-        weights = dequantize(block.codes, block.scales) if block.weights is None else block.weights
+        with_products = block.weights is not None and not block.inexact
+        weights = block.weights if with_products else dequantize(block.codes, block.scales)
         weights = weights + np.float32(0)  # one zero alone, whatever the sign of its scale
         self._shard.write(name, weights.astype(self._dtype), first * weights.shape[1])
         self._side.write(f"{stem}scales", block.scales, first * block.scales.shape[1])

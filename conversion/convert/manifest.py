@@ -12,13 +12,14 @@ from conversion.facts import LeafFacts, ScaleFacts
 from conversion.options import Options
 from conversion.proof.manifest import MANIFEST
 from conversion.shards import sha256
+from conversion.source.source import Source
 
-LIBRARIES = ("numpy", "tensorstore", "transformers", "zstandard")
+LIBRARIES = ("numpy", "transformers")
 
 
-def versions() -> dict[str, str]:
+def versions(source: Source) -> dict[str, str]:
     """Of the libraries that have a say in what is written."""
-    return {name: version(name) for name in LIBRARIES}
+    return {name: version(name) for name in (*LIBRARIES, *source.libraries)}
 
 
 def manifest(
@@ -29,20 +30,20 @@ def manifest(
     Args:
         options: what the user chose.
         plan: what was converted.
-        facts: of every leaf.
+        facts: of every part.
         scales: `scales` and `embedding_scales` -> what `scale_summary` says, or None.
         files: name -> SHA-256.
     """
     return {
         "source": {
-            "fingerprint": plan.checkpoint.fingerprint(),
-            "files": plan.checkpoint.file_sizes(),
+            "fingerprint": plan.source.files.fingerprint(),
+            "files": plan.source.files.sizes(),
             "donor": {"from": options.donor, "leaves": sorted(plan.donated)} if plan.donated else None,
         },
         "size": plan.size and plan.size.name,
         "options": options.that_shape_the_output(),
         **scales,
-        "versions": versions(),
+        "versions": versions(plan.source),
         "leaves": [leaf.to_dict() for leaf in facts],
         "files": files,
     }

@@ -56,7 +56,7 @@ def convert(
             _verify(work.repo, plan, options, report)
         seconds = time.monotonic() - started
         report(
-            f"{options.output}: {len(plan.entries)} leaves, {plan.source_bytes / 1e9:.2f} GB in {seconds:.1f} s "
+            f"{options.output}: {len(plan.parts)} leaves, {plan.source_bytes / 1e9:.2f} GB in {seconds:.1f} s "
             f"({plan.source_bytes / 1e6 / seconds:.0f} MB/s){_peak_memory()}"
         )
         if plan.tokenizer is None:
@@ -79,7 +79,7 @@ def _convert(options: Options, plan: Plan, work: WorkFolder, report: Callable[[s
     if not work.complete:
         check_space(plan, work)
     if options.source_hashes:
-        check_source_hashes(options.source_hashes, options.checkpoint, plan.checkpoint, options.workers, report)
+        check_source_hashes(options.source_hashes, options.checkpoint, plan.source, options.workers, report)
     state = _state(options, plan)
     work.check(state)
     resumed = work.complete
@@ -116,7 +116,7 @@ def _peak_memory() -> str:
 
 
 def _verify(repo: Path, plan: Plan, options: Options, report: Callable[[str], None]) -> None:
-    prove_repo(check_repo(repo, options.workers, report), plan.checkpoint, options.workers, report)
+    prove_repo(check_repo(repo, options.workers, report), plan.source, options.workers, report)
 
 
 def _state(options: Options, plan: Plan) -> dict:
@@ -124,11 +124,11 @@ def _state(options: Options, plan: Plan) -> dict:
     return {
         "options": options.that_shape_the_output(),
         "config": plan.config.to_dict(),
-        "source": plan.checkpoint.fingerprint(),
-        "source files": [path.stat().st_mtime_ns for path in plan.checkpoint.files()],
+        "source": plan.source.files.fingerprint(),
+        "source files": plan.source.files.times(),
         "tokenizer": str(plan.tokenizer),
         "converter": repo_files.code_fingerprint(),
-        "versions": versions(),
+        "versions": versions(plan.source),
     }
 
 
@@ -139,7 +139,7 @@ def _write_small_files(options: Options, plan: Plan, repo: Path) -> None:
         BadInput: the tokenizer is none, or not one of this model.
     """
     if plan.tokenizer:
-        repo_files.write_tokenizer(plan.tokenizer, repo, plan.config, options.variant)
+        plan.tokenizer.write(repo, plan.config, options.variant)
     repo_files.write_json(repo / "config.json", repo_files.model_config(plan.config, options.dtype))
     generation = repo_files.generation_config(plan.config, options.variant, published=plan.size is not None)
     repo_files.write_json(repo / "generation_config.json", generation)

@@ -1,4 +1,4 @@
-"""A repo against the checkpoint that it was made from, number by number.
+"""A repo against the source that it was made from, number by number.
 
 * codes: every one is the source's;
 * products: float32(code * stored scale) is the source's float wherever the stored scale is exact; elsewhere the stored
@@ -8,129 +8,123 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
-from transformers import Gemma3Config, Gemma3TextConfig
 
-from conversion.codes import GROUP_SIZE, dequantize
+from conversion.codes import GROUP_SIZE, CodeBlock, dequantize
 from conversion.errors import BadInput
-from conversion.layout import block_rows, kind_of, place_of
-from conversion.leaf_rules import EMBEDDING_LEAF
-from conversion.name_map import Entry, is_language, match_leaves
+from conversion.part import Part
 from conversion.proof.manifest import read_manifest
 from conversion.proof.tally import Tally, check_differences
 from conversion.repos.stored_repo import StoredRepo
-from conversion.source.flax_checkpoint import FlaxCheckpoint
-from conversion.source.int4_grid import Recovered, recover
-from conversion.source.zarr_leaf import Leaf
+from conversion.source.source import Source
 
 
-def prove_repo(repo: StoredRepo, checkpoint: FlaxCheckpoint, workers: int, report: Callable[[str], None]) -> None:
-    """Compares every stored tensor with the checkpoint.
+def prove_repo(repo: StoredRepo, source: Source, workers: int, report: Callable[[str], None]) -> None:
+    """Compares every stored tensor with the source.
 
     Raises:
-        BadInput: anything differs, or the checkpoint is another one.
+        BadInput: anything differs, or the source is another one.
     """
-    shapes = {name: leaf.shape for name, leaf in checkpoint.leaves.items()}
-    if isinstance(repo.config, Gemma3TextConfig):
-        shapes = {name: shape for name, shape in shapes.items() if is_language(name)}
-    matched, donated = match_leaves(shapes, _config_of(repo, shapes), lambda tensors: True)
-    source = read_manifest(repo.path).get("source")
-    unaccounted = donated - set((source["donor"] or {}).get("leaves", [])) if source else set()
+    parts, donated = source.parts_for(repo.config, cut=repo.cuts_embedding)
+    noted = read_manifest(repo.path).get("source")
+    unaccounted = donated - set((noted["donor"] or {}).get("leaves", [])) if noted else set()
     if unaccounted:
-        raise BadInput(f"{checkpoint.directory}: lacks {', '.join(sorted(unaccounted))}: another source")
-    proof = _LeafProof(repo)
+        raise BadInput(f"{source.path}: lacks {', '.join(sorted(unaccounted))}: another source")
+    proof = _PartProof(repo, source)
     with ThreadPoolExecutor(workers) as pool:
-        leaves = [(entry, checkpoint.leaves[entry.leaf]) for entry in matched if entry.leaf not in donated]
-        futures = [pool.submit(proof.compare, entry, leaf) for entry, leaf in leaves]
+        futures = [pool.submit(proof.compare, part) for part in parts if part.leaf not in donated]
         try:
             for future in futures:
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    check_differences(repo.path, checkpoint.directory, proof.tally.differences)
+    check_differences(repo.path, source.path, proof.tally.differences)
     for line in proof.tally.lines():
         report(line)
     if donated:
         report(f"from a donor, not in the source: {', '.join(sorted(donated))}")
-    report(f"verified: {repo.path} holds what {checkpoint.directory} holds")
-
-
-def _config_of(repo: StoredRepo, shapes: dict[str, tuple[int, ...]]) -> Gemma3Config | Gemma3TextConfig:
-    """The configuration that the leaves are to fit."""
-    if not repo.cuts_embedding or EMBEDDING_LEAF not in shapes:
-        return repo.config
-    config = copy.deepcopy(repo.config)
-    config.get_text_config().vocab_size = shapes[EMBEDDING_LEAF][0]
-    return config
+    report(f"verified: {repo.path} holds what {source.path} holds")
 
 
 @dataclass(frozen=True)
-class _LeafProof:
-    """Compares leaves of a checkpoint with what a repo stores of them."""
+class _PartProof:
+    """Compares parts of a source with what a repo stores of them."""
 
     repo: StoredRepo
+    source: Source
     tally: Tally = field(default_factory=Tally)
 
-    def compare(self, entry: Entry, leaf: Leaf) -> None:
-        """Reads one leaf and its tensors; adds to the tally."""
-        kind = kind_of(entry)
-        {"plain": self._plain, "linear": self._linears, "embedding": self._embedding}[kind](entry, leaf)
-        self.tally.add_tensors(kind, len(entry.tensors))
+    def compare(self, part: Part) -> None:
+        """Reads one part and its tensors; adds to the tally."""
+        {"plain": self._plain, "linear": self._linears, "embedding": self._embedding}[part.kind](part)
+        self.tally.add_tensors(part.kind, len(part.tensors))
 
-    def _plain(self, entry: Entry, leaf: Leaf) -> None:
-        tensors = zip(entry.tensors, entry.rule.axes.to_tensors(leaf.read()), strict=True)
-        wrong = [name for name, tensor in tensors if not self.repo.plain_equals(name, tensor)]
-        self.tally.add_differences([f"{name} is not its source, rounded to the dtype of the repo" for name in wrong])
-
-    def _linears(self, entry: Entry, leaf: Leaf) -> None:
-        stored = [self.repo.linear(name.removesuffix(".weight")) for name in entry.tensors]
+    def _plain(self, part: Part) -> None:
         wrong = set()
-        for block in leaf.blocks(block_rows(leaf.shape[-1])):
-            tensor, ins, outs = place_of(entry, block.lead, block.row, block.values.shape)
-            groups = slice(ins.start // GROUP_SIZE, ins.stop // GROUP_SIZE)
-            codes, scales = stored[tensor][0][outs, ins], stored[tensor][1][outs, groups]
-            if not entry.grouped_by_row:
-                codes, scales = codes.T, scales.T
-            source = _SourceBlock.of(block.values, 1 if entry.grouped_by_row else 0)
-            if not self._same_groups("linear", source, codes, scales):
-                wrong.add(entry.tensors[tensor])
+        for block in self.source.values(part):
+            name = part.tensors[block.tensor]
+            if not self._same_floats(part, name, block.row, block.values):
+                wrong.add(name)
+        if part.is_embedding and self.repo.rows > part.tensor_shape[0]:
+            _, _, weight = self.repo.embedding_rows(part.tensor_shape[0], self.repo.rows)
+            wrong |= {part.tensors[0]} if weight.any() else set()
+        self.tally.add_differences(
+            [f"{name} is not its source, rounded to the dtype of the repo" for name in sorted(wrong)]
+        )
+
+    def _same_floats(self, part: Part, name: str, row: int, values: np.ndarray) -> bool:
+        if not part.is_embedding:
+            return self.repo.plain_equals(name, values)
+        count = max(0, min(len(values), self.repo.rows - row))
+        _, _, weight = self.repo.embedding_rows(row, row + count)
+        return weight is not None and bool((weight == values[:count].astype(weight.dtype)).all())
+
+    def _linears(self, part: Part) -> None:
+        stored = [self.repo.linear(name.removesuffix(".weight")) for name in part.tensors]
+        wrong = set()
+        for block in self.source.codes(part, weights=True):
+            groups = slice(block.inputs.start // GROUP_SIZE, block.inputs.stop // GROUP_SIZE)
+            codes, scales = stored[block.tensor]
+            if not self._same_groups(
+                "linear", block, codes[block.outputs, block.inputs], scales[block.outputs, groups]
+            ):
+                wrong.add(part.tensors[block.tensor])
         self.tally.add_differences([f"{name}: codes, scales or products differ" for name in sorted(wrong)])
 
-    def _embedding(self, entry: Entry, leaf: Leaf) -> None:
-        repo, fine = self.repo, True
-        for block in leaf.blocks(block_rows(leaf.shape[-1])):
-            count = min(len(block.values), repo.rows - block.row)
-            if count <= 0:
+    def _embedding(self, part: Part) -> None:
+        repo, fine, rows = self.repo, True, part.tensor_shape[0]
+        for block in self.source.codes(part, weights=True):
+            first = block.outputs.start
+            if first >= repo.rows:
                 break
-            source = _SourceBlock.of(block.values[:count], 1)
-            codes, scales, weight = repo.embedding_rows(block.row, block.row + count)
+            block = block.rows(repo.rows - first)
+            codes, scales, weight = repo.embedding_rows(first, first + len(block.codes))
             if codes is not None:
-                fine &= self._same_groups("embedding", source, codes, scales)
+                fine &= self._same_groups("embedding", block, codes, scales)
             if weight is not None:
-                fine &= self._are_products(weight, source.found)
-        if repo.rows > leaf.shape[0]:
-            codes, _, weight = repo.embedding_rows(leaf.shape[0], repo.rows)
+                fine &= self._are_products(weight, block)
+        if repo.rows > rows:
+            codes, _, weight = repo.embedding_rows(rows, repo.rows)
             fine &= (codes is None or not codes.any()) and (weight is None or not weight.any())
         if not fine:
-            self.tally.add_differences([f"{entry.tensors[0]}: rows, codes, scales or products differ"])
+            self.tally.add_differences([f"{part.tensors[0]}: rows, codes, scales or products differ"])
 
-    def _same_groups(self, kind: str, source: _SourceBlock, codes: np.ndarray, scales: np.ndarray) -> bool:
+    def _same_groups(self, kind: str, source: CodeBlock, codes: np.ndarray, scales: np.ndarray) -> bool:
         """Whether stored codes and scales are those of a block of the source; adds to the tally."""
-        exact = scales.astype(np.float32) == source.found.scales
-        equal = source.has_products(codes, scales)
-        rounded = source.found.scales[~exact].astype(np.float64)
+        exact = scales.astype(np.float32) == source.scales
+        equal = _have_products(source, codes, scales)
+        rounded = source.scales[~exact].astype(np.float64)
         errors = np.abs(scales[~exact].astype(np.float64) - rounded) / np.abs(rounded)
         self.tally.add_groups(kind, exact & equal, errors)
         # A group that lies on no grid has its least-squares scale, and no product to be equal to.
         unequal = int(np.count_nonzero(exact & ~equal))
-        same = (codes == source.found.codes).all() and self._rounded(source.found.scales, scales).all()
-        return bool(same) and unequal <= source.found.inexact
+        same = (codes == source.codes).all() and self._rounded(source.scales, scales).all()
+        return bool(same) and unequal <= source.inexact
 
     def _rounded(self, source: np.ndarray, stored: np.ndarray) -> np.ndarray:
         """Where stored scales are the source's, rounded to their dtype."""
@@ -140,32 +134,13 @@ class _LeafProof:
                 equal |= source.astype(ml_dtypes.bfloat16).astype(stored.dtype) == stored
         return equal
 
-    def _are_products(self, weight: np.ndarray, source: Recovered) -> bool:
+    def _are_products(self, weight: np.ndarray, source: CodeBlock) -> bool:
         """Whether floats are code * scale, with the scale as it is or rounded as the format may have had it."""
         candidates = (source.scales.astype(dtype).astype(np.float32) for dtype in self.repo.embedding_scale_dtypes)
         return any(bool((weight == dequantize(source.codes, s).astype(weight.dtype)).all()) for s in candidates)
 
 
-@dataclass(frozen=True)
-class _SourceBlock:
-    """A block of a leaf.
-
-    Attributes:
-        values: float32 [rows, columns].
-        axis: the one that is divided into groups, as for `recover`.
-        found: its codes and scales.
-    """
-
-    values: np.ndarray
-    axis: int
-    found: Recovered
-
-    @classmethod
-    def of(cls, values: np.ndarray, axis: int) -> _SourceBlock:
-        return cls(values, axis, recover(values, axis))
-
-    def has_products(self, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        """Which groups are float32(code * scale): bool, shape of the scales."""
-        equal = dequantize(codes, scales.astype(np.float32), self.axis) == self.values
-        shape = (-1, GROUP_SIZE, equal.shape[1]) if self.axis == 0 else (equal.shape[0], -1, GROUP_SIZE)
-        return equal.reshape(shape).all(axis=self.axis + 1)
+def _have_products(source: CodeBlock, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Which groups of a block are float32(code * scale): bool [outputs, inputs/32]."""
+    equal = dequantize(codes, scales.astype(np.float32)) == source.weights
+    return equal.reshape(len(equal), -1, GROUP_SIZE).all(axis=2)

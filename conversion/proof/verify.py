@@ -17,7 +17,7 @@ from conversion.proof.manifest import MANIFEST, again, read_manifest
 from conversion.proof.repo_proof import compare_repos
 from conversion.repos.awq_repo import AwqRepo
 from conversion.repos.stored_repo import StoredRepo, open_repo
-from conversion.source.flax_checkpoint import FlaxCheckpoint
+from conversion.source.source import Source
 
 
 def verify(
@@ -25,7 +25,7 @@ def verify(
     workers: int,
     report: Callable[[str], None],
     *,
-    checkpoint: FlaxCheckpoint | None = None,
+    checkpoint: Source | None = None,
     against: AwqRepo | None = None,
 ) -> None:
     """Proves what can be proven of a repo.
@@ -34,7 +34,7 @@ def verify(
         path: folder of a repo in any format that this project writes.
         workers: tensors compared at a time.
         report: takes one line per finding.
-        checkpoint: the checkpoint that it was made from.
+        checkpoint: the source that it was made from.
         against: the AWQ repo that it was made from.
 
     Raises:

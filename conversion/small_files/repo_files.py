@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tokenizers import Tokenizer
 from transformers import Gemma3Config, Gemma3TextConfig
@@ -89,13 +91,42 @@ def code_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def find_tokenizer(given: Path | None, checkpoint: Path) -> Path | None:
+class TokenizerFiles(Protocol):
+    """Where a repo's tokenizer comes from; `str` of it is what messages call it."""
+
+    def write(self, repo: Path, config: Gemma3Config | Gemma3TextConfig, variant: str) -> None:
+        """Writes tokenizer, chat template and processor files.
+
+        Raises:
+            BadInput: the tokenizer is none, or not one of this model.
+        """
+
+
+@dataclass(frozen=True)
+class StoredTokenizer:
+    """Files to copy, or to make a tokenizer from; `TokenizerFiles`.
+
+    Attributes:
+        path: a folder of Hugging Face files, or a SentencePiece file.
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def write(self, repo: Path, config: Gemma3Config | Gemma3TextConfig, variant: str) -> None:
+        """Copies a folder's files; makes them from SentencePiece."""
+        write_tokenizer(self.path, repo, config, variant)
+
+
+def find_tokenizer(given: Path | None, checkpoint: Path) -> StoredTokenizer | None:
     """What to take the tokenizer from: `--tokenizer`, else a `tokenizer.model` with the checkpoint, as Kaggle has it.
 
     It is looked for in the checkpoint's folder and the two above it, as deep as a checkpoint is looked for.
 
     Returns:
-        A folder of Hugging Face files, a SentencePiece file, or None if there is neither.
+        None if there is neither.
 
     Raises:
         BadInput: what was given is no tokenizer.
@@ -103,13 +134,13 @@ def find_tokenizer(given: Path | None, checkpoint: Path) -> Path | None:
     if given is None:
         place = checkpoint.resolve()
         near = [folder / "tokenizer.model" for folder in (place, *place.parents[:2])]
-        return next((path for path in near if path.is_file()), None)
+        return next((StoredTokenizer(path) for path in near if path.is_file()), None)
     if given.is_file():
-        return given.parent if given.name == "tokenizer.json" else given
+        return StoredTokenizer(given.parent if given.name == "tokenizer.json" else given)
     if (given / "tokenizer.json").is_file():
-        return given
+        return StoredTokenizer(given)
     if (given / "tokenizer.model").is_file():
-        return given / "tokenizer.model"
+        return StoredTokenizer(given / "tokenizer.model")
     raise BadInput(f"{given}: holds neither tokenizer.json nor tokenizer.model; --tokenizer takes a folder or a file")
 
 

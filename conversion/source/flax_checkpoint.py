@@ -6,7 +6,6 @@ or each in a folder of its own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -14,10 +13,9 @@ import tensorstore as ts
 
 from conversion.arguments import find_checkpoint
 from conversion.errors import BadInput, SourceLost, shortened
+from conversion.source.source_files import SourceFiles
 from conversion.source.stored_bytes import last_byte, plain_errors, reason_of, refused
 from conversion.source.zarr_leaf import Leaf
-
-SAMPLE_BYTES = 1 << 16  # bytes hashed at either end of a data file for the fingerprint
 
 
 class FlaxCheckpoint:
@@ -27,6 +25,7 @@ class FlaxCheckpoint:
         directory: where `_METADATA` lies: the given folder, or the one below it that holds a checkpoint (Kaggle's
             archives keep the checkpoint beside `tokenizer.model`).
         leaves: every leaf by name.
+        files: all of its files.
 
     Raises:
         BadInput: no checkpoint there, metadata that cannot be read, or data that is missing or cut short.
@@ -61,6 +60,7 @@ class FlaxCheckpoint:
             if absent := [chunk for chunk in leaf.chunk_keys if chunk not in present]:
                 problems.append(f"{name}: {len(absent)} of {len(leaf.chunk_keys)} data chunks are missing")
             self.leaves[name] = leaf
+        self.files = SourceFiles(self.directory, tuple(sorted(p for p in self.directory.rglob("*") if p.is_file())))
         problems += self._unreadable(store)
         if problems:
             raise BadInput(f"{self.directory}: damaged checkpoint, download it again: {shortened(problems)}")
@@ -69,29 +69,6 @@ class FlaxCheckpoint:
     def nbytes(self) -> int:
         """Decoded size of all leaves."""
         return sum(leaf.nbytes for leaf in self.leaves.values())
-
-    def files(self) -> list[Path]:
-        """Every file of the checkpoint, sorted."""
-        return sorted(path for path in self.directory.rglob("*") if path.is_file())
-
-    def file_sizes(self) -> dict[str, int]:
-        """Bytes of every file, by its path below the checkpoint."""
-        return {path.relative_to(self.directory).as_posix(): path.stat().st_size for path in self.files()}
-
-    def fingerprint(self) -> str:
-        """SHA-256 over names, sizes and both ends (64 KiB each) of every file: tells checkpoints apart in no time.
-
-        It does not prove every byte; that takes hashes of the whole files.
-        """
-        digest = hashlib.sha256()
-        for path in self.files():
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(self.directory).as_posix()} {size}\n".encode())
-            with plain_errors(str(path)), path.open("rb") as file:
-                digest.update(file.read(SAMPLE_BYTES))
-                file.seek(max(0, size - SAMPLE_BYTES))
-                digest.update(file.read(SAMPLE_BYTES))
-        return digest.hexdigest()
 
     def _metadata(self) -> dict:
         """The paths of all leaves in the tree, and the zarr version."""

@@ -9,18 +9,16 @@ from pathlib import Path
 
 from conversion.errors import BadInput
 from conversion.shards import sha256
-from conversion.source.flax_checkpoint import FlaxCheckpoint
+from conversion.source.source import Source
 
 
-def check_source_hashes(
-    hashes: Path, given: Path, checkpoint: FlaxCheckpoint, workers: int, report: Callable[[str], None]
-) -> None:
-    """Reads every file of the checkpoint and compares.
+def check_source_hashes(hashes: Path, given: Path, source: Source, workers: int, report: Callable[[str], None]) -> None:
+    """Reads every file of a source and compares.
 
     Args:
-        hashes: lines of `sha256sum`: 64 hex digits, blanks, a path relative to the folder given or to the checkpoint.
-        given: the folder the user gave as --checkpoint.
-        checkpoint: the checkpoint in it.
+        hashes: lines of `sha256sum`: 64 hex digits, blanks, a path relative to the folder given or to the source's own.
+        given: the folder or file that the user gave as --checkpoint.
+        source: the source there.
         workers: files hashed at a time.
         report: takes one line per finding.
 
@@ -38,10 +36,10 @@ def check_source_hashes(
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line.rstrip())
         if not match:
             raise BadInput(f"--source-hashes {hashes}: line {number} is not of the form that sha256sum writes")
-        for folder in (given, checkpoint.directory):
+        for folder in (given, source.files.folder):
             expected[(folder / match[2]).resolve()] = match[1].lower()
 
-    files = checkpoint.files()
+    files = source.files.paths
     if bare := [path for path in files if path.resolve() not in expected]:
         raise BadInput(f"--source-hashes {hashes}: has no hash for {len(bare)} files of the checkpoint, e.g. {bare[0]}")
     with ThreadPoolExecutor(workers) as pool:

@@ -15,9 +15,9 @@ from conversion.arguments import (
     check_donor,
     check_repo_folder,
     check_tokenizer,
-    checkpoint_folder,
     find_checkpoint,
     kaggle_name,
+    source_path,
 )
 from conversion.errors import BadInput
 
@@ -123,7 +123,7 @@ CHECKPOINTS = {
 
 @pytest.mark.parametrize("given", CHECKPOINTS)
 def test_what_is_no_checkpoint(here, given):
-    said = _refused(checkpoint_folder, given)
+    said = _refused(source_path, given)
     assert said.startswith(f"--checkpoint {given}: ")
     assert CHECKPOINTS[given] in said
 
@@ -132,7 +132,7 @@ def test_what_is_no_checkpoint(here, given):
 def test_a_checkpoint_is_found(here, given, monkeypatch):
     if given == ".":
         monkeypatch.chdir(here / "unpacked" / "ckpt")
-    assert checkpoint_folder(given) == Path(given)
+    assert source_path(given) == Path(given)
     assert (find_checkpoint(Path(given)) / "_METADATA").is_file()
 
 

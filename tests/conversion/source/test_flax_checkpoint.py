@@ -112,14 +112,14 @@ def test_the_checkpoint_is_found_below_the_folder(tree, tmp_path):
 
 def test_the_fingerprint_tells_checkpoints_apart(tree, tmp_path):
     save_tree(tree, tmp_path / "a")
-    first = FlaxCheckpoint(tmp_path / "a").fingerprint()
+    first = FlaxCheckpoint(tmp_path / "a").files.fingerprint()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert FlaxCheckpoint(tmp_path / "b").fingerprint() == first
+    assert FlaxCheckpoint(tmp_path / "b").files.fingerprint() == first
     data = max(tmp_path.glob("b/**/d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(data.read_bytes())
     content[100] ^= 1
     data.write_bytes(content)
-    assert FlaxCheckpoint(tmp_path / "b").fingerprint() != first
+    assert FlaxCheckpoint(tmp_path / "b").files.fingerprint() != first
 
 
 @pytest.fixture
