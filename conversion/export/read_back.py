@@ -28,9 +28,11 @@ class Rounding:
 
     def add(self, scales: np.ndarray, stored: np.ndarray) -> None:
         """Counts the scales of some groups before and after."""
+        self.groups += scales.size
+        if scales.dtype == stored.dtype:  # nothing was rounded
+            return
         exact, found = scales.astype(np.float64), stored.astype(np.float64)
         changed = found != exact  # zeros never are
-        self.groups += scales.size
         self.inexact += int(np.count_nonzero(changed))
         change = np.abs(found - exact)[changed] / np.abs(exact[changed])
         self.worst = max(self.worst, float(change.max(initial=0)))
