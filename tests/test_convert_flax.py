@@ -20,10 +20,10 @@ from transformers import AutoConfig, GenerationConfig
 
 import convert_flax
 from conversion.codes import dequantize
-from conversion.convert import leaf_conversion
 from conversion.errors import BadInput
 from conversion.options import Options
 from conversion.small_files import repo_files
+from conversion.source import flax_source
 from conversion.source.flax_checkpoint import FlaxCheckpoint
 from demo.flax_export import save_tree
 from tests.conversion.helpers import tiny
@@ -515,7 +515,7 @@ def test_a_tokenizer_that_is_damaged_is_found_beside_the_weights_not_after_them(
 ):
     (tmp_path / "tokenizer.model").write_bytes(b"no protocol buffer")
 
-    recovered = leaf_conversion.code_blocks
+    recovered = flax_source.code_blocks
 
     def endless(*args):
         first, *_ = recovered(*args)
@@ -524,7 +524,7 @@ def test_a_tokenizer_that_is_damaged_is_found_beside_the_weights_not_after_them(
             yield first
         pytest.fail("the weights were not given up")
 
-    monkeypatch.setattr(leaf_conversion, "code_blocks", endless)
+    monkeypatch.setattr(flax_source, "code_blocks", endless)
     options = ("--tokenizer", str(tmp_path / "tokenizer.model"))
     _refused(capsys, checkpoint, tmp_path / "repo", config_file, *options, match="tokenizer.model")
 
