@@ -73,7 +73,7 @@ def test_a_gguf_file_needs_a_tokenizer_from_the_start(plain, tmp_path, monkeypat
 
 def test_an_interrupted_export_goes_on(plain, tmp_path, monkeypatch, capsys):
     words = _words(plain, tmp_path / "out", "--format", "compressed-tensors")
-    monkeypatch.setattr(compressed_tensors, "quantization_config", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(compressed_tensors, "quantization_config", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(words) == 130
     assert "repeat the command to go on" in capsys.readouterr().err
     monkeypatch.undo()
