@@ -31,10 +31,12 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     convert/completion.py           after the last leaf: scales, card, index, manifest
     convert/manifest.py             what conversion.json says
     convert/scale_dtype.py          the dtype of the scales
+    convert/side_file.py            scales of an embedding whose source has floats alone
     convert/leaf_conversion.py      parts become tensors, several at a time, and are noted shard by shard
     convert/leaf_writer.py          codes, scales and floats become tensors in a shard
     convert/disk_space.py           whether a disk can hold it
     convert/plan.py                 all that is known before the first weight is read
+    convert/adoption.py             files of an AWQ repo that are taken over as they are
 
   Proof of a repo
 
@@ -49,8 +51,12 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
   Sources: what a conversion reads
 
     source/opening.py               a path -> its source, whatever kind it is
+    source/hub_source.py            an AWQ or compressed-tensors repo as a source
+    source/stored_linear.py         ... its int4 linears, groups of 64, 128 and more included
+    source/quantization.py          ... what its quantization_config says
     source/flax_source.py           a Flax checkpoint as a source
     source/leaf_codes.py            a leaf -> blocks of codes and scales
+    source/rounded_grid.py          floats that are rounded products -> scales
     source/int4_grid.py             floats on a grid -> codes and scales
     source/flax_checkpoint.py       leaves of a checkpoint, from metadata alone
     source/zarr_leaf.py             one leaf: shape first, bytes on demand

@@ -45,7 +45,7 @@ REPOS = {
     "compressed-tensors": "a repo in compressed-tensors format",
     "gguf": "a folder of GGUF files",
 }
-SOURCES = ("flax",)  # kinds of what can be converted
+SOURCES = ("flax", "awq", "compressed-tensors")  # kinds of what can be converted
 SHOWN = 3
 
 

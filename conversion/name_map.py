@@ -16,6 +16,7 @@ from conversion.errors import BadInput, shortened
 from conversion.leaf_rules import EMBEDDING_LEAF, LANGUAGE, PROJECTOR, RULES, VISION, Rule
 from conversion.part import Part
 
+LINEAR = re.compile(r"(language_model\.)?model\.layers\.\d+\.\w+\.\w+_proj\.weight")  # of a language model, in floats
 PADDING_ROWS = 64  # zero rows that Google's multimodal configs append to the embedding (262144 -> 262208)
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from conversion.convert.manifest import hashes, manifest, report_findings, scale_summary
 from conversion.convert.plan import Plan
 from conversion.convert.scale_dtype import choose_scale_dtype, exact_dtype
+from conversion.convert.side_file import write_side_file
 from conversion.facts import LeafFacts, ScaleFacts
 from conversion.folders.files import write_text
 from conversion.folders.work_folder import WorkFolder
@@ -16,6 +17,7 @@ from conversion.proof.manifest import MANIFEST
 from conversion.shards import INDEX, ShardLayout
 from conversion.small_files.model_card import model_card, precision
 from conversion.small_files.repo_files import write_json
+from conversion.source.hub_source import HubSource
 
 
 def complete_repo(
@@ -27,9 +29,15 @@ def complete_repo(
         BadInput: the scales do not fit the dtype that was asked for.
     """
     dtype, summaries = _complete_shards(options, plan, work, facts)
+    if (
+        options.embedding == "plain"
+        and not plan.side
+        and (found := write_side_file(work.repo, options.workers, report))
+    ):
+        summaries["embedding_scales"] = scale_summary(found[1], found[0])
     card = model_card(plan.config, plan.size and plan.size.name, options.variant, precision(facts))
     write_text(work.repo / "README.md", card)
-    write_json(work.repo / INDEX, _index(plan.shards, dtype))
+    write_json(work.repo / INDEX, _adopted_index(plan.source) if plan.adopted else _index(plan.shards, dtype))
     content = manifest(options, plan, facts, summaries, hashes(work.repo, options.workers))
     write_json(work.repo / MANIFEST, content)
     report_findings(facts, content, report)
@@ -52,7 +60,7 @@ def _complete_shards(
     for leaf in facts:
         if leaf.scales:
             (embedding_scales if plan.side and leaf.kind == "embedding" else scales).merge(leaf.scales)
-    dtype = choose_scale_dtype(options.scale_dtype, scales)
+    dtype = plan.source.scale_dtype if plan.adopted else choose_scale_dtype(options.scale_dtype, scales)
     with ThreadPoolExecutor(options.workers) as pool:
         list(pool.map(lambda shard: _complete(work, shard, dtype), plan.shards))
     summaries = {"scales": scale_summary(scales, dtype), "embedding_scales": None}
@@ -67,6 +75,15 @@ def _complete(work: WorkFolder, layout: ShardLayout, dtype: str) -> None:
     shard = work.open_shard(layout)
     shard.finish(dtype)
     shard.close()
+
+
+def _adopted_index(source: HubSource) -> dict:
+    """The index over files that keep their names of tensors."""
+    tensors = source.tensors
+    return {
+        "metadata": {"total_size": sum(map(tensors.nbytes, tensors.names()))},
+        "weight_map": {tensors.stored_names[name]: tensors.place(name) for name in tensors.names()},
+    }
 
 
 def _index(shards: list[ShardLayout], dtype: str) -> dict:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from conversion.convert.adoption import Adoption
 from conversion.convert.completion import complete_repo
 from conversion.convert.disk_space import check_space, too_large
 from conversion.convert.leaf_conversion import LeafConversion
@@ -87,7 +88,12 @@ def _convert(options: Options, plan: Plan, work: WorkFolder, report: Callable[[s
     try:
         work.start(state)
         if not resumed:
-            facts = LeafConversion(options, plan, work).run(lambda: _write_small_files(options, plan, work.repo))
+            step = (
+                Adoption(options, plan.source, plan.parts, work.repo)
+                if plan.adopted
+                else LeafConversion(options, plan, work)
+            )
+            facts = step.run(lambda: _write_small_files(options, plan, work.repo))
             complete_repo(options, plan, work, facts, report)
             if options.verify:
                 _verify(work.repo, plan, options, report)
@@ -140,8 +146,9 @@ def _write_small_files(options: Options, plan: Plan, repo: Path) -> None:
     """
     if plan.tokenizer:
         plan.tokenizer.write(repo, plan.config, options.variant)
-    repo_files.write_json(repo / "config.json", repo_files.model_config(plan.config, options.dtype))
-    generation = repo_files.generation_config(plan.config, options.variant, published=plan.size is not None)
-    repo_files.write_json(repo / "generation_config.json", generation)
+    repo_files.write_json(repo / "config.json", repo_files.model_config(plan.config, options.dtype, plan.kept))
+    if not (repo / "generation_config.json").exists():  # the source's own, with its tokenizer
+        generation = repo_files.generation_config(plan.config, options.variant, published=plan.size is not None)
+        repo_files.write_json(repo / "generation_config.json", generation)
     repo_files.copy_code(repo)
     write_text(repo / "NOTICE", repo_files.NOTICE)

@@ -12,10 +12,12 @@ from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.arguments import check_config, check_donor, check_tokenizer
 from conversion.codes import GROUP_SIZE
+from conversion.convert.adoption import why_not_adopted
 from conversion.errors import BadInput
 from conversion.folders.places import check_apart
 from conversion.formats.embedding import SIDE_FILE
 from conversion.layout import output_tensors
+from conversion.name_map import LINEAR, both_layouts
 from conversion.options import Options
 from conversion.part import Part
 from conversion.shards import ShardLayout, split_into_shards
@@ -46,6 +48,7 @@ class Plan:
         shards: files to be written.
         shard_of: name of a part -> index of its shard.
         side: file for the scales of an int4 embedding that is written as floats, None if there is none.
+        adopted: whether the source's own files of weights become the repo's; then there are no `shards`.
         tokenizer: where its files come from, None if there is none.
     """
 
@@ -58,6 +61,7 @@ class Plan:
     shards: list[ShardLayout]
     shard_of: dict[str, int]
     side: ShardLayout | None
+    adopted: bool
     tokenizer: TokenizerFiles | None
 
     @property
@@ -75,7 +79,15 @@ class Plan:
         scales = sum(spec.nbytes() for shard in self.shards for spec in shard.tensors if spec.dtype == "scales")
         side = self.text_config.vocab_size * self.text_config.hidden_size // GROUP_SIZE * 4
         small_files = 100 << 20
-        return sum(shard.nbytes() for shard in self.shards) + scales + 2 * side + small_files
+        files = sum(self.source.files.sizes().values()) if self.adopted else 0  # if they cannot be linked
+        return sum(shard.nbytes() for shard in self.shards) + files + scales + 2 * side + small_files
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of linears of the language model that are floats, in both key layouts."""
+        plain = [part.tensors[0] for part in self.parts if part.kind == "plain"]
+        stems = [name.removesuffix(".weight") for name in plain if LINEAR.fullmatch(name)]
+        return [name for stem in stems for name in both_layouts(stem)]
 
 
 def check_options(options: Options) -> None:
@@ -121,10 +133,12 @@ def make_plan(options: Options) -> Plan:
     donor = Donor(options.donor) if options.donor else None
     found = source.contents(options, donor.holds if donor else None)
     text = found.config.get_text_config()
+    adopted = why_not_adopted(source, found, options) is None
     groups = [output_tensors(part, options.dtype, options.embedding, text.vocab_size) for part in found.parts]
-    shards = split_into_shards(groups, options.shard_size)
+    shards = [] if adopted else split_into_shards(groups, options.shard_size)
     shard_of_tensor = {spec.name: i for i, shard in enumerate(shards) for spec in shard.tensors}
-    shard_of = {part.leaf: shard_of_tensor[specs[0].name] for part, specs in zip(found.parts, groups, strict=True)}
+    firsts = {part.leaf: specs[0].name for part, specs in zip(found.parts, groups, strict=True)}
+    shard_of = {} if adopted else {leaf: shard_of_tensor[name] for leaf, name in firsts.items()}
     return Plan(
         source,
         found.size,
@@ -135,6 +149,7 @@ def make_plan(options: Options) -> Plan:
         shards,
         shard_of,
         _side_file(found.parts, text) if options.embedding == "plain" else None,
+        adopted,
         found.tokenizer,
     )
 
@@ -161,6 +176,8 @@ def describe(plan: Plan, options: Options) -> str:
     lines.append(f"tokenizer   {plan.tokenizer or NO_TOKENIZER}")
     if plan.donated:
         lines.append(f"from donor  {', '.join(sorted(plan.donated))}")
+    if plan.adopted:
+        lines.append("shards      the source's own files, linked, or copied where the output is on another disk")
     for shard in plan.shards:
         low, high = shard.nbytes("bfloat16") / 1e9, shard.nbytes("float32") / 1e9
         lines.append(f"shard       {shard.filename}  {low:.2f} GB ({high:.2f} GB if the scales need float32)")

@@ -81,8 +81,16 @@ class _PartProof:
         if not part.is_embedding:
             return self.repo.plain_equals(name, values)
         count = max(0, min(len(values), self.repo.rows - row))
-        _, _, weight = self.repo.embedding_rows(row, row + count)
-        return weight is not None and bool((weight == values[:count].astype(weight.dtype)).all())
+        codes, scales, weight = self.repo.embedding_rows(row, row + count)
+        values = values[:count]
+        if codes is None:
+            return bool((weight == values.astype(weight.dtype)).all())
+        products = dequantize(codes, scales)
+        if weight is not None:  # codes that were found again
+            rounded = values.astype(weight.dtype)
+            return bool((weight == rounded).all() and (products.astype(weight.dtype) == rounded).all())
+        dtypes = (np.float32, ml_dtypes.bfloat16, np.float16)  # that the source may have
+        return any(bool((products.astype(dtype).astype(np.float32) == values).all()) for dtype in dtypes)
 
     def _linears(self, part: Part) -> None:
         stored = [self.repo.linear(name.removesuffix(".weight")) for name in part.tensors]

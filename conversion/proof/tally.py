@@ -53,6 +53,8 @@ class Tally:
     def lines(self) -> Iterator[str]:
         """What to say where nothing differs."""
         for kind, name in ("linear", "int4 matrices"), ("embedding", "int4 embedding"):
+            if not self._tensors[kind]:
+                continue
             exact, rounded = self._exact[kind], self._rounded[kind]
             if not exact + rounded:
                 yield f"{name}: {self._tensors[kind]}, stored as floats, each equal to code * scale of its source"

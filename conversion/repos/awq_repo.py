@@ -7,7 +7,6 @@ linears, and for the embedding either plain rows with their scales in a side fil
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from conversion.errors import BadInput
 from conversion.formats import awq, embedding
 from conversion.formats.embedding import SIDE_FILE
 from conversion.layout import output_tensors
-from conversion.name_map import both_layouts, entries, first_layout
+from conversion.name_map import LINEAR, both_layouts, entries, first_layout
 from conversion.repos.safetensors_file import SafetensorsFile
 from conversion.repos.tensor_files import TensorFiles
 from conversion.shards import INDEX
@@ -27,7 +26,6 @@ from conversion.sizes import read_config
 from conversion.tensor_spec import DTYPES, SCALES, TensorSpec
 
 BLOCK_WEIGHTS = 1 << 24
-LINEAR = re.compile(r"(language_model\.)?model\.layers\.\d+\.\w+\.\w+_proj\.weight")  # of a language model, in floats
 
 
 class AwqRepo:

@@ -26,6 +26,7 @@ class TensorFiles:
         folder: the repo.
 
     Attributes:
+        folder: as given.
         paths: its files of weights, sorted.
         stored_names: name of every tensor in the first key layout -> its name in its file.
 
@@ -34,7 +35,7 @@ class TensorFiles:
     """
 
     def __init__(self, folder: Path):
-        self.paths = _weight_files(folder)
+        self.folder, self.paths = folder, _weight_files(folder)
         self.stored_names: dict[str, str] = {}
         self._files: dict[str, SafetensorsFile] = {}
         for path in self.paths:

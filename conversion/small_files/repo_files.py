@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,8 +43,8 @@ passes them on passes these terms on. The Python files are licensed under the Ap
 """
 
 
-def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str) -> dict:
-    """config.json of a converted repo."""
+def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str, kept: Iterable[str] = ()) -> dict:
+    """config.json of a converted repo; `kept` are names of linears of the language model that are floats."""
     values = config.to_dict()
     multimodal = isinstance(config, Gemma3Config)
     name = "Gemma3ForConditionalGeneration" if multimodal else "Gemma3ForCausalLM"
@@ -54,7 +55,7 @@ def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str) -> dict:
         "architectures": [name],
         "auto_map": {auto: f"modeling_gemma3_int4.{name}" for auto in classes},
         "dtype": dtype,
-        "quantization_config": awq.quantization_config(),
+        "quantization_config": awq.quantization_config(kept),
     }
     for part in ("text_config", "vision_config"):
         if part in values:

@@ -110,7 +110,6 @@ CHECKPOINTS = {
     "several": "holds several checkpoints; name one: several/one, several/other",
     "pointers": "d/0a1b is a git-lfs pointer, not the file itself; type `git lfs pull` in pointers",
     "lacking": "it is an Orbax checkpoint without its _METADATA file; it is incomplete: download it again",
-    "repos/awq": "it is a converted repo (AWQ); it is what a conversion makes",
     "stock": "it is a Hugging Face repo (gemma3); Google's INT4 checkpoints are on Kaggle",
     "gguf": "it is a folder of GGUF files; it is what a conversion makes",
     "torch": "it is a folder of weights in another format (model.ckpt); Google's INT4 checkpoints are on Kaggle",
