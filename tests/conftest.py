@@ -6,6 +6,7 @@ The modeling files import each other relatively, as transformers loads them; her
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import types
@@ -19,6 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="gemma3-int4-modules-")
 atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 package = types.ModuleType("gemma3_int4")
 package.__path__ = [str(ROOT)]
