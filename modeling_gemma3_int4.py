@@ -24,6 +24,8 @@ transformers 4 copies only those files out of a folder that this one names, and 
     from .int4_gpu_triton import ...
     from .int4_gpu_tuning import ...
     from .int4_operator import ...
+    from .int4_training import ...
+    from .int4_weight import ...
 """
 
 # First of all: it refuses other versions of transformers and torch.
@@ -49,9 +51,10 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .int4_codes import GROUP_SIZE, recover_codes
 from .int4_fused import use_fused_modules
-from .int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, prepare_linears
+from .int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, exchange, prepare_linears
 from .int4_memory import bytes_needed, check_memory
 from .int4_saving import ADAPTER_CONFIG, INDEX, SIDE_FILE, push, replacing
+from .int4_training import announce_training
 
 logger = logging.get_logger(__name__)
 
@@ -182,8 +185,8 @@ class _Int4Gemma3:
             if not isinstance(module, nn.Linear) or any(part in name for part in checkpoint.keep):
                 continue
             scale_dtype = checkpoint.scale_dtypes.get(f"{name}.scales", torch.float32)
-            device = module.weight.device
-            self.set_submodule(name, AwqLinear(module.in_features, module.out_features, scale_dtype, device))
+            dtype, device = module.weight.dtype, module.weight.device
+            self.set_submodule(name, AwqLinear(module.in_features, module.out_features, scale_dtype, dtype, device))
         if checkpoint.packed_embedding:
             plain = self.get_input_embeddings().weight
             scale_dtype = checkpoint.scale_dtypes[f"{self._embedding_name}.scales"]
@@ -213,7 +216,7 @@ class _Int4Gemma3:
         self._set_int4_embedding(embedding)
 
     def _set_int4_embedding(self, embedding: Int4Embedding | PackedEmbedding) -> None:
-        self.set_input_embeddings(embedding.train(self.training))
+        exchange(self, self._embedding_name, embedding)
         self.lm_head = Int4LMHead(embedding)
         self._tied_weights_keys = {}
         self.all_tied_weights_keys = {}
@@ -262,13 +265,38 @@ class _Int4Gemma3:
         use_fused_modules(self)
         return self
 
-    def resize_token_embeddings(self, new_num_tokens=None, *args, **kwargs):
+    def train(self, mode: bool = True):
+        if mode:
+            announce_training(self)
+        return super().train(mode)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """PEFT's prompt methods ask for the word embedding by this name, or look for a parameter of its shape."""
+        return super().get_submodule(self._embedding_name if target == "embeddings.word_embeddings" else target)
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, **kwargs):
+        """As for transformers; an int4 embedding keeps its rows where fewer are asked for, and gets no more.
+
+        Raises:
+            TypeError: an int4 embedding would have to grow.
+        """
         embedding = self.get_input_embeddings()
-        if isinstance(embedding, Int4Embedding):
-            if new_num_tokens in (None, embedding.rows):
-                return embedding
-            raise TypeError("The int4 embedding cannot be resized: load with int4_embedding=False to get a plain one.")
-        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        if not isinstance(embedding, Int4Embedding):
+            return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, **kwargs)
+        multiple = pad_to_multiple_of or 1
+        wanted = -(-(new_num_tokens or embedding.rows) // multiple) * multiple
+        if wanted > embedding.rows:
+            raise TypeError(
+                f"The int4 embedding has {embedding.rows} rows and cannot grow to {wanted}: load with "
+                "int4_embedding=False to get a plain one."
+            )
+        if wanted < embedding.rows:
+            logger.warning_once(f"The int4 embedding keeps its {embedding.rows} rows; {wanted} were asked for.")
+        return embedding
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor], strict: bool = True, assign: bool = False):
+        """As for torch; takes the names of the files that `save_pretrained` writes as well as the model's own."""
+        return super().load_state_dict({_in_model(name): t for name, t in state_dict.items()}, strict, assign)
 
     def save_pretrained(
         self, save_directory, is_main_process=True, state_dict=None, *, variant=None, safe_serialization=True, **kwargs
@@ -281,8 +309,9 @@ class _Int4Gemma3:
         Args:
             save_directory: a folder, made where there is none.
             is_main_process: False: nothing is written.
-            state_dict, variant, safe_serialization: refused: names, layout and format are this class's own affair,
-                and what these ask for could not be loaded again.
+            state_dict: the model's own, as `state_dict()` or accelerate's `get_state_dict` give it.
+            variant, safe_serialization: refused: names, layout and format are this class's own affair, and what these
+                ask for could not be loaded again.
             **kwargs: as for transformers. With `push_to_hub=True` the upload comes before the folder changes.
 
         Raises:
@@ -294,7 +323,7 @@ class _Int4Gemma3:
             raise FileExistsError(f"{folder} is a file: save_pretrained takes a folder.")
         if getattr(self, "_hf_peft_config_loaded", False):
             return super().save_pretrained(folder, is_main_process, state_dict=state_dict, **kwargs)
-        refused = {"state_dict": state_dict, "variant": variant, "safe_serialization=False": not safe_serialization}
+        refused = {"variant": variant, "safe_serialization=False": not safe_serialization}
         for name, given in refused.items():
             if given:
                 raise TypeError(
@@ -305,7 +334,7 @@ class _Int4Gemma3:
             return None
         own_class = f"{Path(__file__).stem}.{type(self).__name__}"
         self.config.auto_map = dict.fromkeys(self._auto_classes, own_class)
-        on_disk = self._tensors_on_disk()
+        on_disk = self._tensors_on_disk(state_dict)
         embedding = self.get_input_embeddings()
         with replacing(folder) as new:
             if isinstance(embedding, Int4Embedding) and embedding.plain_dtype is not None:
@@ -316,15 +345,20 @@ class _Int4Gemma3:
             super().save_pretrained(new, state_dict=on_disk, **kwargs)
         return None
 
-    def _tensors_on_disk(self) -> dict[str, torch.Tensor]:
-        """The model's tensors under their names on disk."""
-        tensors = {}
-        for name, tensor in self.state_dict().items():
+    def _tensors_on_disk(self, state_dict: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        """The model's tensors, or those given in their place, under their names on disk."""
+        own, tensors = self.state_dict(), {}
+        if state_dict is not None and state_dict.keys() != own.keys():
+            name = min(state_dict.keys() ^ own.keys())
+            raise TypeError(f"save_pretrained: this is not the model's own state_dict ({name} is in one of them only).")
+        for name, tensor in (state_dict or own).items():
             if PEFT_TENSOR.search(name):
                 raise TypeError(
                     f"{name}: PEFT's adapters are in this model. save_pretrained of the PeftModel saves them alone; "
                     "its unload() takes them out, and gives the model that can be saved here."
                 )
+            if tensor.shape != own[name].shape:
+                raise TypeError(f"save_pretrained: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}.")
             if name != "lm_head.weight":
                 tensors[_on_disk(name.replace(".base_layer.", "."))] = tensor  # a deleted adapter leaves that level
         return tensors
@@ -359,9 +393,10 @@ def _int4_modules(model: nn.Module) -> Iterator[Int4Linear | Int4Embedding]:
 def _in_model(name: str) -> str:
     """Name of a tensor on disk -> its name in the model."""
     for pattern, replacement in KEY_MAPPING.items():
-        if name.startswith(pattern[1:]):
-            return replacement + name[len(pattern) - 1 :]
-    return name
+        if name.startswith(pattern[1:] + "."):
+            name = replacement + name[len(pattern) - 1 :]
+            break
+    return name.replace("vision_tower.vision_model.", "vision_tower.", 1)  # transformers 5 dropped this level
 
 
 def _on_disk(name: str) -> str:
@@ -474,7 +509,7 @@ def _check_memory(path, stored: dict[str, torch.Tensor], side_file: str | None, 
 
 def _leave_file(module: nn.Module) -> None:
     """Copy the parameters of a module out of the mapped file, the pages of which can go when the last one has left."""
-    for parameter in module.parameters(recurse=False):
+    for _, parameter in module.named_parameters(recurse=False):
         if parameter.device.type == "cpu":
             parameter.data = parameter.data.clone()
 

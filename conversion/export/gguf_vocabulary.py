@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import gguf
 from conversion.errors import BadInput
 
 BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+# What transformers alone knows of Jinja; a comment takes its place.
+GENERATION_MARK = re.compile(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Vocabulary:
             [rank.get(token, -float(len(rank))) for token in tokens],
             kinds,
             {name: ids[token] for name, token in names.items() if token in ids},
-            template.read_text(encoding="utf-8") if template.is_file() else None,
+            GENERATION_MARK.sub(r"{#\1 \2#}", template.read_text(encoding="utf-8")) if template.is_file() else None,
         )
 
     def metadata(self) -> dict[str, object]:

@@ -26,7 +26,7 @@ def random_rows(m: int, k: int, seed: int = 0) -> torch.Tensor:
 
 def stored_linear(codes: torch.Tensor, scales: torch.Tensor) -> AwqLinear:
     """An AwqLinear as a loader fills it. codes: -8..7 [N, K]; scales: [N, K/32]."""
-    linear = AwqLinear(codes.shape[1], codes.shape[0], scales.dtype)
+    linear = AwqLinear(codes.shape[1], codes.shape[0], scales.dtype, torch.float32)
     linear.qweight = torch.from_numpy(pack_awq_by_hand(codes.cpu().numpy())).to(codes.device)
     linear.qzeros = torch.full_like(linear.qzeros, AWQ_SYMMETRIC_ZEROS, device=codes.device)
     linear.scales = scales.T.contiguous()

@@ -5,8 +5,9 @@ import pickle
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from gemma3_int4.int4_codes import AWQ_SYMMETRIC_ZEROS, Reference
-from gemma3_int4.int4_layers import AwqLinear, Int4Embedding, Int4LMHead, PackedEmbedding, prepare_linears
+from gemma3_int4.int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, prepare_linears
 
 from tests.modeling.matrices import DTYPES, embedding_from_plain, linear_from, random_matrix, stored_linear
 from tests.modeling.tiny_repo import pack_awq_by_hand
@@ -56,10 +57,10 @@ def test_an_int4_linear_is_a_linear_without_a_weight():
     linear = linear_from(codes, scales, torch.bfloat16)
     assert isinstance(linear, torch.nn.Linear)
     assert (linear.in_features, linear.out_features, linear.bias) == (64, 128, None)
-    assert list(linear.parameters()) == []
+    assert list(linear.named_parameters()) == []
     assert (linear.weight.shape, linear.weight.dtype, linear.weight.device.type) == ((128, 64), torch.bfloat16, "cpu")
-    with pytest.raises(RuntimeError, match="Keep the LoRA adapter beside the model"):
-        _ = linear.weight.data
+    with pytest.raises(TypeError, match="Keep the LoRA adapter beside the model"):
+        linear.weight.data += 1
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
@@ -88,21 +89,33 @@ def test_preparing_a_model_takes_each_layer_as_it_is():
 
 def test_asymmetric_zeros_are_refused():
     with pytest.raises(ValueError, match="not symmetric"):
-        AwqLinear(64, 32, torch.bfloat16).prepare(torch.float32)
+        AwqLinear(64, 32, torch.bfloat16, torch.float32).prepare(torch.float32)
 
 
 @pytest.mark.parametrize("shape", [(48, 32), (32, 36)])
 def test_shapes_that_cannot_be_packed_are_refused(shape):
     with pytest.raises(ValueError, match="divisible by 32"):
-        AwqLinear(*shape, torch.bfloat16)
+        AwqLinear(*shape, torch.bfloat16, torch.float32)
 
 
-def test_load_state_dict_refuses_int4_weights_but_lets_adapters_pass():
+@pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
+def test_load_state_dict_takes_what_state_dict_gives(compute_dtype):
+    ours, theirs = (linear_from(*random_matrix(128, 64, torch.bfloat16, seed)[::2], compute_dtype) for seed in (0, 1))
+    ours.load_state_dict(theirs.state_dict())
+    for mine, its in zip(ours.codes_and_scales(), theirs.codes_and_scales(), strict=True):
+        assert torch.equal(mine, its)
+    ours.load_state_dict({}, strict=False)  # as an adapter's
+
+
+def test_a_module_takes_over_the_hook_of_the_one_before_it():
+    """Where a model is spread over devices, accelerate's hooks bring what a module gets to the device that it is on."""
     codes, _, scales, _ = random_matrix(128, 64, torch.bfloat16)
-    linear = linear_from(codes, scales, torch.bfloat16)
-    with pytest.raises(RuntimeError, match="read by from_pretrained"):
-        linear.load_state_dict(linear.state_dict())
-    linear.load_state_dict({}, strict=False)
+    model = torch.nn.Sequential(stored_linear(codes, scales))
+    add_hook_to_module(model[0], AlignDevicesHook(execution_device="cpu"))
+    prepare_linears(model, torch.float32)
+    assert isinstance(model[0], Int4Linear)
+    assert isinstance(model[0]._hf_hook, AlignDevicesHook)
+    assert model(torch.ones(1, 64)).shape == (1, 128)
 
 
 @pytest.mark.parametrize("scale_dtype", DTYPES)

@@ -109,13 +109,13 @@ def test_over_another_save(repo, other_repo, tmp_path, before, max_shard_size):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"variant": "fp16"}, "variant"),
-        ({"safe_serialization": False}, "safe_serialization=False"),
-        ({"state_dict": {"model.norm.weight": torch.zeros(128)}}, "state_dict"),
+        ({"variant": "fp16"}, "takes no variant"),
+        ({"safe_serialization": False}, "takes no safe_serialization=False"),
+        ({"state_dict": {"model.norm.weight": torch.zeros(128)}}, "not the model's own state_dict"),
     ],
 )
 def test_refused_arguments(repo, tmp_path, arguments, named):
-    with pytest.raises(TypeError, match=f"takes no {named}"):
+    with pytest.raises(TypeError, match=named):
         load(repo.path).save_pretrained(tmp_path / "saved", **arguments)
     assert not (tmp_path / "saved").exists()
 

@@ -41,7 +41,7 @@ def imported(group: str) -> set[str]:
     """The distributions that a set's own code imports, at any depth of it."""
     own = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
     files = {path for pattern in CODE[group] for path in ROOT.glob(pattern)}
-    for folder in ("build", "tests/engines"):  # each engine has an environment and pins of its own
+    for folder in ("build", "tests/engines", "tests/training/trainers"):  # with environments and pins of their own
         files -= set((ROOT / folder).rglob("*"))
     own |= {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"gemma3_int4"}
     modules = {module.split(".")[0] for file in files for module in _modules(file)}

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import gguf
+import jinja2
 import ml_dtypes
 import numpy as np
 import pytest
@@ -75,7 +76,9 @@ def test_gguf_metadata(llama):
     assert (kinds["<td>"], kinds["<0x41>"], kinds["ab"]) == (kind.USER_DEFINED, kind.BYTE, kind.NORMAL)
     scores = dict(zip(tokens, found["tokenizer.ggml.scores"], strict=True))
     assert scores["bc"] > scores["ab"] > scores["▁a"]
-    assert "<start_of_turn>" in found["tokenizer.chat_template"]
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."}]
+    said = jinja2.Template(found["tokenizer.chat_template"]).render(messages=turns, bos_token="<bos>")
+    assert said == "<bos><start_of_turn>user\nHello<end_of_turn>\n<start_of_turn>model\nHi.<end_of_turn>\n"
 
 
 def test_mmproj_holds_the_vision_tower(source, llama):

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.exceptions import TemplateError
-from transformers import GemmaTokenizer
+from transformers import AutoTokenizer, GemmaTokenizer
 
 from conversion.small_files.tokenizer import CHAT_TEMPLATE
+from demo.places import ROOT
 from real270m.fetch import Unavailable, published_tokenizer
 
 OURS = CHAT_TEMPLATE.read_text(encoding="utf-8")
@@ -85,6 +86,16 @@ def test_roles_that_do_not_alternate_are_refused(roles):
 def test_content_that_is_neither_text_nor_parts_is_refused():
     with pytest.raises(TemplateError, match="must be a string or a list"):
         render([said("user", 7)])
+
+
+def test_what_the_model_said_is_marked_for_training():
+    tokenizer = AutoTokenizer.from_pretrained(ROOT)
+    turns = [said("user", "Hello"), said("assistant", "Hi."), said("user", "Is it red?"), said("assistant", "No.")]
+    inputs = tokenizer.apply_chat_template(
+        turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, chat_template=OURS
+    )
+    learned = [id_ for id_, mine in zip(inputs["input_ids"], inputs["assistant_masks"], strict=True) if mine]
+    assert tokenizer.decode(learned) == "Hi.<end_of_turn>\nNo.<end_of_turn>\n"
 
 
 @pytest.fixture(scope="module")
