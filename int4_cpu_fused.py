@@ -22,14 +22,13 @@ from transformers.activations import GELUTanh
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.gemma3 import modeling_gemma3 as stock
 
+from .int4_attention import IMPLEMENTATION
+from .int4_cache import KVBuffer
 from .int4_cpu_hardware import cpu
 from .int4_cpu_library import Gated, Layer, Norm, Step, library
 from .int4_cpu_native import NativeCpu, empty, native_matrix
 from .int4_layers import Int4Linear
 from .int4_versions import cache_among
-
-# Rows by which the buffers of a cache grow at least, and the share of their length by which they grow otherwise.
-GROWTH_ROWS, GROWTH_SHARE = 256, 1 / 4
 
 
 def _is_plain_bfloat16(x: torch.Tensor) -> bool:
@@ -85,7 +84,7 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
             or (cpu().amx and len(hidden_states) > cpu().native_rows)  # torch's GEMM is faster
             or hidden_states.dtype != torch.bfloat16
             or args
-            or self.config._attn_implementation != "sdpa"
+            or self.config._attn_implementation not in ("sdpa", IMPLEMENTATION)
         ):
             return super().forward(hidden_states, *args, **kwargs)
         rows = len(hidden_states)
@@ -205,25 +204,6 @@ class _NativeLayer:
         return (type(None), ())
 
 
-class _KVBuffer:
-    """Memory of which a cache layer's keys and values are a part, with free rows behind."""
-
-    def __init__(self, cache: DynamicLayer):
-        batch, heads, length, head_dim = cache.keys.shape
-        rows = length + max(GROWTH_ROWS, int(length * GROWTH_SHARE))
-        self.keys, self.values = (cache.keys.new_empty(batch, heads, rows, head_dim) for _ in range(2))
-        self.start, self.rows = 0, rows
-        self.keys[:, :, :length] = cache.keys
-        self.values[:, :, :length] = cache.values
-        self.hold(cache, 0, length)
-
-    def hold(self, cache: DynamicLayer, start: int, length: int) -> None:
-        """Make rows start .. start + length the keys and values of the cache."""
-        self.start, self.length = start, length
-        cache.keys = self.shown_keys = self.keys.narrow(2, start, length)
-        cache.values = self.shown_values = self.values.narrow(2, start, length)
-
-
 def _layer_of(cache, index: int, rows: int) -> DynamicLayer | None:
     """The cache's layer, where it is one that `_append` knows."""
     if type(cache) is not DynamicCache or cache.offloading or len(cache.layers) <= index:
@@ -259,11 +239,7 @@ def _append(cache: DynamicLayer) -> tuple[int, int, int, int]:
         The addresses of the keys and of the values to attend to, the new ones last, the distance of two heads in
         numbers (those of a sequence after those of another), and the length.
     """
-    buffer = cache.__dict__.get("_int4_buffer")
-    if buffer is None or cache.keys is not buffer.shown_keys or cache.values is not buffer.shown_values:
-        buffer = cache._int4_buffer = _KVBuffer(cache)  # something else has replaced them: update, crop, a beam search
-    elif buffer.start + buffer.length == buffer.rows:
-        buffer = cache._int4_buffer = _KVBuffer(cache)
+    buffer = KVBuffer.of(cache, 1)
     head_dim = buffer.keys.shape[-1]
     length = buffer.length + 1
     offset = buffer.start * head_dim * buffer.keys.element_size()

@@ -146,7 +146,32 @@ class Step(ctypes.Structure):
     )
 
 
-STRUCTS = (Matrix, Product, Dequantize, PackAwq, Norm, Gated, Layer, Step)
+class Attention(ctypes.Structure):
+    """Attention of many queries; all numbers bfloat16, strides those of batch, head and row, in numbers.
+
+    query: [batch, heads, queries, dim], dim a multiple of 8
+    key, value: [batch, kv_heads, keys, dim]
+    first, end: int32 [batch, queries], the keys that each query sees, sequences `rule_stride` apart: 0 where all share
+        one; or None: all keys
+    seen: bool [batch, keys], `seen_stride` apart, False where a key is not seen after all; or None
+    out: [batch, queries, heads, dim]
+    """
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value")),
+        *((f"{name}_strides", ctypes.c_int64 * 3) for name in ("query", "key", "value")),
+        ("first", ctypes.c_void_p),
+        ("end", ctypes.c_void_p),
+        ("rule_stride", ctypes.c_int64),
+        ("seen", ctypes.c_void_p),
+        ("seen_stride", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "queries", "keys", "dim")),
+        ("scaling", ctypes.c_float),
+        ("out", ctypes.c_void_p),
+    )
+
+
+STRUCTS = (Matrix, Product, Dequantize, PackAwq, Norm, Gated, Layer, Step, Attention)
 
 
 def _check(code: int) -> None:
@@ -160,6 +185,7 @@ FUNCTIONS = {
     "int4_product": (Product, None),
     "int4_dequantize": (Dequantize, None),
     "int4_decoder_layer": (Step, _check),
+    "int4_attention": (Attention, _check),
     "int4_rms_norm": (Norm, None),
     "int4_gated": (Gated, None),
     "int4_pack_awq": (PackAwq, None),

@@ -17,6 +17,7 @@ SOURCE = r"""
 //   dot_bf16                     a dot product of bfloat16 numbers
 //   AT_ONCE, dot                 few rows: how many `dot` takes, and the dot products of whole blocks of outputs
 //   cell ... store_weights       many rows: what a lane multiplies at once, and codes made into it
+//   store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS, SOME                   many rows: how many a register tile has, and up to how many no panel is filled
 
 #line 1 "csrc/interface.h"
@@ -125,7 +126,22 @@ typedef struct {
 
 // hidden -> out; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3 does.
 int int4_decoder_layer(const Step *call, int threads);
-#line 18 "csrc/int4.c"
+
+// Attention of many queries. Query r of a sequence sees the keys first[r] .. end[r], less those where `seen` is 0.
+typedef struct {
+    const bf16 *query, *key, *value;                             // [batch, heads or kv_heads, queries or keys, dim]
+    int64_t query_strides[3], key_strides[3], value_strides[3];  // of batch, head and row, in numbers
+    const int32_t *first, *end;                                  // [batch, queries]; or NULL: all keys are seen
+    int64_t rule_stride;                                         // of sequences in both, 0 where they share one
+    const uint8_t *seen;                                         // [batch, keys], or NULL
+    int64_t seen_stride;                                         // of sequences, in bytes
+    int64_t batch, heads, kv_heads, queries, keys, dim;          // dim is a multiple of 8
+    float scaling;
+    bf16 *out;  // [batch, queries, heads, dim]
+} Attention;
+
+int int4_attention(const Attention *call, int threads);
+#line 19 "csrc/int4.c"
 #line 1 "csrc/base.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -180,7 +196,7 @@ static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
     char *p = (char *)memory + row * fixed_bytes(k);
     return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), (float *)(p + 3 * k + k / 32 * 12)};
 }
-#line 19 "csrc/int4.c"
+#line 20 "csrc/int4.c"
 
 #if defined(AVX512)
 #line 1 "csrc/avx512.h"
@@ -319,7 +335,25 @@ static inline void store_weights(cell *panel, ints word, floats scale) {
         _mm512_storeu_si512(panel + i / 2 * WIDTH, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
 }
-#line 22 "csrc/int4.c"
+
+// Numbers, in pairs, `stride` cells apart.
+static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        cell pairs[LANES / 2];
+        store_bf16((bf16 *)pairs, load(x + i));
+        for (int64_t j = 0; j < LANES / 2; j++) to[(i / 2 + j) * stride] = pairs[j];
+    }
+}
+
+// WIDTH columns of PER_CELL rows.
+static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
+    for (int half = 0; half < WIDTH; half += LANES) {
+        __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(row + half)));
+        __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(next + half)));
+        _mm512_storeu_si512(panel + half, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+}
+#line 23 "csrc/int4.c"
 #elif defined(AVX2)
 #line 1 "csrc/avx2.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -480,7 +514,19 @@ static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x,
 static inline void store_weights(cell *panel, ints word, floats scale) {
     for (int i = 0; i < 8; i++) store(panel + i * WIDTH, codes_of(word, i) * scale);
 }
-#line 24 "csrc/int4.c"
+
+// Numbers, `stride` cells apart.
+static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
+    for (int64_t i = 0; i < count; i++) to[i * stride] = x[i];
+}
+
+// WIDTH columns of PER_CELL rows.
+static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
+    (void)next;
+    store(panel, load_bf16(row));
+    store(panel + LANES, load_bf16(row + LANES));
+}
+#line 25 "csrc/int4.c"
 #endif
 
 #line 1 "csrc/matrix.h"
@@ -553,7 +599,7 @@ static void pack_awq_body(void *call) {
 }
 
 void int4_pack_awq(const PackAwq *call, int threads) { run(pack_awq_body, call, threads); }
-#line 27 "csrc/int4.c"
+#line 28 "csrc/int4.c"
 #line 1 "csrc/few_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -624,7 +670,7 @@ int int4_linear(const Product *call, int threads) {
     free(own.work);
     return 0;
 }
-#line 28 "csrc/int4.c"
+#line 29 "csrc/int4.c"
 #line 1 "csrc/many_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -778,7 +824,7 @@ static void many_rows(const Product *c) {
 static void product_body(void *call) { many_rows(call); }
 
 void int4_product(const Product *call, int threads) { run(product_body, call, threads); }
-#line 29 "csrc/int4.c"
+#line 30 "csrc/int4.c"
 #line 1 "csrc/elementwise.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -857,7 +903,7 @@ static void gated_body(void *call) {
 }
 
 void int4_gated(const Gated *call, int threads) { run(gated_body, call, threads); }
-#line 30 "csrc/int4.c"
+#line 31 "csrc/int4.c"
 #line 1 "csrc/attention.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -866,9 +912,11 @@ void int4_gated(const Gated *call, int threads) { run(gated_body, call, threads)
 // Between these all threads wait for each other; each computes a share of every one.
 typedef struct {
     Step step;
-    bf16 *q, *k, *v;                      // [rows, heads or kv_heads, head_dim]
-    float *scores;                        // [rows, heads, padded]
-    int64_t padded;                       // step.length, rounded up to 16
+    bf16 *q, *k, *v;  // [rows, heads or kv_heads, head_dim]
+    float *scores;    // [rows, heads, padded]
+    int64_t padded;   // step.length, rounded up to 16
+    float *mixed;     // [threads, rows, heads, head_dim], sums of values
+    int64_t threads;
     bf16 *attended;                       // [rows, heads, head_dim]
     bf16 *attention_update, *mlp_update;  // [rows, width], what attention and MLP add
     bf16 *gate, *up;                      // [rows, intermediate]; gelu(gate) * up is written over `gate`
@@ -889,6 +937,7 @@ static size_t place_shared(Pass *p, void *memory) {
     const Layer *l = p->step.layer;
     const int64_t rows = p->step.rows, number = rows * sizeof(bf16);
     p->scores = take(&at, rows * l->heads * p->padded * sizeof(float));
+    p->mixed = take(&at, p->threads * rows * l->q.n * sizeof(float));
     p->q = take(&at, number * l->q.n);
     p->k = take(&at, number * l->k.n);
     p->v = take(&at, number * l->v.n);
@@ -938,14 +987,22 @@ static void my_softmax(const Pass *p) {
     for (int64_t h = from; h < to; h++) softmax(p->scores + h * p->padded, p->padded);
 }
 
-// WIDTH columns of scores . values for so many heads of one group; `heads` is a constant wherever this is inlined.
-static inline __attribute__((always_inline)) void mix(const Pass *p, int64_t first, int64_t column, int heads) {
+// From LONG positions on values are mixed by positions and not by columns: PART at a time, which stay in the second
+// cache until all their columns are mixed.
+enum { LONG = 2048, PART = 128 };
+
+// WIDTH columns of scores . values, positions from .. to, added to sums [rows, heads, head_dim], for so many heads of
+// one group; `heads` is a constant wherever this is inlined.
+static inline __attribute__((always_inline)) void mix(const Pass *p, int64_t first, int64_t column, int heads,
+                                                      int64_t from, int64_t to, float *sums) {
     const Step *s = &p->step;
     const int64_t n = s->layer->head_dim, group = s->layer->heads / s->layer->kv_heads;
-    const bf16 *value = s->values + first / group * s->head_stride + column;
+    const bf16 *value = s->values + first / group * s->head_stride + from * n + column;
     floats sum[4][2];
-    for (int h = 0; h < heads; h++) sum[h][0] = sum[h][1] = broadcast(0);
-    for (int64_t at = 0; at < s->length; at++, value += n) {
+    sums += first * n + column;
+    for (int h = 0; h < heads; h++)
+        for (int half = 0; half < 2; half++) sum[h][half] = load(sums + h * n + half * LANES);
+    for (int64_t at = from; at < to; at++, value += n) {
         floats low = load_bf16(value), high = load_bf16(value + LANES);
         __builtin_prefetch(value + 16 * n, 0, 3);  // a stride that no hardware prefetcher follows
         for (int h = 0; h < heads; h++) {
@@ -955,24 +1012,305 @@ static inline __attribute__((always_inline)) void mix(const Pass *p, int64_t fir
         }
     }
     for (int h = 0; h < heads; h++)
-        for (int half = 0; half < 2; half++)
-            store_bf16(p->attended + (first + h) * n + column + half * LANES, sum[h][half]);
+        for (int half = 0; half < 2; half++) store(sums + h * n + half * LANES, sum[h][half]);
+}
+
+// Likewise, for all heads of a group.
+static void mix_group(const Pass *p, int64_t head, int64_t column, int64_t from, int64_t to, float *sums) {
+    const int64_t end = head + p->step.layer->heads / p->step.layer->kv_heads;
+    for (; head + 4 <= end; head += 4) mix(p, head, column, 4, from, to, sums);
+    for (; head + 2 <= end; head += 2) mix(p, head, column, 2, from, to, sums);
+    if (head < end) mix(p, head, column, 1, from, to, sums);
+}
+
+// The calling thread's share of the attended values of a long cache: some positions, then some heads of all threads'
+// sums.
+static void my_long_mixture(const Pass *p) {
+    const Layer *l = p->step.layer;
+    const int64_t n = l->head_dim, group = l->heads / l->kv_heads, heads = p->step.rows * l->heads;
+    float *own = p->mixed + omp_get_thread_num() * heads * n;
+    int64_t from, to;
+    __builtin_memset(own, 0, heads * n * sizeof(float));
+    my_share(p->step.length, 1, &from, &to);
+    for (int64_t at = from; at < to; at += PART)
+        for (int64_t head = 0; head < heads; head += group)
+            for (int64_t column = 0; column < n; column += WIDTH)
+                mix_group(p, head, column, at, at + PART < to ? at + PART : to, own);
+    GOMP_barrier();
+    my_share(heads, 1, &from, &to);
+    for (int64_t i = from * n; i < to * n; i += LANES) {
+        floats sum = load(p->mixed + i);
+        for (int64_t t = 1; t < omp_get_num_threads(); t++) sum = sum + load(p->mixed + t * heads * n + i);
+        store_bf16(p->attended + i, sum);
+    }
 }
 
 // The calling thread's share of the attended values, by columns of WIDTH.
 static void my_mixture(const Pass *p) {
     const Layer *l = p->step.layer;
-    const int64_t columns = l->head_dim / WIDTH, group = l->heads / l->kv_heads;
+    const int64_t n = l->head_dim, columns = n / WIDTH, group = l->heads / l->kv_heads;
+    if (p->step.length >= LONG) {
+        my_long_mixture(p);
+        return;
+    }
     int64_t from, to;
     my_share(p->step.rows * l->kv_heads * columns, 1, &from, &to);
     for (int64_t unit = from; unit < to; unit++) {
-        int64_t head = unit / columns * group, end = head + group, column = unit % columns * WIDTH;
-        for (; head + 4 <= end; head += 4) mix(p, head, column, 4);
-        for (; head + 2 <= end; head += 2) mix(p, head, column, 2);
-        if (head < end) mix(p, head, column, 1);
+        const int64_t first = unit / columns * group, column = unit % columns * WIDTH;
+        for (int64_t h = first; h < first + group; h++)
+            for (int64_t i = 0; i < WIDTH; i += LANES) store(p->mixed + h * n + column + i, broadcast(0));
+        mix_group(p, first, column, 0, p->step.length, p->mixed);
+        for (int64_t h = first; h < first + group; h++)
+            for (int64_t i = column; i < column + WIDTH; i += LANES)
+                store_bf16(p->attended + h * n + i, load(p->mixed + h * n + i));
     }
 }
-#line 31 "csrc/int4.c"
+#line 32 "csrc/int4.c"
+#line 1 "csrc/flash.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Attention of many queries, block of keys by block, in the first two caches; both products are `multiply`'s.
+//
+// A unit of work is some positions of one sequence and all heads that share their keys: TALL_ROWS rows about, which
+// pass over the blocks of keys that one of them sees. Scores, sums and the softmax are float32; on AVX512 what is
+// multiplied is bfloat16, the softmax's numerators as well.
+
+enum { BLOCK = 64, TALL_ROWS = 128 };  // keys to a block; rows to a unit
+
+static const float NOTHING = -1e30f;  // the score of what is not seen
+
+// What a thread has of its own, for `groups` times ROWS rows.
+typedef struct {
+    int64_t rows, groups, width;  // rows in use; ROWS of them to a group; numbers to a head, rounded up to WIDTH
+    cell *query;                  // [groups, dim / PER_CELL, ROWS]
+    cell *panel;                  // [dim / PER_CELL, WIDTH] of keys, or [BLOCK / PER_CELL, WIDTH] of values
+    float *scores;                // [groups, BLOCK / WIDTH, ROWS, WIDTH]
+    cell *weights;                // [groups, BLOCK / PER_CELL, ROWS]
+    float *sums;                  // [groups, width / WIDTH, ROWS, WIDTH], of weighted values
+    float *most, *total;          // [groups * ROWS], the highest score so far, and the sum of weights
+    int64_t *first, *end;         // [positions], the keys that each sees
+} Unit;
+
+// Where the queries of a unit lie, and their keys.
+typedef struct {
+    const Attention *call;
+    int64_t sequence, kv_head, position, positions, group;
+} Place;
+
+static int64_t unit_positions(const Attention *c) {
+    const int64_t group = c->heads / c->kv_heads, positions = TALL_ROWS / group;
+    return positions ? positions : 1;
+}
+
+static size_t place_unit(const Attention *c, Unit *u, void *memory) {
+    uintptr_t at = (uintptr_t)memory;
+    const int64_t group = c->heads / c->kv_heads, positions = unit_positions(c);
+    const int64_t groups = (positions * group + ROWS - 1) / ROWS, rows = groups * ROWS;
+    const int64_t cells = most(c->dim, BLOCK) / PER_CELL;
+    u->width = (c->dim + WIDTH - 1) / WIDTH * WIDTH;
+    u->query = take(&at, rows * (c->dim / PER_CELL) * sizeof(cell));
+    u->panel = take(&at, cells * WIDTH * sizeof(cell));
+    u->scores = take(&at, rows * BLOCK * sizeof(float));
+    u->weights = take(&at, rows * (BLOCK / PER_CELL) * sizeof(cell));
+    u->sums = take(&at, rows * u->width * sizeof(float));
+    u->most = take(&at, rows * sizeof(float));
+    u->total = take(&at, rows * sizeof(float));
+    u->first = take(&at, positions * sizeof(int64_t));
+    u->end = take(&at, positions * sizeof(int64_t));
+    return at - (uintptr_t)memory;
+}
+
+// Row r of a unit is head r / positions of its group, at position r % positions.
+static const bf16 *query_at(const Place *p, int64_t row) {
+    const Attention *c = p->call;
+    const int64_t head = p->kv_head * p->group + row / p->positions, position = p->position + row % p->positions;
+    return c->query + p->sequence * c->query_strides[0] + head * c->query_strides[1] + position * c->query_strides[2];
+}
+
+static void begin_unit(const Place *p, Unit *u) {
+    const Attention *c = p->call;
+    const int64_t count = c->dim / PER_CELL;
+    u->rows = p->positions * p->group;
+    u->groups = (u->rows + ROWS - 1) / ROWS;
+    for (int64_t row = 0; row < u->groups * ROWS; row++) {
+        cell *to = u->query + row / ROWS * count * ROWS + row % ROWS;
+        const bf16 *from = row < u->rows ? query_at(p, row) : NULL;
+        for (int64_t i = 0; i < count; i++) to[i * ROWS] = from ? cell_of(from + i * PER_CELL) : 0;
+        u->most[row] = NOTHING;
+        u->total[row] = 0;
+    }
+    __builtin_memset(u->weights, 0, u->groups * ROWS * (BLOCK / PER_CELL) * sizeof(cell));
+    __builtin_memset(u->sums, 0, u->groups * ROWS * u->width * sizeof(float));
+    for (int64_t t = 0; t < p->positions; t++) {
+        const int64_t at = p->sequence * c->rule_stride + p->position + t;
+        u->first[t] = c->first ? c->first[at] : 0;
+        u->end[t] = c->first ? c->end[at] : c->keys;
+    }
+}
+
+// scores = scaling * q . k of a block of keys, `count` of them.
+static void block_scores(const Place *p, Unit *u, int64_t block, int64_t count) {
+    const Attention *c = p->call;
+    const bf16 *keys = c->key + p->sequence * c->key_strides[0] + p->kv_head * c->key_strides[1];
+    const int64_t cells = c->dim / PER_CELL, stride = c->key_strides[2];
+    for (int64_t j = 0; j < count; j += WIDTH) {
+        const int64_t here = count - j < WIDTH ? count - j : WIDTH;
+        const bf16 *key = keys + (block + j) * stride;
+        for (int64_t i = 0; i < cells; i++) {
+            cell *to = u->panel + i * WIDTH;
+            for (int64_t k = 0; k < here; k++) to[k] = cell_of(key + k * stride + i * PER_CELL);
+            for (int64_t k = here; k < WIDTH; k++) to[k] = 0;
+        }
+        for (int64_t g = 0; g < u->groups; g++) {
+            float *scores = u->scores + (g * (BLOCK / WIDTH) + j / WIDTH) * ROWS * WIDTH;
+            __builtin_memset(scores, 0, ROWS * WIDTH * sizeof(float));
+            multiply(u->query + g * cells * ROWS, u->panel, cells, scores);
+        }
+    }
+}
+
+static inline float *score_at(const Unit *u, int64_t row, int64_t j) {
+    return u->scores + ((row / ROWS * (BLOCK / WIDTH) + j / WIDTH) * ROWS + row % ROWS) * WIDTH + j % WIDTH;
+}
+
+static inline float *sum_at(const Unit *u, int64_t row, int64_t i) {
+    return u->sums + (row / ROWS * u->width + i / WIDTH * WIDTH) * ROWS + row % ROWS * WIDTH + i % WIDTH;
+}
+
+// Scores of a row -> weights, against the highest score so far; what was summed up before is brought to that too.
+static void weigh_row(const Place *p, Unit *u, int64_t row, int64_t block, int64_t count) {
+    const Attention *c = p->call;
+    const int64_t first = u->first[row % p->positions], end = u->end[row % p->positions];
+    const uint8_t *seen = c->seen ? c->seen + p->sequence * c->seen_stride + block : NULL;
+    float weights[BLOCK] __attribute__((aligned(64)));
+    floats highest = broadcast(NOTHING), scaling = broadcast(c->scaling);
+    for (int64_t j = 0; j < BLOCK; j += LANES) store(weights + j, load(score_at(u, row, j)) * scaling);
+    if (block < first || block + BLOCK > end || seen)
+        for (int64_t j = 0; j < BLOCK; j++)
+            if (block + j < first || block + j >= end || j >= count || (seen && !seen[j])) weights[j] = NOTHING;
+    for (int64_t j = 0; j < BLOCK; j += LANES) highest = maximum(highest, load(weights + j));
+    const float before = u->most[row], now = maximum_of(highest) > before ? maximum_of(highest) : before;
+    cell *to = u->weights + row / ROWS * (BLOCK / PER_CELL) * ROWS + row % ROWS;
+    if (now == NOTHING) {
+        for (int64_t j = 0; j < BLOCK / PER_CELL; j++) to[j * ROWS] = 0;
+        return;
+    }
+    floats total = broadcast(0), shift = broadcast(now);
+    for (int64_t j = 0; j < BLOCK; j += LANES) {
+        floats weight = exp_ps(load(weights + j) - shift);
+        total = total + weight;
+        store(weights + j, weight);
+    }
+    store_cells(weights, BLOCK, to, ROWS);
+    if (now > before) {
+        float down[LANES];
+        store(down, exp_ps(broadcast(before - now)));
+        floats factor = broadcast(down[0]);
+        u->total[row] *= down[0];
+        u->most[row] = now;
+        for (int64_t i = 0; i < u->width; i += LANES) {
+            float *sum = sum_at(u, row, i);
+            store(sum, load(sum) * factor);
+        }
+    }
+    u->total[row] += sum_of(total);
+}
+
+// `columns` of the values of a block, all others 0: panel [BLOCK / PER_CELL, WIDTH]
+static void fill_value_panel(const bf16 *values, int64_t stride, int64_t count, int64_t columns, cell *panel) {
+    bf16 rows[2][WIDTH] = {{0}};
+    for (int64_t j = 0; j < BLOCK; j += PER_CELL, panel += WIDTH) {
+        const bf16 *row[2];
+        for (int half = 0; half < 2; half++) {
+            row[half] = values + (j + half) * stride;
+            if (j + half < count && columns == WIDTH) continue;
+            __builtin_memset(rows[half], 0, sizeof rows[half]);
+            if (j + half < count) __builtin_memcpy(rows[half], row[half], columns * sizeof(bf16));
+            row[half] = rows[half];
+        }
+        store_cells_of_rows(panel, row[0], row[1]);
+    }
+}
+
+// sums += weights . values of a block of keys.
+static void block_values(const Place *p, Unit *u, int64_t block, int64_t count) {
+    const Attention *c = p->call;
+    const bf16 *values = c->value + p->sequence * c->value_strides[0] + p->kv_head * c->value_strides[1];
+    const int64_t stride = c->value_strides[2];
+    for (int64_t column = 0; column < u->width; column += WIDTH) {
+        const int64_t columns = c->dim - column < WIDTH ? c->dim - column : WIDTH;
+        fill_value_panel(values + block * stride + column, stride, count, columns, u->panel);
+        for (int64_t g = 0; g < u->groups; g++)
+            multiply(u->weights + g * (BLOCK / PER_CELL) * ROWS, u->panel, BLOCK / PER_CELL,
+                     u->sums + (g * u->width + column) * ROWS);
+    }
+}
+
+static void end_unit(const Place *p, const Unit *u) {
+    const Attention *c = p->call;
+    for (int64_t row = 0; row < u->rows; row++) {
+        const int64_t head = p->kv_head * p->group + row / p->positions;
+        const int64_t position = p->position + row % p->positions;
+        bf16 *out = c->out + ((p->sequence * c->queries + position) * c->heads + head) * c->dim;
+        floats factor = broadcast(u->total[row] > 0 ? 1 / u->total[row] : 0);
+        for (int64_t i = 0; i < c->dim; i += LANES) {
+            bf16 rounded[LANES];
+            store_bf16(rounded, load(sum_at(u, row, i)) * factor);
+            __builtin_memcpy(out + i, rounded, (c->dim - i < LANES ? c->dim - i : LANES) * sizeof(bf16));
+        }
+    }
+}
+
+typedef struct {
+    Attention call;
+    int64_t next;  // the unit that no thread has begun yet
+    char *memory;
+    size_t each;  // bytes of it to a thread
+} Shared;
+
+static void attention_body(void *shared) {
+    Shared *s = shared;
+    const Attention *c = &s->call;
+    Unit u;
+    place_unit(c, &u, s->memory + s->each * omp_get_thread_num());
+    const int64_t positions = unit_positions(c), parts = (c->queries + positions - 1) / positions;
+    const int64_t units = c->batch * c->kv_heads * parts;
+    for (;;) {
+        const int64_t unit = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
+        if (unit >= units) return;
+        // the last queries first, as they see most
+        const int64_t part = parts - 1 - unit / (c->batch * c->kv_heads), which = unit % (c->batch * c->kv_heads);
+        Place p = {.call = c, .sequence = which / c->kv_heads, .kv_head = which % c->kv_heads};
+        p.position = part * positions;
+        p.positions = c->queries - p.position < positions ? c->queries - p.position : positions;
+        p.group = c->heads / c->kv_heads;
+        begin_unit(&p, &u);
+        int64_t from = c->keys, to = 0;
+        for (int64_t t = 0; t < p.positions; t++) {
+            if (u.first[t] >= u.end[t]) continue;
+            from = u.first[t] < from ? u.first[t] : from;
+            to = most(to, u.end[t]);
+        }
+        for (int64_t block = from; block < to; block += BLOCK) {
+            const int64_t count = to - block < BLOCK ? to - block : BLOCK;
+            block_scores(&p, &u, block, count);
+            for (int64_t row = 0; row < u.rows; row++) weigh_row(&p, &u, row, block, count);
+            block_values(&p, &u, block, count);
+        }
+        end_unit(&p, &u);
+    }
+}
+
+int int4_attention(const Attention *call, int threads) {
+    Unit unit;
+    Shared shared = {.call = *call, .each = (place_unit(call, &unit, NULL) + 4095) / 4096 * 4096};
+    shared.memory = aligned_alloc(4096, shared.each * threads);
+    if (!shared.memory) return OUT_OF_MEMORY;
+    run(attention_body, &shared, threads);
+    free(shared.memory);
+    return 0;
+}
+#line 33 "csrc/int4.c"
 #line 1 "csrc/decoder_layer.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1114,7 +1452,7 @@ static void decoder_layer_body(void *pass) {
 }
 
 int int4_decoder_layer(const Step *call, int threads) {
-    Pass pass = {.step = *call, .padded = (call->length + 15) / 16 * 16};
+    Pass pass = {.step = *call, .padded = (call->length + 15) / 16 * 16, .threads = threads};
     const size_t rows_bytes = call->rows > 1 ? place_rows(&pass, NULL) : 0;
     char *memory = aligned_alloc(64, rows_bytes + place_shared(&pass, NULL));
     if (!memory) return OUT_OF_MEMORY;
@@ -1124,7 +1462,7 @@ int int4_decoder_layer(const Step *call, int threads) {
     free(memory);
     return 0;
 }
-#line 32 "csrc/int4.c"
+#line 34 "csrc/int4.c"
 
 // Python compares these with what ctypes makes of its own declarations.
 #define EXPORT_SIZE(type) const int32_t int4_sizeof_##type = sizeof(type)
@@ -1136,4 +1474,5 @@ EXPORT_SIZE(Norm);
 EXPORT_SIZE(Gated);
 EXPORT_SIZE(Layer);
 EXPORT_SIZE(Step);
+EXPORT_SIZE(Attention);
 """

@@ -15,22 +15,24 @@ from .int4_cpu_native import NativeCpu
 from .int4_gpu_fused import FUSED as GPU_FUSED
 from .int4_gpu_triton import Triton
 from .int4_layers import Int4Linear
+from .int4_prefill import FUSED as PREFILL
 
 # Backend -> class of transformers -> the class that takes its place. The first backend that a model is on decides.
 FUSED = {Triton: GPU_FUSED, NativeCpu: CPU_FUSED}
 # Each of those classes -> what it took the place of.
-ORIGINAL = {new: old for table in (*FUSED.values(), CPU_FUSED_TOWER) for old, new in table.items()}
+ORIGINAL = {new: old for table in (*FUSED.values(), CPU_FUSED_TOWER, PREFILL) for old, new in table.items()}
 
 
 def use_fused_modules(model: nn.Module) -> None:
     """Exchange the classes of a Gemma 3's modules: call it after loading and after each move.
 
-    The language model gets the fused classes of its backend; the vision tower, on a CPU without bfloat16 arithmetic,
-    layers that compute in float32.
+    The language model reads long prompts in chunks, and gets the fused classes of its backend; the vision tower, on a
+    CPU without bfloat16 arithmetic, layers that compute in float32.
     """
     for module in model.modules():
         module.__class__ = ORIGINAL.get(type(module), type(module))
     backends = {module.backend for module in model.modules() if isinstance(module, Int4Linear)}
+    _exchange(model, PREFILL)
     _exchange(model, next((FUSED[backend] for backend in FUSED if backend in backends), {}))
     if not cpu().bf16_gemm:
         for tower in (module for module in model.modules() if isinstance(module, SiglipVisionModel)):

@@ -5,6 +5,7 @@ What this file offers:
     bytes_needed        of a model once it is loaded, and while it is
     bytes_available     on a device, before loading
     check_memory        the two compared: an error, a warning, or nothing
+    check_prompt        whether a prompt fits, before it is read
 """
 
 import os
@@ -102,6 +103,38 @@ def check_memory(path, needed: tuple[int, int], device: torch.device, advice: di
     fitting = [way for way, size in advice.items() if size <= available]
     fitting += [f"the {name} ({size} GB)" for name, size in PUBLISHED.items() if size * 1e9 <= available][:1]
     raise MemoryError(f"{text} " + (f"What would fit: {' or '.join(fitting)}." if fitting else "Free some first."))
+
+
+def prompt_bytes(config, batch: int, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes that reading a prompt takes beside the model: its keys and values in full layers, what goes from layer to
+    layer, and what comes out.
+
+    Args:
+        config: of the language model.
+    """
+    keys_and_values = 2 * config.num_key_value_heads * config.head_dim * config.layer_types.count("full_attention")
+    return batch * tokens * (keys_and_values + 2 * config.hidden_size) * dtype.itemsize
+
+
+def check_prompt(config, batch: int, tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Says of a long prompt before it is read that it does not fit.
+
+    Args:
+        config: of the language model.
+        batch, tokens: sequences, and new tokens of each.
+
+    Raises:
+        MemoryError: it does not; the message says how long a prompt would.
+    """
+    available = bytes_available(device)
+    if available is None or prompt_bytes(config, batch, tokens, dtype) <= available:
+        return
+    fitting = available // prompt_bytes(config, batch, 1, dtype)
+    raise MemoryError(
+        f"a prompt of {tokens:,} tokens{f' in each of {batch} sequences' if batch > 1 else ''} takes "
+        f"{prompt_bytes(config, batch, tokens, dtype) / 1e9:.1f} GB of memory on {device} beside the model; "
+        f"{available / 1e9:.1f} GB are available. What would fit: {fitting:,} tokens."
+    )
 
 
 def _below_limits() -> list[int]:

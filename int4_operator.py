@@ -2,7 +2,8 @@
 """Operators for compiled graphs, which call by name what torch.compile must not look into.
 
 What this file offers:
-    operator    makes a function one
+    operator     makes a function one
+    NAMESPACE    a name that no other copy of this code has
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from torch.library import CustomOpDef
 
 # With a hash of the module's name, because transformers imports this file once for each revision of each repo, and a
 # name can be taken only once.
-_NAMESPACE = f"gemma3_int4_{hashlib.sha256(__name__.encode()).hexdigest()[:16]}"
+NAMESPACE = f"gemma3_int4_{hashlib.sha256(__name__.encode()).hexdigest()[:16]}"
 
 
 def operator(name: str, function: Callable, fake: Callable) -> CustomOpDef:
@@ -24,6 +25,6 @@ def operator(name: str, function: Callable, fake: Callable) -> CustomOpDef:
         function: with type hints on every parameter.
         fake: gives an empty tensor of the shape and dtype that `function` returns.
     """
-    made = torch.library.custom_op(f"{_NAMESPACE}::{name}", function, mutates_args=())
+    made = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=())
     made.register_fake(fake)
     return made

@@ -35,6 +35,10 @@ def check_versions(found: dict[str, str]) -> None:
         )
 
 
+# What the cache is called among arguments and outputs: `cache` from transformers 5.24 on.
+CACHE = "cache" if tuple(map(int, re.findall(r"\d+", transformers.__version__)[:2])) >= (5, 24) else "past_key_values"
+
+
 def cache_among(arguments: dict) -> object | None:
     """The cache among a layer's keyword arguments: `cache` from transformers 5.24 on, `past_key_values` before."""
     return arguments.get("cache", arguments.get("past_key_values"))

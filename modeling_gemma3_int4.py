@@ -5,14 +5,17 @@
 
 The two classes are transformers' own Gemma 3 with int4 modules in place of the language model's linear layers and of
 the tied embedding. This file loads and saves. `int4_layers.py` has the modules; `int4_backend.py` chooses what
-multiplies, `int4_fused.py` what computes around the products; `int4_codes.py` says what an int4 weight is.
+multiplies, `int4_fused.py` what computes around the products; `int4_attention.py` has the attention; `int4_codes.py`
+says what an int4 weight is.
 
 Loading goes around transformers' own AWQ support, which needs gptqmodel and casts to float16, in which Gemma 3
 overflows: `quantization_config` is put aside on a copy of the config while the stock loader runs, and put back after.
 
 transformers 4 copies only those files out of a folder that this one names, and must get as far as `int4_versions`:
     from .int4_backend import ...
+    from .int4_cache import ...
     from .int4_cpu_aten import ...
+    from .int4_cpu_attention import ...
     from .int4_cpu_build import ...
     from .int4_cpu_fused import ...
     from .int4_cpu_hardware import ...
@@ -23,7 +26,9 @@ transformers 4 copies only those files out of a folder that this one names, and 
     from .int4_gpu_kernels import ...
     from .int4_gpu_triton import ...
     from .int4_gpu_tuning import ...
+    from .int4_masks import ...
     from .int4_operator import ...
+    from .int4_prefill import ...
     from .int4_training import ...
     from .int4_weight import ...
 """
@@ -33,6 +38,7 @@ from .int4_versions import RANGES  # noqa: F401
 
 # isort: split
 import copy
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -49,12 +55,14 @@ from transformers import GenerationMixin
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
+from .int4_attention import IMPLEMENTATION
 from .int4_codes import GROUP_SIZE, recover_codes
 from .int4_fused import use_fused_modules
 from .int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, exchange, prepare_linears
 from .int4_memory import bytes_needed, check_memory
 from .int4_saving import ADAPTER_CONFIG, INDEX, SIDE_FILE, push, replacing
 from .int4_training import announce_training
+from .int4_versions import cache_among
 
 logger = logging.get_logger(__name__)
 
@@ -110,7 +118,7 @@ class _Int4Gemma3:
             int4_embedding: True: the embedding and the output head compute from int4 codes; an error where the repo
                 does not allow it. False: keep the plain embedding. None (default): int4 where the repo allows it.
             **kwargs: as for transformers. `dtype` is bfloat16, float32 or "auto"; `device_map` any that leaves no
-                int4 module offloaded.
+                int4 module offloaded; `attn_implementation` this project's own unless given, as "sdpa" or "eager".
 
         Raises:
             Int4LoadError: whatever is wrong, in one message.
@@ -129,6 +137,8 @@ class _Int4Gemma3:
         if config is None:
             config, kwargs = cls.config_class.from_pretrained(path, return_unused_kwargs=True, **kwargs)
         config = copy.deepcopy(config)
+        if config._attn_implementation is None:
+            kwargs.setdefault("attn_implementation", IMPLEMENTATION)
         quantization = _take_quantization_config(path, config)
         _refuse_float16(path, dtype if dtype != "auto" else getattr(config, "dtype", None))
 
@@ -379,11 +389,48 @@ class Gemma3ForConditionalGeneration(_Int4Gemma3, StockForConditionalGeneration,
 
     _auto_classes = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
+    @functools.wraps(StockForConditionalGeneration.forward)
+    def forward(self, *args, **kwargs):
+        types, cache = kwargs.get("token_type_ids"), cache_among(kwargs)
+        given = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        new = next((tokens for tokens in given if tokens is not None), None)
+        if not (types is None or cache is None or new is None or torch.compiler.is_compiling()):
+            kwargs["token_type_ids"] = _of_all_tokens(types, new.shape[1], cache)
+        return super().forward(*args, **kwargs)
+
+    @staticmethod
+    def create_masks_for_generate(config, inputs_embeds, *args, token_type_ids=None, **kwargs):
+        """As transformers' own, which with a static cache loses the pictures of a later turn."""
+        if token_type_ids is not None:
+            token_type_ids = _of_all_tokens(token_type_ids, inputs_embeds.shape[1], cache_among(kwargs))
+        return StockForConditionalGeneration.create_masks_for_generate(
+            config, inputs_embeds, *args, token_type_ids=token_type_ids, **kwargs
+        )
+
+    def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
+        """As transformers' own, which would cut a prompt into chunks through its pictures."""
+        pictures = any(model_kwargs.get(name) is not None for name in ("pixel_values", "mm_encoder_outputs"))
+        if pictures and generation_config.prefill_chunk_size is not None:
+            generation_config = copy.copy(generation_config)
+            generation_config.prefill_chunk_size = None
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+
 
 class Gemma3ForCausalLM(_Int4Gemma3, StockForCausalLM, GenerationMixin):
     """Gemma 3, text only, on int4 weights. Named as the stock class, because `save_pretrained` writes the name."""
 
     _auto_classes = ("AutoModelForCausalLM",)
+
+
+def _of_all_tokens(token_type_ids: torch.Tensor, new: int, cache) -> torch.Tensor:
+    """Token types [B, S] by position, as masks are made from them, where those of the `new` tokens alone were given.
+
+    Tokens in the cache count as text: nothing that is new is of a picture in there.
+    """
+    known = 0 if cache is None else int(cache.get_seq_length())
+    if not known or token_type_ids.shape[1] != new:
+        return token_type_ids
+    return nn.functional.pad(token_type_ids, (known, 0))
 
 
 def _int4_modules(model: nn.Module) -> Iterator[Int4Linear | Int4Embedding]:

@@ -1,6 +1,7 @@
 """Prefill and decode: ours against llama.cpp, stock transformers and gptqmodel, on the same shapes, in one run.
 
     python -m benchmarks.bench_generate --models 270m 1b 4b 27b --engines native llama bf16 --out FILE.jsonl
+    python -m benchmarks.bench_generate --models 1b --engines native llama-fa --prompt 4096 16384 --new 16 --rounds 1
     python -m benchmarks.plot FILE.jsonl PICTURE.png
 
 Models are text-only repos with random codes in the published shapes (speed does not depend on the values); the GGUF
@@ -9,10 +10,11 @@ Of the two large sizes only the first layers are taken (`LAYERS`, or `--layers`)
 says so. `real270m` is the real model that `make real270m` has left in the cache.
 
 Each engine runs in a process of its own that stays alive; in every round each of them, one after the other, reads a
-prompt of 512 tokens and generates 128 more, greedily; with `--batch`, several prompts at once, and tokens/s count those
-of all. The table gives the medians over the rounds. An engine that fails has a row that says why. Before an engine
-loads, the weights are read into the page cache, and as much memory as they take is touched and given back: where a host
-lends a virtual machine its memory page by page, the first touch is slower than any loader.
+prompt of 512 tokens (`--prompt` names other lengths, each a row) and generates 128 more, greedily; with `--batch`,
+several prompts at once, and tokens/s count those of all. The table gives the medians over the rounds. An engine that
+fails has a row that says why. Before an engine loads, the weights are read into the page cache, and as much memory as
+they take is touched and given back: where a host lends a virtual machine its memory page by page, the first touch is
+slower than any loader.
 
 Engines: `native` (our kernels), `aten` (PyTorch's int4 operator), `compiled` (native, static cache, torch.compile),
 `llama` (llama.cpp Q4_0), `llama-fa` (with flash attention), `bf16` (stock transformers), `gptqmodel` (stock
@@ -23,6 +25,7 @@ their own, by default those of tests/engines.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -39,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path.home() / ".cache" / "gemma3-int4"
 REAL = "real270m"
 REAL_REPO = CACHE / "real270m" / "bfloat16"  # where `make real270m` leaves it
+DEFAULT_PROMPT = 512
 LAYERS = {"12b": 8, "27b": 4}  # so that all engines together stay within 20 GB of memory
 
 
@@ -53,12 +57,12 @@ class Peer:
         Failed: from every method, when the process has ended or cannot be started.
     """
 
-    def __init__(self, engine: str, path: Path, python: Path, threads: int, batch: int):
+    def __init__(self, engine: str, path: Path, python: Path, threads: int, batch: int, context: int):
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         if engine in ("native", "aten", "compiled"):
             environment["GEMMA3_INT4_BACKEND"] = "aten-cpu" if engine == "aten" else "native-cpu"
         command = [python, "-m", "benchmarks.engine_worker", engine, str(path)]
-        command += ["--threads", str(threads), "--batch", str(batch)]
+        command += ["--threads", str(threads), "--batch", str(batch), "--context", str(context)]
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (as long as the process)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log, "text": True}
         try:
@@ -129,13 +133,15 @@ def model_files(name: str, args) -> tuple[str, Path, Path, Path]:
     return label, repo, gguf_of(repo, repo), plain_twin(repo) if needs_twin else repo
 
 
-def bench(name: str, args) -> list[dict]:
-    """One row for each engine."""
+def bench(name: str, prompt: int, args) -> list[dict]:
+    """One row for each engine, with prompts of so many tokens."""
     import torch
 
     label, repo, gguf, plain = model_files(name, args)
     if args.batch > 1:
         label += f", batch {args.batch}"
+    if prompt != DEFAULT_PROMPT:
+        label += f", prompt {prompt:,}"
     load_average, started = os.getloadavg()[0], time.time()
     paths = {"llama": gguf, "llama-fa": gguf, "gptqmodel": plain}
     pythons = {"llama": args.llama_python, "llama-fa": args.llama_python, "gptqmodel": args.gptqmodel_python}
@@ -143,13 +149,13 @@ def bench(name: str, args) -> list[dict]:
     for engine in args.engines:
         try:
             python = pythons.get(engine, sys.executable)
-            peers.append(Peer(engine, paths.get(engine, repo), python, args.threads, args.batch))
+            peers.append(Peer(engine, paths.get(engine, repo), python, args.threads, args.batch, prompt + args.new + 1))
         except Failed as error:
             failed[engine] = str(error)
     generator = torch.Generator().manual_seed(0)
     for number in range(-1, args.rounds):  # round -1 warms up, and compiles
         for peer in [peer for peer in peers if peer.engine not in failed]:
-            prompts = torch.randint(1000, 200_000, (args.batch, args.prompt), generator=generator).tolist()
+            prompts = torch.randint(1000, 200_000, (args.batch, prompt), generator=generator).tolist()
             try:
                 peer.run(prompts, args.new, keep=number >= 0)
             except Failed as error:
@@ -177,7 +183,7 @@ def main() -> None:
     parser.add_argument("--gptqmodel-python", default=CACHE / "engines" / "gptqmodel" / "bin" / "python")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--prompt", type=int, nargs="+", default=[DEFAULT_PROMPT], help="tokens, of one row each")
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--batch", type=int, default=1, help="sequences at once, each of --prompt tokens")
     parser.add_argument("--cache", type=Path, default=CACHE / "benchmarks")
@@ -188,8 +194,8 @@ def main() -> None:
         for name in args.models:
             print(*model_files(name, args))
         return
-    for name in args.models:
-        rows = bench(name, args)
+    for name, prompt in itertools.product(args.models, args.prompt):
+        rows = bench(name, prompt, args)
         print(machine_line(rows[0]), table(rows), sep="\n\n", end="\n\n", flush=True)
         if args.out:
             with args.out.open("a") as file:

@@ -1,6 +1,6 @@
 """One engine in a process of its own, for bench_generate: it loads a model, then runs prompts that come on stdin.
 
-    python -m benchmarks.engine_worker ENGINE PATH --threads N --batch N
+    python -m benchmarks.engine_worker ENGINE PATH --threads N --batch N --context N
 
 Each class imports what it needs when it starts and no more, since peers live in other environments.
 """
@@ -15,13 +15,13 @@ import time
 
 from benchmarks.memory import memory, read_into_page_cache, touch_memory
 
-LLAMA_CONTEXT = 1024  # tokens of a sequence
+LLAMA_BATCH = 2048  # tokens that llama.cpp takes in a call, its own default
 
 
 class Transformers:
     """Ours and stock transformers."""
 
-    def __init__(self, engine: str, repo: str, threads: int, batch: int):
+    def __init__(self, engine: str, repo: str, threads: int, batch: int, context: int):
         import torch
         import transformers
         from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
@@ -91,7 +91,7 @@ class Transformers:
 class LlamaCpp:
     """llama.cpp by its C interface: nothing between two tokens but its own greedy sampler."""
 
-    def __init__(self, engine: str, file: str, threads: int, batch: int):
+    def __init__(self, engine: str, file: str, threads: int, batch: int, context: int):
         import llama_cpp
 
         self.llama = llama_cpp
@@ -100,13 +100,14 @@ class LlamaCpp:
         start = time.perf_counter()
         self.model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx, options.n_seq_max = LLAMA_CONTEXT * batch, batch
+        options.n_ctx, options.n_seq_max, options.n_batch = context * batch, batch, LLAMA_BATCH
         options.n_threads = options.n_threads_batch = threads
         options.flash_attn_type = int(engine == "llama-fa")
         self.context = llama_cpp.llama_init_from_model(self.model, options)
         self.load_s = time.perf_counter() - start
         self.sampler = llama_cpp.llama_sampler_init_greedy()
-        self.tokens = llama_cpp.llama_batch_init(LLAMA_CONTEXT, 0, 1)
+        self.tokens = llama_cpp.llama_batch_init(LLAMA_BATCH, 0, 1)
+        self.length = context
         self.bytes = os.path.getsize(file)
 
     def facts(self) -> dict:
@@ -132,13 +133,15 @@ class LlamaCpp:
         return [self.llama.llama_sampler_sample(self.sampler, self.context, i) for i in wanted]
 
     def run(self, prompts: list[list[int]], new: int) -> list[float]:
-        if len(prompts[0]) + new > LLAMA_CONTEXT:
-            raise ValueError(f"llama.cpp holds {LLAMA_CONTEXT} tokens here, prompt and answer")
+        if len(prompts[0]) + new > self.length:
+            raise ValueError(f"llama.cpp holds {self.length} tokens here, prompt and answer")
         self.llama.llama_memory_clear(self.llama.llama_get_memory(self.context), True)
         times, following = [time.perf_counter()], []
         for sequence, prompt in enumerate(prompts):
             last = len(prompt) - 1
-            following += self.decode([(token, i, sequence, i == last) for i, token in enumerate(prompt)])
+            tokens = [(token, i, sequence, i == last) for i, token in enumerate(prompt)]
+            for start in range(0, len(tokens), LLAMA_BATCH):
+                following += self.decode(tokens[start : start + LLAMA_BATCH])
         times.append(time.perf_counter())
         for position in range(len(prompts[0]), len(prompts[0]) + new):
             following = self.decode([(token, position, sequence, True) for sequence, token in enumerate(following)])
@@ -146,11 +149,11 @@ class LlamaCpp:
         return [times[1] - times[0], (times[2] - times[1]) / new]
 
 
-def work(engine: str, path: str, threads: int, batch: int) -> None:
+def work(engine: str, path: str, threads: int, batch: int, context: int) -> None:
     """Answers lines of JSON (prompts, number of new tokens) on stdin with lines of JSON on stdout."""
     answers, sys.stdout = sys.stdout, sys.stderr
     read_into_page_cache(path)
-    worker = (LlamaCpp if engine.startswith("llama") else Transformers)(engine, path, threads, batch)
+    worker = (LlamaCpp if engine.startswith("llama") else Transformers)(engine, path, threads, batch, context)
     print(json.dumps(worker.facts()), file=answers, flush=True)
     for line in sys.stdin:
         prefill, decode = worker.run(*json.loads(line))
@@ -165,8 +168,9 @@ def main() -> None:
     parser.add_argument("path")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--context", type=int, required=True, help="tokens of a sequence, at most")
     args = parser.parse_args()
-    work(args.engine, args.path, args.threads, args.batch)
+    work(args.engine, args.path, args.threads, args.batch, args.context)
 
 
 if __name__ == "__main__":

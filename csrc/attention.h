@@ -5,9 +5,11 @@
 // Between these all threads wait for each other; each computes a share of every one.
 typedef struct {
     Step step;
-    bf16 *q, *k, *v;                      // [rows, heads or kv_heads, head_dim]
-    float *scores;                        // [rows, heads, padded]
-    int64_t padded;                       // step.length, rounded up to 16
+    bf16 *q, *k, *v;  // [rows, heads or kv_heads, head_dim]
+    float *scores;    // [rows, heads, padded]
+    int64_t padded;   // step.length, rounded up to 16
+    float *mixed;     // [threads, rows, heads, head_dim], sums of values
+    int64_t threads;
     bf16 *attended;                       // [rows, heads, head_dim]
     bf16 *attention_update, *mlp_update;  // [rows, width], what attention and MLP add
     bf16 *gate, *up;                      // [rows, intermediate]; gelu(gate) * up is written over `gate`
@@ -28,6 +30,7 @@ static size_t place_shared(Pass *p, void *memory) {
     const Layer *l = p->step.layer;
     const int64_t rows = p->step.rows, number = rows * sizeof(bf16);
     p->scores = take(&at, rows * l->heads * p->padded * sizeof(float));
+    p->mixed = take(&at, p->threads * rows * l->q.n * sizeof(float));
     p->q = take(&at, number * l->q.n);
     p->k = take(&at, number * l->k.n);
     p->v = take(&at, number * l->v.n);
@@ -77,14 +80,22 @@ static void my_softmax(const Pass *p) {
     for (int64_t h = from; h < to; h++) softmax(p->scores + h * p->padded, p->padded);
 }
 
-// WIDTH columns of scores . values for so many heads of one group; `heads` is a constant wherever this is inlined.
-static inline __attribute__((always_inline)) void mix(const Pass *p, int64_t first, int64_t column, int heads) {
+// From LONG positions on values are mixed by positions and not by columns: PART at a time, which stay in the second
+// cache until all their columns are mixed.
+enum { LONG = 2048, PART = 128 };
+
+// WIDTH columns of scores . values, positions from .. to, added to sums [rows, heads, head_dim], for so many heads of
+// one group; `heads` is a constant wherever this is inlined.
+static inline __attribute__((always_inline)) void mix(const Pass *p, int64_t first, int64_t column, int heads,
+                                                      int64_t from, int64_t to, float *sums) {
     const Step *s = &p->step;
     const int64_t n = s->layer->head_dim, group = s->layer->heads / s->layer->kv_heads;
-    const bf16 *value = s->values + first / group * s->head_stride + column;
+    const bf16 *value = s->values + first / group * s->head_stride + from * n + column;
     floats sum[4][2];
-    for (int h = 0; h < heads; h++) sum[h][0] = sum[h][1] = broadcast(0);
-    for (int64_t at = 0; at < s->length; at++, value += n) {
+    sums += first * n + column;
+    for (int h = 0; h < heads; h++)
+        for (int half = 0; half < 2; half++) sum[h][half] = load(sums + h * n + half * LANES);
+    for (int64_t at = from; at < to; at++, value += n) {
         floats low = load_bf16(value), high = load_bf16(value + LANES);
         __builtin_prefetch(value + 16 * n, 0, 3);  // a stride that no hardware prefetcher follows
         for (int h = 0; h < heads; h++) {
@@ -94,20 +105,56 @@ static inline __attribute__((always_inline)) void mix(const Pass *p, int64_t fir
         }
     }
     for (int h = 0; h < heads; h++)
-        for (int half = 0; half < 2; half++)
-            store_bf16(p->attended + (first + h) * n + column + half * LANES, sum[h][half]);
+        for (int half = 0; half < 2; half++) store(sums + h * n + half * LANES, sum[h][half]);
+}
+
+// Likewise, for all heads of a group.
+static void mix_group(const Pass *p, int64_t head, int64_t column, int64_t from, int64_t to, float *sums) {
+    const int64_t end = head + p->step.layer->heads / p->step.layer->kv_heads;
+    for (; head + 4 <= end; head += 4) mix(p, head, column, 4, from, to, sums);
+    for (; head + 2 <= end; head += 2) mix(p, head, column, 2, from, to, sums);
+    if (head < end) mix(p, head, column, 1, from, to, sums);
+}
+
+// The calling thread's share of the attended values of a long cache: some positions, then some heads of all threads'
+// sums.
+static void my_long_mixture(const Pass *p) {
+    const Layer *l = p->step.layer;
+    const int64_t n = l->head_dim, group = l->heads / l->kv_heads, heads = p->step.rows * l->heads;
+    float *own = p->mixed + omp_get_thread_num() * heads * n;
+    int64_t from, to;
+    __builtin_memset(own, 0, heads * n * sizeof(float));
+    my_share(p->step.length, 1, &from, &to);
+    for (int64_t at = from; at < to; at += PART)
+        for (int64_t head = 0; head < heads; head += group)
+            for (int64_t column = 0; column < n; column += WIDTH)
+                mix_group(p, head, column, at, at + PART < to ? at + PART : to, own);
+    GOMP_barrier();
+    my_share(heads, 1, &from, &to);
+    for (int64_t i = from * n; i < to * n; i += LANES) {
+        floats sum = load(p->mixed + i);
+        for (int64_t t = 1; t < omp_get_num_threads(); t++) sum = sum + load(p->mixed + t * heads * n + i);
+        store_bf16(p->attended + i, sum);
+    }
 }
 
 // The calling thread's share of the attended values, by columns of WIDTH.
 static void my_mixture(const Pass *p) {
     const Layer *l = p->step.layer;
-    const int64_t columns = l->head_dim / WIDTH, group = l->heads / l->kv_heads;
+    const int64_t n = l->head_dim, columns = n / WIDTH, group = l->heads / l->kv_heads;
+    if (p->step.length >= LONG) {
+        my_long_mixture(p);
+        return;
+    }
     int64_t from, to;
     my_share(p->step.rows * l->kv_heads * columns, 1, &from, &to);
     for (int64_t unit = from; unit < to; unit++) {
-        int64_t head = unit / columns * group, end = head + group, column = unit % columns * WIDTH;
-        for (; head + 4 <= end; head += 4) mix(p, head, column, 4);
-        for (; head + 2 <= end; head += 2) mix(p, head, column, 2);
-        if (head < end) mix(p, head, column, 1);
+        const int64_t first = unit / columns * group, column = unit % columns * WIDTH;
+        for (int64_t h = first; h < first + group; h++)
+            for (int64_t i = 0; i < WIDTH; i += LANES) store(p->mixed + h * n + column + i, broadcast(0));
+        mix_group(p, first, column, 0, p->step.length, p->mixed);
+        for (int64_t h = first; h < first + group; h++)
+            for (int64_t i = column; i < column + WIDTH; i += LANES)
+                store_bf16(p->attended + h * n + i, load(p->mixed + h * n + i));
     }
 }

@@ -133,3 +133,21 @@ static inline void store_weights(cell *panel, ints word, floats scale) {
         _mm512_storeu_si512(panel + i / 2 * WIDTH, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
 }
+
+// Numbers, in pairs, `stride` cells apart.
+static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        cell pairs[LANES / 2];
+        store_bf16((bf16 *)pairs, load(x + i));
+        for (int64_t j = 0; j < LANES / 2; j++) to[(i / 2 + j) * stride] = pairs[j];
+    }
+}
+
+// WIDTH columns of PER_CELL rows.
+static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
+    for (int half = 0; half < WIDTH; half += LANES) {
+        __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(row + half)));
+        __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(next + half)));
+        _mm512_storeu_si512(panel + half, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+}

@@ -138,7 +138,7 @@ static void decoder_layer_body(void *pass) {
 }
 
 int int4_decoder_layer(const Step *call, int threads) {
-    Pass pass = {.step = *call, .padded = (call->length + 15) / 16 * 16};
+    Pass pass = {.step = *call, .padded = (call->length + 15) / 16 * 16, .threads = threads};
     const size_t rows_bytes = call->rows > 1 ? place_rows(&pass, NULL) : 0;
     char *memory = aligned_alloc(64, rows_bytes + place_shared(&pass, NULL));
     if (!memory) return OUT_OF_MEMORY;

@@ -12,6 +12,7 @@
 //   dot_bf16                     a dot product of bfloat16 numbers
 //   AT_ONCE, dot                 few rows: how many `dot` takes, and the dot products of whole blocks of outputs
 //   cell ... store_weights       many rows: what a lane multiplies at once, and codes made into it
+//   store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS, SOME                   many rows: how many a register tile has, and up to how many no panel is filled
 
 #include "interface.h"
@@ -28,6 +29,7 @@
 #include "many_rows.h"
 #include "elementwise.h"
 #include "attention.h"
+#include "flash.h"
 #include "decoder_layer.h"
 
 // Python compares these with what ctypes makes of its own declarations.
@@ -40,3 +42,4 @@ EXPORT_SIZE(Norm);
 EXPORT_SIZE(Gated);
 EXPORT_SIZE(Layer);
 EXPORT_SIZE(Step);
+EXPORT_SIZE(Attention);

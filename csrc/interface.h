@@ -103,3 +103,18 @@ typedef struct {
 
 // hidden -> out; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3 does.
 int int4_decoder_layer(const Step *call, int threads);
+
+// Attention of many queries. Query r of a sequence sees the keys first[r] .. end[r], less those where `seen` is 0.
+typedef struct {
+    const bf16 *query, *key, *value;                             // [batch, heads or kv_heads, queries or keys, dim]
+    int64_t query_strides[3], key_strides[3], value_strides[3];  // of batch, head and row, in numbers
+    const int32_t *first, *end;                                  // [batch, queries]; or NULL: all keys are seen
+    int64_t rule_stride;                                         // of sequences in both, 0 where they share one
+    const uint8_t *seen;                                         // [batch, keys], or NULL
+    int64_t seen_stride;                                         // of sequences, in bytes
+    int64_t batch, heads, kv_heads, queries, keys, dim;          // dim is a multiple of 8
+    float scaling;
+    bf16 *out;  // [batch, queries, heads, dim]
+} Attention;
+
+int int4_attention(const Attention *call, int threads);

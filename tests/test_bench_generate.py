@@ -36,18 +36,18 @@ def test_table_has_a_cell_for_every_column_and_says_why_an_engine_failed():
 
 def test_an_engine_that_cannot_start_says_why(tmp_path, capsys):
     with pytest.raises(Failed, match=r"nowhere cannot be started \(No such file"):
-        Peer("llama", tmp_path, tmp_path / "nowhere", 1, 1)
+        Peer("llama", tmp_path, tmp_path / "nowhere", 1, 1, 64)
     imports_nothing = tmp_path / "python"
     imports_nothing.write_text(f"#!{sys.executable} -I\nraise ImportError('no llama_cpp here')\n")
     imports_nothing.chmod(0o755)
     with pytest.raises(Failed, match="ImportError: no llama_cpp here"):
-        Peer("llama", tmp_path, imports_nothing, 1, 1)
+        Peer("llama", tmp_path, imports_nothing, 1, 1, 64)
     assert "Traceback" in capsys.readouterr().err
     crashes = tmp_path / "crashes"
     crashes.write_text("#!/bin/sh\nkill -SEGV $$\n")
     crashes.chmod(0o755)
     with pytest.raises(Failed, match="Segmentation fault"):
-        Peer("llama", tmp_path, crashes, 1, 1)
+        Peer("llama", tmp_path, crashes, 1, 1, 64)
 
 
 def test_the_picture_is_of_the_last_run_of_each_model(tmp_path):

@@ -54,10 +54,12 @@ def test_float32_logits(case, tmp_path, embedding):
     repo = convert(case, tmp_path, "--dtype", "float32", "--embedding", embedding)
     model = AutoModelForCausalLM.from_pretrained(repo, trust_remote_code=True)
     assert model.dtype == torch.float32
-    for kind, (inputs, expected) in sequences(case, model).items():
-        logits = logits_of(model, inputs, expected["logits"].shape[-1])
-        assert np.abs(logits[expected["logit_positions"]] - expected["logits"]).max() < 1e-4, kind
-        assert (logits.argmax(-1) == expected["argmax"]).all(), kind
+    for attention in (model.config._attn_implementation, "sdpa"):  # this project's own, and stock
+        model.set_attn_implementation(attention)
+        for kind, (inputs, expected) in sequences(case, model).items():
+            logits = logits_of(model, inputs, expected["logits"].shape[-1])
+            assert np.abs(logits[expected["logit_positions"]] - expected["logits"]).max() < 1e-4, (attention, kind)
+            assert (logits.argmax(-1) == expected["argmax"]).all(), (attention, kind)
 
 
 @pytest.mark.parametrize("embedding", ["plain", "int4"])

@@ -90,13 +90,15 @@ def test_every_layer_is_fused_and_agrees(model, fused, text_repo, monkeypatch):
     assert (found - exact).norm() / exact.norm() < 0.02
 
 
+@pytest.mark.parametrize("length", [24, 2100])  # beyond 2,048, values are mixed by positions
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_any_number_of_threads(model, fused, threads, monkeypatch):
-    expected = unfused(model, monkeypatch)
+def test_any_number_of_threads(model, fused, threads, length, monkeypatch):
+    ids = torch.randint(3, 256, (1, length), generator=torch.Generator().manual_seed(7))
+    expected = unfused(model, monkeypatch, ids)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert_close(step_by_step(model), expected)
+        assert_close(step_by_step(model, ids), expected)
     finally:
         torch.set_num_threads(before)
 
@@ -124,8 +126,9 @@ def test_multimodal_model(picture_repo, monkeypatch):
 
 
 def test_buffers_grow_as_often_as_needed(model, fused, monkeypatch):
-    monkeypatch.setattr(decode_module(model), "GROWTH_ROWS", 1)
-    monkeypatch.setattr(decode_module(model), "GROWTH_SHARE", 0)
+    caches = sys.modules[f"{package(model)}.int4_cache"]
+    monkeypatch.setattr(caches, "GROWTH_ROWS", 1)
+    monkeypatch.setattr(caches, "GROWTH_SHARE", 0)
     cache = DynamicCache(config=model.config)
     found = step_by_step(model, cache=cache)
     assert_close(found, unfused(model, monkeypatch))

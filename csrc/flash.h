@@ -1,0 +1,243 @@
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Attention of many queries, block of keys by block, in the first two caches; both products are `multiply`'s.
+//
+// A unit of work is some positions of one sequence and all heads that share their keys: TALL_ROWS rows about, which
+// pass over the blocks of keys that one of them sees. Scores, sums and the softmax are float32; on AVX512 what is
+// multiplied is bfloat16, the softmax's numerators as well.
+
+enum { BLOCK = 64, TALL_ROWS = 128 };  // keys to a block; rows to a unit
+
+static const float NOTHING = -1e30f;  // the score of what is not seen
+
+// What a thread has of its own, for `groups` times ROWS rows.
+typedef struct {
+    int64_t rows, groups, width;  // rows in use; ROWS of them to a group; numbers to a head, rounded up to WIDTH
+    cell *query;                  // [groups, dim / PER_CELL, ROWS]
+    cell *panel;                  // [dim / PER_CELL, WIDTH] of keys, or [BLOCK / PER_CELL, WIDTH] of values
+    float *scores;                // [groups, BLOCK / WIDTH, ROWS, WIDTH]
+    cell *weights;                // [groups, BLOCK / PER_CELL, ROWS]
+    float *sums;                  // [groups, width / WIDTH, ROWS, WIDTH], of weighted values
+    float *most, *total;          // [groups * ROWS], the highest score so far, and the sum of weights
+    int64_t *first, *end;         // [positions], the keys that each sees
+} Unit;
+
+// Where the queries of a unit lie, and their keys.
+typedef struct {
+    const Attention *call;
+    int64_t sequence, kv_head, position, positions, group;
+} Place;
+
+static int64_t unit_positions(const Attention *c) {
+    const int64_t group = c->heads / c->kv_heads, positions = TALL_ROWS / group;
+    return positions ? positions : 1;
+}
+
+static size_t place_unit(const Attention *c, Unit *u, void *memory) {
+    uintptr_t at = (uintptr_t)memory;
+    const int64_t group = c->heads / c->kv_heads, positions = unit_positions(c);
+    const int64_t groups = (positions * group + ROWS - 1) / ROWS, rows = groups * ROWS;
+    const int64_t cells = most(c->dim, BLOCK) / PER_CELL;
+    u->width = (c->dim + WIDTH - 1) / WIDTH * WIDTH;
+    u->query = take(&at, rows * (c->dim / PER_CELL) * sizeof(cell));
+    u->panel = take(&at, cells * WIDTH * sizeof(cell));
+    u->scores = take(&at, rows * BLOCK * sizeof(float));
+    u->weights = take(&at, rows * (BLOCK / PER_CELL) * sizeof(cell));
+    u->sums = take(&at, rows * u->width * sizeof(float));
+    u->most = take(&at, rows * sizeof(float));
+    u->total = take(&at, rows * sizeof(float));
+    u->first = take(&at, positions * sizeof(int64_t));
+    u->end = take(&at, positions * sizeof(int64_t));
+    return at - (uintptr_t)memory;
+}
+
+// Row r of a unit is head r / positions of its group, at position r % positions.
+static const bf16 *query_at(const Place *p, int64_t row) {
+    const Attention *c = p->call;
+    const int64_t head = p->kv_head * p->group + row / p->positions, position = p->position + row % p->positions;
+    return c->query + p->sequence * c->query_strides[0] + head * c->query_strides[1] + position * c->query_strides[2];
+}
+
+static void begin_unit(const Place *p, Unit *u) {
+    const Attention *c = p->call;
+    const int64_t count = c->dim / PER_CELL;
+    u->rows = p->positions * p->group;
+    u->groups = (u->rows + ROWS - 1) / ROWS;
+    for (int64_t row = 0; row < u->groups * ROWS; row++) {
+        cell *to = u->query + row / ROWS * count * ROWS + row % ROWS;
+        const bf16 *from = row < u->rows ? query_at(p, row) : NULL;
+        for (int64_t i = 0; i < count; i++) to[i * ROWS] = from ? cell_of(from + i * PER_CELL) : 0;
+        u->most[row] = NOTHING;
+        u->total[row] = 0;
+    }
+    __builtin_memset(u->weights, 0, u->groups * ROWS * (BLOCK / PER_CELL) * sizeof(cell));
+    __builtin_memset(u->sums, 0, u->groups * ROWS * u->width * sizeof(float));
+    for (int64_t t = 0; t < p->positions; t++) {
+        const int64_t at = p->sequence * c->rule_stride + p->position + t;
+        u->first[t] = c->first ? c->first[at] : 0;
+        u->end[t] = c->first ? c->end[at] : c->keys;
+    }
+}
+
+// scores = scaling * q . k of a block of keys, `count` of them.
+static void block_scores(const Place *p, Unit *u, int64_t block, int64_t count) {
+    const Attention *c = p->call;
+    const bf16 *keys = c->key + p->sequence * c->key_strides[0] + p->kv_head * c->key_strides[1];
+    const int64_t cells = c->dim / PER_CELL, stride = c->key_strides[2];
+    for (int64_t j = 0; j < count; j += WIDTH) {
+        const int64_t here = count - j < WIDTH ? count - j : WIDTH;
+        const bf16 *key = keys + (block + j) * stride;
+        for (int64_t i = 0; i < cells; i++) {
+            cell *to = u->panel + i * WIDTH;
+            for (int64_t k = 0; k < here; k++) to[k] = cell_of(key + k * stride + i * PER_CELL);
+            for (int64_t k = here; k < WIDTH; k++) to[k] = 0;
+        }
+        for (int64_t g = 0; g < u->groups; g++) {
+            float *scores = u->scores + (g * (BLOCK / WIDTH) + j / WIDTH) * ROWS * WIDTH;
+            __builtin_memset(scores, 0, ROWS * WIDTH * sizeof(float));
+            multiply(u->query + g * cells * ROWS, u->panel, cells, scores);
+        }
+    }
+}
+
+static inline float *score_at(const Unit *u, int64_t row, int64_t j) {
+    return u->scores + ((row / ROWS * (BLOCK / WIDTH) + j / WIDTH) * ROWS + row % ROWS) * WIDTH + j % WIDTH;
+}
+
+static inline float *sum_at(const Unit *u, int64_t row, int64_t i) {
+    return u->sums + (row / ROWS * u->width + i / WIDTH * WIDTH) * ROWS + row % ROWS * WIDTH + i % WIDTH;
+}
+
+// Scores of a row -> weights, against the highest score so far; what was summed up before is brought to that too.
+static void weigh_row(const Place *p, Unit *u, int64_t row, int64_t block, int64_t count) {
+    const Attention *c = p->call;
+    const int64_t first = u->first[row % p->positions], end = u->end[row % p->positions];
+    const uint8_t *seen = c->seen ? c->seen + p->sequence * c->seen_stride + block : NULL;
+    float weights[BLOCK] __attribute__((aligned(64)));
+    floats highest = broadcast(NOTHING), scaling = broadcast(c->scaling);
+    for (int64_t j = 0; j < BLOCK; j += LANES) store(weights + j, load(score_at(u, row, j)) * scaling);
+    if (block < first || block + BLOCK > end || seen)
+        for (int64_t j = 0; j < BLOCK; j++)
+            if (block + j < first || block + j >= end || j >= count || (seen && !seen[j])) weights[j] = NOTHING;
+    for (int64_t j = 0; j < BLOCK; j += LANES) highest = maximum(highest, load(weights + j));
+    const float before = u->most[row], now = maximum_of(highest) > before ? maximum_of(highest) : before;
+    cell *to = u->weights + row / ROWS * (BLOCK / PER_CELL) * ROWS + row % ROWS;
+    if (now == NOTHING) {
+        for (int64_t j = 0; j < BLOCK / PER_CELL; j++) to[j * ROWS] = 0;
+        return;
+    }
+    floats total = broadcast(0), shift = broadcast(now);
+    for (int64_t j = 0; j < BLOCK; j += LANES) {
+        floats weight = exp_ps(load(weights + j) - shift);
+        total = total + weight;
+        store(weights + j, weight);
+    }
+    store_cells(weights, BLOCK, to, ROWS);
+    if (now > before) {
+        float down[LANES];
+        store(down, exp_ps(broadcast(before - now)));
+        floats factor = broadcast(down[0]);
+        u->total[row] *= down[0];
+        u->most[row] = now;
+        for (int64_t i = 0; i < u->width; i += LANES) {
+            float *sum = sum_at(u, row, i);
+            store(sum, load(sum) * factor);
+        }
+    }
+    u->total[row] += sum_of(total);
+}
+
+// `columns` of the values of a block, all others 0: panel [BLOCK / PER_CELL, WIDTH]
+static void fill_value_panel(const bf16 *values, int64_t stride, int64_t count, int64_t columns, cell *panel) {
+    bf16 rows[2][WIDTH] = {{0}};
+    for (int64_t j = 0; j < BLOCK; j += PER_CELL, panel += WIDTH) {
+        const bf16 *row[2];
+        for (int half = 0; half < 2; half++) {
+            row[half] = values + (j + half) * stride;
+            if (j + half < count && columns == WIDTH) continue;
+            __builtin_memset(rows[half], 0, sizeof rows[half]);
+            if (j + half < count) __builtin_memcpy(rows[half], row[half], columns * sizeof(bf16));
+            row[half] = rows[half];
+        }
+        store_cells_of_rows(panel, row[0], row[1]);
+    }
+}
+
+// sums += weights . values of a block of keys.
+static void block_values(const Place *p, Unit *u, int64_t block, int64_t count) {
+    const Attention *c = p->call;
+    const bf16 *values = c->value + p->sequence * c->value_strides[0] + p->kv_head * c->value_strides[1];
+    const int64_t stride = c->value_strides[2];
+    for (int64_t column = 0; column < u->width; column += WIDTH) {
+        const int64_t columns = c->dim - column < WIDTH ? c->dim - column : WIDTH;
+        fill_value_panel(values + block * stride + column, stride, count, columns, u->panel);
+        for (int64_t g = 0; g < u->groups; g++)
+            multiply(u->weights + g * (BLOCK / PER_CELL) * ROWS, u->panel, BLOCK / PER_CELL,
+                     u->sums + (g * u->width + column) * ROWS);
+    }
+}
+
+static void end_unit(const Place *p, const Unit *u) {
+    const Attention *c = p->call;
+    for (int64_t row = 0; row < u->rows; row++) {
+        const int64_t head = p->kv_head * p->group + row / p->positions;
+        const int64_t position = p->position + row % p->positions;
+        bf16 *out = c->out + ((p->sequence * c->queries + position) * c->heads + head) * c->dim;
+        floats factor = broadcast(u->total[row] > 0 ? 1 / u->total[row] : 0);
+        for (int64_t i = 0; i < c->dim; i += LANES) {
+            bf16 rounded[LANES];
+            store_bf16(rounded, load(sum_at(u, row, i)) * factor);
+            __builtin_memcpy(out + i, rounded, (c->dim - i < LANES ? c->dim - i : LANES) * sizeof(bf16));
+        }
+    }
+}
+
+typedef struct {
+    Attention call;
+    int64_t next;  // the unit that no thread has begun yet
+    char *memory;
+    size_t each;  // bytes of it to a thread
+} Shared;
+
+static void attention_body(void *shared) {
+    Shared *s = shared;
+    const Attention *c = &s->call;
+    Unit u;
+    place_unit(c, &u, s->memory + s->each * omp_get_thread_num());
+    const int64_t positions = unit_positions(c), parts = (c->queries + positions - 1) / positions;
+    const int64_t units = c->batch * c->kv_heads * parts;
+    for (;;) {
+        const int64_t unit = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
+        if (unit >= units) return;
+        // the last queries first, as they see most
+        const int64_t part = parts - 1 - unit / (c->batch * c->kv_heads), which = unit % (c->batch * c->kv_heads);
+        Place p = {.call = c, .sequence = which / c->kv_heads, .kv_head = which % c->kv_heads};
+        p.position = part * positions;
+        p.positions = c->queries - p.position < positions ? c->queries - p.position : positions;
+        p.group = c->heads / c->kv_heads;
+        begin_unit(&p, &u);
+        int64_t from = c->keys, to = 0;
+        for (int64_t t = 0; t < p.positions; t++) {
+            if (u.first[t] >= u.end[t]) continue;
+            from = u.first[t] < from ? u.first[t] : from;
+            to = most(to, u.end[t]);
+        }
+        for (int64_t block = from; block < to; block += BLOCK) {
+            const int64_t count = to - block < BLOCK ? to - block : BLOCK;
+            block_scores(&p, &u, block, count);
+            for (int64_t row = 0; row < u.rows; row++) weigh_row(&p, &u, row, block, count);
+            block_values(&p, &u, block, count);
+        }
+        end_unit(&p, &u);
+    }
+}
+
+int int4_attention(const Attention *call, int threads) {
+    Unit unit;
+    Shared shared = {.call = *call, .each = (place_unit(call, &unit, NULL) + 4095) / 4096 * 4096};
+    shared.memory = aligned_alloc(4096, shared.each * threads);
+    if (!shared.memory) return OUT_OF_MEMORY;
+    run(attention_body, &shared, threads);
+    free(shared.memory);
+    return 0;
+}

@@ -1,0 +1,89 @@
+"""The CPU kernel of attention: what float32 attention gives, to the rounding of bfloat16."""
+
+import pytest
+import torch
+from gemma3_int4 import int4_attention, int4_cpu_attention
+from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS
+from gemma3_int4.int4_masks import Rule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.modeling.hardware import cpu_with, only
+from tests.modeling.test_attention import eager, random_inputs
+
+DIMS = [256, 128, 72, 64, 32]  # the language models', the tower's, the tests'
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def kernel(request):
+    with only(request.param, "gemma3_int4"):
+        yield int4_cpu_attention
+
+
+def assert_close(found, query, key, value, mask, scaling):
+    """Weights and results are rounded to bfloat16, each to one part in 256; all sums are float32."""
+    expected = eager(query.float(), key.float(), value.float(), mask, scaling)
+    magnitude = eager(query.float(), key.float(), value.float().abs(), mask, scaling)
+    assert found.dtype == torch.bfloat16
+    assert ((found.float() - expected).abs() <= magnitude / 128 + 1e-6).all()
+
+
+@st.composite
+def rules(draw):
+    """Stretches of any kind, as no model has them either, and padding in between."""
+    batch, queries, keys = draw(st.integers(1, 2)), draw(st.integers(1, 150)), draw(st.integers(1, 200))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    shape = draw(st.sampled_from([1, batch])), queries
+    places = torch.randint(0, keys + 1, (2, *shape), generator=generator, dtype=torch.int32).sort(0).values
+    seen = torch.rand(batch, keys, generator=generator) > 0.3 if draw(st.booleans()) else None
+    return batch, Rule(places[0].contiguous(), places[1].contiguous(), seen, start=0, offset=0, key_count=keys)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rules(), st.sampled_from(DIMS), st.sampled_from([(1, 1), (4, 1), (8, 4), (6, 2)]))
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_any_rule(instruction_set, rule, dim, heads):
+    batch, rule = rule
+    with only(instruction_set, "gemma3_int4"):
+        shape = {"heads": heads[0], "key_heads": heads[1], "size": dim, "dtype": torch.bfloat16}
+        inputs = random_inputs(batch, rule.query_count, rule.key_count, **shape)
+        assert int4_cpu_attention.why_not(*inputs, rule) is None
+        assert_close(int4_cpu_attention.attend(*inputs, rule, 0.1), *inputs, rule.dense(), 0.1)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("length", [1, 64, 65, 500])
+def test_a_square(kernel, dim, length):
+    inputs = random_inputs(2, length, length, heads=2, key_heads=2, size=dim, dtype=torch.bfloat16)
+    found = kernel.attend(*inputs, None, None)
+    assert_close(found, *inputs, torch.ones(1, 1, length, length, dtype=torch.bool), dim**-0.5)
+
+
+def test_scores_far_apart_and_views(kernel):
+    """The highest score comes last, with each block higher; and heads lie as projections leave them."""
+    query, key, value = (x.transpose(1, 2).contiguous() for x in random_inputs(1, 70, 300, size=64))
+    query, key = query * 30, key * torch.linspace(0, 30, 300).view(1, 300, 1, 1)
+    inputs = [x.bfloat16().transpose(1, 2) for x in (query, key, value)]
+    end = torch.arange(231, 301, dtype=torch.int32)[None]
+    rule = Rule(torch.zeros_like(end), end, None, start=0, offset=0, key_count=300)
+    assert_close(kernel.attend(*inputs, rule, 1.0), *inputs, rule.dense(), 1.0)
+
+
+def test_what_it_cannot_compute_it_is_not_asked_for(kernel):
+    inputs = random_inputs(1, 8, 8, size=64, dtype=torch.bfloat16)
+    assert kernel.why_not(*inputs, None) is None
+    assert kernel.why_not(*(x.float() for x in inputs), None)
+    assert kernel.why_not(inputs[0].requires_grad_(), *inputs[1:], None)
+    assert kernel.why_not(*random_inputs(1, 8, 8, size=20, dtype=torch.bfloat16), None)
+    with cpu_with("gemma3_int4", amx=True):
+        assert kernel.why_not(*(x.detach() for x in inputs), None)
+
+
+def test_a_causal_model_without_a_mask_stays_causal(kernel):
+    query, key, value = random_inputs(1, 9, 9, size=64, dtype=torch.bfloat16)
+    for causal in (True, False):
+        module = torch.nn.Module()
+        module.is_causal, module.num_key_value_groups = causal, 2
+        found, _ = int4_attention.attention(module, query, key, value, None, scaling=0.1)
+        mask = torch.ones(9, 9, dtype=torch.bool)
+        assert_close(found, query, key, value, mask.tril() if causal else mask, 0.1)
