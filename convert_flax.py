@@ -155,6 +155,7 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     add("repo", metavar="REPO", type=Path, help="folder of a repo: AWQ, compressed-tensors or GGUF")
     add("--checkpoint", metavar="DIR", help="the Flax checkpoint it was made from")
     add("--against", metavar="REPO", type=Path, help="the AWQ repo it was exported from")
+    add("--mmproj", metavar="FILE", type=Path, help="of a GGUF file, as for convert")
     add("--source-hashes", type=Path, help="output of sha256sum over the checkpoint's files; needs --checkpoint")
     _add_workers(parser, "tensors compared")
 
@@ -173,8 +174,9 @@ def _quality(parser: argparse.ArgumentParser) -> None:
 def _add_conversion(parser: argparse.ArgumentParser, output_required: bool) -> None:
     """The options that a conversion and its plan share."""
     add = parser.add_argument
-    add("--checkpoint", metavar="DIR", required=True, help="Orbax checkpoint, or kaggle:gemma3-27b-it-int4")
+    add("--checkpoint", metavar="DIR", required=True, help="Orbax checkpoint, GGUF file, or kaggle:NAME, hf:REPO")
     add("--output", metavar="DIR", type=Path, required=output_required, help="new or empty folder for the repo")
+    add("--mmproj", metavar="FILE", type=Path, help="vision tower of a GGUF file (default: the mmproj file beside it)")
     add("--config", type=Path, help="Gemma3Config or Gemma3TextConfig as JSON, for sizes that are not Google's")
     add("--variant", choices=VARIANTS, help="decides eos, chat template and base_model (default: kaggle:'s, else it)")
     add("--tokenizer", type=Path, help="folder of tokenizer files, or a SentencePiece tokenizer.model")

@@ -13,6 +13,7 @@ bench_app               the page against bare `generate`
 
 random_repo             random models in the published shapes, in the forms that peers read
 synthetic_checkpoint    the same as Kaggle ships them; synthetic_leaves, its work
+synthetic_gguf          the same as Google's QAT Q4_0 GGUF files; synthetic_blocks, its work
 shapes, choices         the published shapes; what options can name
 machine, memory         what the machine can do, and its memory
 """

@@ -51,6 +51,9 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
   Sources: what a conversion reads
 
     source/opening.py               a path -> its source, whatever kind it is
+    source/gguf_source.py           GGUF files as a source
+    source/gguf_files.py            which files: parts of a split one, the vision tower's
+    source/gguf_tokenizer.py        the tokenizer in their metadata
     source/hub_source.py            an AWQ or compressed-tensors repo as a source
     source/stored_linear.py         ... its int4 linears, groups of 64, 128 and more included
     source/quantization.py          ... what its quantization_config says
@@ -65,7 +68,8 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     source/source.py                the interface of every source: its parts, and blocks of them
     source/source_files.py          the files of a source, and what tells one from another
     arguments.py                    what the user names: found, or refused with what it is
-    source/kaggle.py                downloads
+    source/kaggle.py                downloads from Kaggle
+    source/hub.py                   downloads from the Hugging Face Hub
     source/donor.py                 tensors that a checkpoint lacks
 
   Repos, read back
@@ -83,6 +87,7 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     small_files/model_card.py       README.md
     small_files/repo_files.py       configuration, code, notice, tokenizer as it is
     small_files/tokenizer.py        tokenizer made from SentencePiece
+    small_files/provenance.py       what weights are, by kind of source
     folders/work_folder.py          a repo made in a work folder, published in one go
     shards.py                       safetensors files, written in any order
     folders/folder_lock.py          one process at a time in a folder
@@ -103,6 +108,7 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     formats/q4_0.py                 Q4_0, the blocks of GGUF
     formats/words.py                eight codes in an int32
     formats/gguf_names.py           llama.cpp's names of tensors
+    formats/gguf_reader.py          a GGUF file, read
     part.py                         one piece of a source, and the tensors that it becomes
     tensor_spec.py                  name, dtype and shape of a tensor
     codes.py                        what an int4 weight is

@@ -11,6 +11,8 @@ from conversion.folders.work_folder import check_finished
 from conversion.identify import (
     EXAMPLE,
     GOOGLES,
+    HUB,
+    HUB_EXAMPLE,
     PREFIX,
     REPOS,
     SHOWN,
@@ -30,10 +32,14 @@ METADATA = "_METADATA"
 ONLY_KAGGLE = f"Google's INT4 checkpoints are on Kaggle: --checkpoint {EXAMPLE}, or the folder of one"
 
 
-def source_path(given: str) -> Path:
-    """What `open_source` takes; `kaggle:NAME` is downloaded first.
+def source_path(given: str, *, tower: bool = True) -> Path:
+    """What `open_source` takes; `kaggle:NAME` and `hf:NAME` are downloaded first.
 
     For a Flax checkpoint that is the folder that holds `_METADATA`, or at most two levels above it.
+
+    Args:
+        given: what the user typed.
+        tower: whether the vision tower beside a GGUF file is wanted.
 
     Raises:
         BadInput: it is something else.
@@ -43,6 +49,10 @@ def source_path(given: str) -> Path:
         from conversion.source.kaggle import download  # only those who download need kagglehub
 
         return download(reference)
+    if given.lower().startswith(HUB):
+        from conversion.source import hub  # likewise huggingface_hub
+
+        return hub.download(HUB + given[len(HUB) :], tower=tower)
     path = Path(given)
     if not path.exists():  # before a Path makes one slash of the two of a web address
         raise BadInput(f"--checkpoint {given}: {_no_checkpoint_there(given)}")
@@ -74,8 +84,9 @@ def _no_checkpoint_there(given: str) -> str:
     if reference := kaggle_reference(given):
         return f"no such folder; for Kaggle's checkpoint type --checkpoint {reference}"
     if name := hub_id(given):
-        return f"no such folder; {name} would be a repo of the Hugging Face Hub, which is no source here. {ONLY_KAGGLE}"
-    return f"{nowhere(given)}; --checkpoint takes the folder of an Orbax checkpoint, or {EXAMPLE}"
+        return f"no such folder; for the repo of the Hugging Face Hub type --checkpoint {HUB}{name}"
+    takes = f"the folder of an Orbax checkpoint, a GGUF file, {EXAMPLE}, or {HUB_EXAMPLE}"
+    return f"{nowhere(given)}; --checkpoint takes {takes}"
 
 
 def find_checkpoint(path: Path) -> Path:

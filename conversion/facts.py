@@ -64,7 +64,9 @@ class LeafFacts:
         groups: groups of 32 on the int4 grid, 0 for a plain one.
         inexact: groups that lie on no grid and carry a least-squares scale.
         worst: their largest |code * scale - w| / absmax.
-        scales: the scales as recovered, before rounding.
+        scales: the scales as the source has them, before rounding.
+        values: of a plain part whose rounding was counted, how many there are.
+        rounded: how many of those the dtype of the repo does not hold; None where it was not counted.
     """
 
     leaf: str
@@ -74,6 +76,12 @@ class LeafFacts:
     inexact: int = 0
     worst: float = 0.0
     scales: ScaleFacts | None = None
+    values: int = 0
+    rounded: int | None = None
+
+    @property
+    def is_embedding(self) -> bool:
+        return self.tensors[0].endswith("embed_tokens.weight")
 
     @classmethod
     def of(cls, part: Part) -> LeafFacts:
@@ -87,7 +95,10 @@ class LeafFacts:
         self.worst = max(self.worst, block.worst)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        values = asdict(self)
+        if self.rounded is None:
+            del values["values"], values["rounded"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict) -> LeafFacts:

@@ -21,6 +21,9 @@ PREFIX = "kaggle:"
 GEMMA = "google/gemma-3/flax/"
 GOOGLES = tuple(f"gemma3-{size}-{variant}-int4" for size in ("1b", "4b", "12b", "27b") for variant in ("it", "pt"))
 EXAMPLE = f"{PREFIX}{GOOGLES[-2]}"
+HUB = "hf:"
+HUB_EXAMPLE = f"{HUB}google/gemma-3-27b-it-qat-q4_0-gguf"
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")  # names that llama.cpp's gguf-split gives
 
 ARCHIVES = {
     "gzip": (0, b"\x1f\x8b"),
@@ -45,7 +48,7 @@ REPOS = {
     "compressed-tensors": "a repo in compressed-tensors format",
     "gguf": "a folder of GGUF files",
 }
-SOURCES = ("flax", "awq", "compressed-tensors")  # kinds of what can be converted
+SOURCES = ("flax", "gguf", "awq", "compressed-tensors")  # kinds of what can be converted
 SHOWN = 3
 
 
@@ -168,6 +171,17 @@ def source_kind(path: Path) -> str:
         return "flax"
     kind = repo_kind(path) if path.is_dir() else "gguf" if first_bytes(path).startswith(b"GGUF") else None
     return kind if kind in SOURCES else "flax"
+
+
+def is_tower(name: str) -> bool:
+    """Whether a GGUF file is named as that of a vision tower."""
+    return "mmproj" in name.rpartition("/")[2].lower()
+
+
+def first_part(name: str) -> str:
+    """The name of the first file of a split GGUF model; the name itself if it is not that of a part."""
+    match = PART.fullmatch(name)
+    return f"{match[1]}-00001-of-{match[3]}.gguf" if match else name
 
 
 def below(path: Path, name: str, levels: int = LEVELS) -> list[Path]:

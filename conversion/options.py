@@ -24,7 +24,7 @@ class Options:
     checkpoint: Path
     output: Path
     config: Path | None = None
-    variant: str = "it"
+    variant: str | None = None
     tokenizer: Path | None = None
     dtype: str = "bfloat16"
     scale_dtype: str = "auto"
@@ -33,6 +33,7 @@ class Options:
     text_only: bool = False
     donor: str | None = None
     source_hashes: Path | None = None
+    mmproj: Path | None = None
     verify: bool = False
     shard_size: int = SHARD_BYTES
     workers: int = 2
@@ -48,7 +49,7 @@ class Options:
             ("--dtype", self.dtype, DTYPES),
             ("--scale-dtype", self.scale_dtype, SCALE_DTYPES),
             ("--embedding", self.embedding, EMBEDDINGS),
-            ("--variant", self.variant, VARIANTS),
+            ("--variant", self.variant or VARIANTS[0], VARIANTS),
         ):
             if value not in choices:
                 reason = f"{NO_FLOAT16}; " if (name, value) == ("--dtype", "float16") else ""

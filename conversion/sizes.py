@@ -86,6 +86,21 @@ def recognize(shapes: Mapping[str, tuple[int, ...]]) -> Size:
     )
 
 
+def same_size(config: Gemma3Config | Gemma3TextConfig) -> Size | None:
+    """The published size whose matrices have these shapes, None if there is none."""
+    text = config.get_text_config()
+    found = (
+        text.num_hidden_layers,
+        text.hidden_size,
+        text.num_attention_heads,
+        text.num_key_value_heads,
+        text.head_dim,
+        text.intermediate_size,
+    )
+    shapes = {(s.layers, s.hidden, s.heads, s.kv_heads, s.head_dim, s.intermediate): s for s in SIZES}
+    return shapes.get(found)
+
+
 def published_config(size: Size, variant: str) -> Gemma3Config | Gemma3TextConfig:
     """The configuration of a published size; `variant` is `it` or `pt`."""
     eos = [1, END_OF_TURN] if variant == "it" else 1

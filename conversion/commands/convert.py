@@ -24,7 +24,7 @@ def run(chosen: argparse.Namespace) -> None:
         WorkFolder(options.output)
     else:
         check_export(options.output, chosen.format)
-    options = dataclasses.replace(options, checkpoint=source_path(chosen.checkpoint))
+    options = dataclasses.replace(options, checkpoint=source_path(chosen.checkpoint, tower=not chosen.mmproj))
     if chosen.format == "awq":
         convert(options)
     else:

@@ -19,7 +19,7 @@ def run(chosen: argparse.Namespace) -> None:
         BadInput: the checkpoint cannot be converted so.
     """
     options = checked_options(chosen)
-    options = dataclasses.replace(options, checkpoint=source_path(chosen.checkpoint))
+    options = dataclasses.replace(options, checkpoint=source_path(chosen.checkpoint, tower=not chosen.mmproj))
     print(describe(make_plan(options), options))
 
 
@@ -36,9 +36,9 @@ def checked_options(chosen: argparse.Namespace) -> Options:
     return options
 
 
-def variant_of(asked: str | None, checkpoint: str) -> str:
-    """What was asked for, or what the name of a checkpoint of Kaggle's says, or `it`."""
+def variant_of(asked: str | None, checkpoint: str) -> str | None:
+    """What was asked for, or what the name of a checkpoint of Kaggle's says; None where the source itself decides."""
     named = next((v for v in VARIANTS if checkpoint.startswith("kaggle:") and f"-{v}-" in checkpoint), None)
     if asked and named and asked != named:
         raise BadInput(f"--variant {asked}: {checkpoint} is {named}; leave --variant out")
-    return asked or named or "it"
+    return asked or named

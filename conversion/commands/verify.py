@@ -24,8 +24,8 @@ def run(chosen: argparse.Namespace) -> None:
     against = _awq_repo(chosen.against) if chosen.against else None
     checkpoint = None
     if chosen.checkpoint:
-        path = source_path(chosen.checkpoint)
-        checkpoint = open_source(path)
+        path = source_path(chosen.checkpoint, tower=not chosen.mmproj)
+        checkpoint = open_source(path, chosen.mmproj)
         if chosen.source_hashes:
             check_source_hashes(chosen.source_hashes, path, checkpoint, chosen.workers, print)
     verify(chosen.repo, chosen.workers, print, checkpoint=checkpoint, against=against)

@@ -35,17 +35,15 @@ def complete_repo(
         and (found := write_side_file(work.repo, options.workers, report))
     ):
         summaries["embedding_scales"] = scale_summary(found[1], found[0])
-    card = model_card(plan.config, plan.size and plan.size.name, options.variant, precision(facts))
+    kind = plan.source.kind
+    card = model_card(plan.config, plan.size and plan.size.name, plan.variant, precision(facts, kind), kind)
     write_text(work.repo / "README.md", card)
     write_json(work.repo / INDEX, _adopted_index(plan.source) if plan.adopted else _index(plan.shards, dtype))
     content = manifest(options, plan, facts, summaries, hashes(work.repo, options.workers))
     write_json(work.repo / MANIFEST, content)
     report_findings(facts, content, report)
     if not options.source_hashes:
-        report(
-            "source files: not compared with hashes (--source-hashes); a flipped bit outside the int4 grid, or one "
-            "that turns a code into another, would not be seen"
-        )
+        report(f"source files: not compared with hashes (--source-hashes); {plan.source.unseen}")
 
 
 def _complete_shards(

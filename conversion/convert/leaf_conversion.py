@@ -97,7 +97,9 @@ class LeafConversion:
             facts.scales = writer.write_codes(part, self._counted(part, blocks, facts))
             plan.source.judge(facts, self._options.tolerance)
         else:
-            writer.write_plain(part, self._floats(part))
+            rounded = writer.write_plain(part, self._floats(part))
+            if plan.source.counts_rounding:
+                facts.values, facts.rounded = part.size, rounded
         self._note(facts, number)
 
     def _floats(self, part: Part) -> Iterator[FloatBlock]:

@@ -30,13 +30,21 @@ class LeafWriter:
         self._shard, self._vocabulary, self._side = shard, vocabulary, side
         self._dtype = DTYPES[dtype][1]
 
-    def write_plain(self, part: Part, blocks: Iterable[FloatBlock]) -> None:
-        """Writes the float tensors of a part, from blocks that cover them."""
-        width = math.prod(part.tensor_shape[1:])
+    def write_plain(self, part: Part, blocks: Iterable[FloatBlock]) -> int:
+        """Writes the float tensors of a part, from blocks that cover them.
+
+        Returns:
+            How many values the dtype does not hold.
+        """
+        width, rounded = math.prod(part.tensor_shape[1:]), 0
         for block in blocks:
-            self._shard.write(part.tensors[block.tensor], block.values.astype(self._dtype), block.row * width)
+            written = block.values.astype(self._dtype)
+            self._shard.write(part.tensors[block.tensor], written, block.row * width)
+            wrong = written != block.values
+            rounded += int(np.count_nonzero(wrong if block.exact is None else wrong | ~block.exact))
         if part.is_embedding and (padding := self._vocabulary - part.tensor_shape[0]):
             self._shard.write(part.tensors[0], np.zeros((padding, width), self._dtype), part.size)
+        return rounded
 
     def write_codes(self, part: Part, blocks: Iterable[CodeBlock]) -> ScaleFacts:
         """Writes the int4 matrices of a part, from blocks that cover them.

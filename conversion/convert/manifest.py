@@ -36,12 +36,14 @@ def manifest(
     """
     return {
         "source": {
+            "kind": plan.source.kind,
+            "notes": list(plan.notes),
             "fingerprint": plan.source.files.fingerprint(),
             "files": plan.source.files.sizes(),
             "donor": {"from": options.donor, "leaves": sorted(plan.donated)} if plan.donated else None,
         },
         "size": plan.size and plan.size.name,
-        "options": options.that_shape_the_output(),
+        "options": options.that_shape_the_output() | {"variant": plan.variant},
         **scales,
         "versions": versions(plan.source),
         "leaves": [leaf.to_dict() for leaf in facts],
@@ -70,6 +72,8 @@ def hashes(repo: Path, workers: int) -> dict[str, str]:
 
 def report_findings(facts: list[LeafFacts], manifest: dict, report: Callable[[str], None]) -> None:
     """Tells what the user should know of it, a line each."""
+    for note in manifest["source"]["notes"]:
+        report(note)
     for key, what in ("scales", "scales of the shards"), ("embedding_scales", "scales of the embedding"):
         if summary := manifest[key]:
             report(
@@ -82,5 +86,13 @@ def report_findings(facts: list[LeafFacts], manifest: dict, report: Callable[[st
                 f"{leaf.leaf}: {leaf.inexact} of {leaf.groups} groups are inexact, worst deviation {leaf.worst:.3g} of "
                 f"the group's largest weight"
             )
+    counted = [leaf for leaf in facts if leaf.rounded is not None]
+    for name, leaves in (
+        ("embedding", [leaf for leaf in counted if leaf.is_embedding]),
+        ("other tensors", [leaf for leaf in counted if not leaf.is_embedding]),
+    ):
+        if leaves:
+            rounded, values = sum(leaf.rounded for leaf in leaves), sum(leaf.values for leaf in leaves)
+            report(f"{name}: {rounded} of {values} values rounded to {manifest['options']['dtype']}")
     if donor := manifest["source"]["donor"]:
         report(f"from {donor['from']}: {', '.join(donor['leaves'])}")

@@ -56,8 +56,9 @@ def convert(
         if resumed and export and options.verify:
             _verify(work.repo, plan, options, report)
         seconds = time.monotonic() - started
+        read = f"{len(plan.parts)} {plan.source.unit}, {plan.source_bytes / 1e9:.2f} GB"
         report(
-            f"{options.output}: {len(plan.parts)} leaves, {plan.source_bytes / 1e9:.2f} GB in {seconds:.1f} s "
+            f"{options.output}: {read} in {seconds:.1f} s "
             f"({plan.source_bytes / 1e6 / seconds:.0f} MB/s){_peak_memory()}"
         )
         if plan.tokenizer is None:
@@ -128,7 +129,7 @@ def _verify(repo: Path, plan: Plan, options: Options, report: Callable[[str], No
 def _state(options: Options, plan: Plan) -> dict:
     """What must be the same for an interrupted conversion to go on."""
     return {
-        "options": options.that_shape_the_output(),
+        "options": options.that_shape_the_output() | {"variant": plan.variant},
         "config": plan.config.to_dict(),
         "source": plan.source.files.fingerprint(),
         "source files": plan.source.files.times(),
@@ -145,10 +146,10 @@ def _write_small_files(options: Options, plan: Plan, repo: Path) -> None:
         BadInput: the tokenizer is none, or not one of this model.
     """
     if plan.tokenizer:
-        plan.tokenizer.write(repo, plan.config, options.variant)
+        plan.tokenizer.write(repo, plan.config, plan.variant)
     repo_files.write_json(repo / "config.json", repo_files.model_config(plan.config, options.dtype, plan.kept))
     if not (repo / "generation_config.json").exists():  # the source's own, with its tokenizer
-        generation = repo_files.generation_config(plan.config, options.variant, published=plan.size is not None)
+        generation = repo_files.generation_config(plan.config, plan.variant, published=plan.size is not None)
         repo_files.write_json(repo / "generation_config.json", generation)
     repo_files.copy_code(repo)
-    write_text(repo / "NOTICE", repo_files.NOTICE)
+    write_text(repo / "NOTICE", repo_files.notice(plan.source.kind))

@@ -16,6 +16,7 @@ from conversion.convert.adoption import why_not_adopted
 from conversion.errors import BadInput
 from conversion.folders.places import check_apart
 from conversion.formats.embedding import SIDE_FILE
+from conversion.identify import HUB, PREFIX
 from conversion.layout import output_tensors
 from conversion.name_map import LINEAR, both_layouts
 from conversion.options import Options
@@ -50,6 +51,8 @@ class Plan:
         side: file for the scales of an int4 embedding that is written as floats, None if there is none.
         adopted: whether the source's own files of weights become the repo's; then there are no `shards`.
         tokenizer: where its files come from, None if there is none.
+        variant: `it` (chat) or `pt` (completion).
+        notes: what the user should know of the source.
     """
 
     source: Source
@@ -63,6 +66,8 @@ class Plan:
     side: ShardLayout | None
     adopted: bool
     tokenizer: TokenizerFiles | None
+    variant: str
+    notes: tuple[str, ...]
 
     @property
     def text_config(self) -> Gemma3TextConfig:
@@ -110,10 +115,15 @@ def check_options(options: Options) -> None:
 def _check_places(options: Options) -> None:
     """Raises BadInput if the output lies in what is read, or around it."""
     checkpoint = options.checkpoint
-    if str(checkpoint).lower().startswith("kaggle:"):
+    given = str(checkpoint).lower()
+    if given.startswith(PREFIX):
         from conversion.source.kaggle import get_cache_folder  # only those who download need kagglehub
 
         checkpoint = Path(get_cache_folder())
+    elif given.startswith(HUB):
+        from conversion.source.hub import cache_folder
+
+        checkpoint = cache_folder()
     donor = Path(options.donor) if options.donor and Path(options.donor).is_dir() else None
     check_apart(
         options.output,
@@ -129,7 +139,7 @@ def make_plan(options: Options) -> Plan:
         BadInput: no source, unknown size, parts that do not fit.
     """
     check_options(options)
-    source = open_source(options.checkpoint)
+    source = open_source(options.checkpoint, options.mmproj)
     donor = Donor(options.donor) if options.donor else None
     found = source.contents(options, donor.holds if donor else None)
     text = found.config.get_text_config()
@@ -151,6 +161,8 @@ def make_plan(options: Options) -> Plan:
         _side_file(found.parts, text) if options.embedding == "plain" else None,
         adopted,
         found.tokenizer,
+        found.variant,
+        found.notes,
     )
 
 
@@ -169,11 +181,12 @@ def describe(plan: Plan, options: Options) -> str:
     read = len(plan.parts) - len(plan.donated)
     lines = [
         f"checkpoint  {plan.source.path}",
-        f"size        {plan.size.name if plan.size else 'as configured'}, {plan.config.model_type}, {options.variant}",
-        f"source      {read} leaves, {plan.source_bytes / 1e9:.2f} GB of {plan.source.stored_as}",
+        f"size        {plan.size.name if plan.size else 'as configured'}, {plan.config.model_type}, {plan.variant}",
+        f"source      {read} {plan.source.unit}, {plan.source_bytes / 1e9:.2f} GB of {plan.source.stored_as}",
         f"becomes     {', '.join(f'{count} {kind}' for kind, count in kinds.items())}",
     ]
     lines.append(f"tokenizer   {plan.tokenizer or NO_TOKENIZER}")
+    lines += [f"note        {note}" for note in plan.notes]
     if plan.donated:
         lines.append(f"from donor  {', '.join(sorted(plan.donated))}")
     if plan.adopted:

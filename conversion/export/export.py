@@ -24,7 +24,7 @@ from conversion.folders.places import check_apart
 from conversion.folders.work_folder import WorkFolder, check_finished
 from conversion.formats import HUB_FORMATS
 from conversion.options import FORMATS, Options
-from conversion.proof.manifest import MANIFEST
+from conversion.proof.manifest import MANIFEST, read_manifest
 from conversion.repos.awq_repo import AwqRepo
 from conversion.repos.stored_repo import open_repo
 from conversion.shards import sha256
@@ -145,7 +145,8 @@ def _write(repo: AwqRepo, work: WorkFolder, kind: str, gguf_embedding: str, repo
         if (repo.path / name).is_file():
             shutil.copyfile(repo.path / name, work.repo / name)
     card = (repo.path / "README.md").read_text() if (repo.path / "README.md").is_file() else ""
-    write_text(work.repo / "README.md", export_card(card, kind, gemma=(repo.path / "NOTICE").is_file()))
+    source = read_manifest(repo.path).get("source", {}).get("kind", "flax")
+    write_text(work.repo / "README.md", export_card(card, kind, (repo.path / "NOTICE").is_file(), source))
     names = sorted({path.name for path in work.repo.iterdir()} - {MANIFEST})
     write_json(work.repo / MANIFEST, {"files": {name: sha256(work.repo / name) for name in names}})
     work.finish([*names, MANIFEST])

@@ -6,6 +6,7 @@ compressed_tensors.py   what vLLM runs in bfloat16
 q4_0.py                 blocks of GGUF files
 words.py                eight codes in an int32, in order: what some of these share
 gguf_names.py           llama.cpp's names of tensors
+gguf_reader.py          a GGUF file, read
 """
 
 from __future__ import annotations

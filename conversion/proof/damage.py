@@ -16,9 +16,9 @@ def damage_of(path: Path) -> str | None:
     """What is wrong, None where nothing shows."""
     try:
         if path.suffix == ".gguf":
-            from conversion.repos.gguf_repo import opened  # the gguf library is not everybody's
+            from conversion.formats.gguf_reader import GgufFile  # the gguf library is not everybody's
 
-            opened(path)
+            GgufFile(path)
         if path.suffix != ".safetensors":
             return None
         file = SafetensorsFile(path)

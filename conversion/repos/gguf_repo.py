@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gguf
 import ml_dtypes
 import numpy as np
 
-from conversion.errors import BadInput, first_line
+from conversion.errors import BadInput
 from conversion.formats import q4_0
 from conversion.formats.gguf_names import tensor_name
+from conversion.formats.gguf_reader import GgufFile, GgufTensor, Type
 from conversion.name_map import entries
 from conversion.repos.gguf_config import config_of
 
@@ -44,16 +44,11 @@ class GgufRepo:
         if len(models) != 1:
             raise BadInput(f"{path}: holds {len(models)} GGUF files of a language model, expected one")
         towers = sorted(path.glob("mmproj*.gguf"))
-        self._model, self._tower = opened(models[0]), opened(towers[0]) if towers else None
-        self._tensors = {tensor.name: tensor for tensor in self._model.tensors}
-        self._vision = {tensor.name: tensor for tensor in self._tower.tensors} if self._tower else {}
-        try:
-            self.config = config_of(self._model, self._tower)
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise BadInput(
-                f"{models[0]}: no Gemma 3 as convert_flax.py writes it, its metadata lacks {error}"
-            ) from error
-        self.rows = self.config.get_text_config().vocab_size
+        model, tower = GgufFile(models[0]), GgufFile(towers[0]) if towers else None
+        self._tensors = model.tensors
+        self._vision = tower.tensors if tower else {}
+        self.config = config_of(model, tower)
+        self.rows = model.tensors["token_embd.weight"].shape[0]
         leaves = entries(self.config, self.rows)
         self.embedding = next(entry.tensors[0].removesuffix(".weight") for entry in leaves if entry.is_embedding)
         self._plain = [name for entry in leaves if not entry.int4 for name in entry.tensors]
@@ -70,27 +65,25 @@ class GgufRepo:
                 continue
             known.add(tensor.name)
             if name in self._shapes:
-                shape = tuple(int(n) for n in reversed(tensor.shape))
-                if shape != self._shapes[name]:
-                    problems.append(f"{tensor.name} is {list(shape)}, not {list(self._shapes[name])}")
-                elif tensor.tensor_type != gguf.GGMLQuantizationType.Q4_0 and name != self.embedding:
-                    problems.append(f"{tensor.name} is {tensor.tensor_type.name}, not Q4_0")
-            elif not np.isfinite(tensor.data).all():
+                if tensor.shape != self._shapes[name]:
+                    problems.append(f"{tensor.name} is {list(tensor.shape)}, not {list(self._shapes[name])}")
+                elif tensor.kind != Type.Q4_0 and name != self.embedding:
+                    problems.append(f"{tensor.name} is {tensor.kind.name}, not Q4_0")
+            elif not np.isfinite(tensor.numbers()).all():
                 problems.append(f"{tensor.name} holds values that are not finite")
         names = set(self._tensors) | set(self._vision)
         return problems + [f"{name} is not part of the model" for name in sorted(names - known)]
 
     def linear(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Codes int8 [out, in] and float16 scales [out, in/32]."""
-        return q4_0.unpack({"weight": self._tensor(name).data})
+        return q4_0.unpack({"weight": self._tensor(name).raw()})
 
     def embedding_rows(self, start: int, stop: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
         """Codes and scales of some rows of the embedding, or their weights if it is in float16."""
         tensor = self._tensor(self.embedding)
-        rows = tensor.data[start:stop]
-        if tensor.tensor_type == gguf.GGMLQuantizationType.Q4_0:
-            return *q4_0.unpack({"weight": rows}), None
-        return None, None, rows
+        if tensor.kind == Type.Q4_0:
+            return *q4_0.unpack({"weight": tensor.raw(start, stop)}), None
+        return None, None, tensor.numbers(start, stop)
 
     def plain_equals(self, name: str, values: np.ndarray) -> bool:
         """Whether a tensor that is no codes holds these values as the format has them.
@@ -98,7 +91,7 @@ class GgufRepo:
         Values from the checkpoint are float32 and have gone through the dtype of the AWQ repo between; either counts.
         The query's norm may have one factor, which stands for the query scale that llama.cpp has no key for.
         """
-        stored = np.asarray(self._tensor(name).data)
+        stored = self._tensor(name).numbers()
         shift = 1 if name.endswith("norm.weight") and ("vision_tower" not in name) else 0
         for dtype in (values.dtype, ml_dtypes.bfloat16):
             wanted = values.astype(dtype).astype(np.float32) + np.float32(shift)
@@ -112,19 +105,7 @@ class GgufRepo:
                 return True
         return False
 
-    def _tensor(self, name: str) -> gguf.ReaderTensor | None:
+    def _tensor(self, name: str) -> GgufTensor | None:
         """The stored tensor for a name of transformers', `.weight` at its end or not; None if there is none."""
         theirs = tensor_name(self.config, name)
         return self._tensors.get(theirs, self._vision.get(theirs))
-
-
-def opened(path: Path) -> gguf.GGUFReader:
-    """A GGUF file, its header read.
-
-    Raises:
-        BadInput: it is none, or cut short.
-    """
-    try:
-        return gguf.GGUFReader(path)
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise BadInput(f"{path}: not readable as a GGUF file, or cut short ({first_line(error)})") from error

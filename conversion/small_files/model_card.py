@@ -11,6 +11,7 @@ import re
 from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.facts import LeafFacts
+from conversion.small_files.provenance import PROVENANCES
 
 FRONT_MATTER = """\
 ---
@@ -33,10 +34,7 @@ extra_gated_button_content: Acknowledge the licence
 BODY = """\
 # {title}
 
-Google's Gemma 3 was also trained with its weights quantised to 4 bits (QAT). Google published those weights as Flax
-checkpoints on Kaggle, in float32: every matrix of the language model lies on an int4 grid, one scale for every 32
-weights. This repo holds these numbers in 4 bits; AWQ is only the name of the file format. (The official QAT INT4 GGUF
-files are another thing.)
+{origin}
 
 {precision}
 
@@ -79,10 +77,6 @@ Apache License 2.0.
 }}
 ```
 """
-
-EXACT = """\
-Codes and scales were read back from the grid, and each product of the two was compared with the source's float: all are
-equal. Nothing was quantised here."""
 
 INEXACT = """\
 Codes and scales were read back from the grid, and each product of the two was compared with the source's float.
@@ -164,7 +158,7 @@ one: all were read back and compared. `conversion.json` has the SHA-256 of every
 """
 
 EXPORT_TERMS = """
-The weights come from Google's Gemma 3 QAT INT4 checkpoint on [Kaggle](https://www.kaggle.com/models/google/gemma-3).
+The weights come from {source}.
 Gemma is provided under and subject to the [Gemma Terms of Use](https://ai.google.dev/gemma/terms); its [Prohibited
 Use Policy](https://ai.google.dev/gemma/prohibited_use_policy) applies. See NOTICE.
 """
@@ -175,17 +169,35 @@ COMMANDS = {
 }
 
 
-def precision(facts: list[LeafFacts]) -> str:
-    """What the conversion may say about its exactness, after what it saw."""
+def precision(facts: list[LeafFacts], kind: str) -> str:
+    """What the conversion may say about its exactness, after what it saw.
+
+    Args:
+        facts: of every part.
+        kind: of the source.
+    """
     leaves = [leaf for leaf in facts if leaf.inexact]
     if not leaves:
-        return EXACT
+        return PROVENANCES[kind].exact + _rounding(facts)
     groups = sum(leaf.groups for leaf in facts)
     inexact, worst = sum(leaf.inexact for leaf in leaves), max(leaf.worst for leaf in leaves)
     return INEXACT.format(inexact=inexact, groups=groups, worst=worst)
 
 
-def model_card(config: Gemma3Config | Gemma3TextConfig, size: str | None, variant: str, precision: str) -> str:
+def _rounding(facts: list[LeafFacts]) -> str:
+    """What became of the tensors that are no codes, where that was counted."""
+    counted = [leaf for leaf in facts if leaf.rounded]
+    if not counted:
+        return ""
+    embedding = next((leaf for leaf in counted if leaf.is_embedding), None)
+    values = sum(leaf.rounded for leaf in counted)
+    most = f", {embedding.rounded} of them in the embedding, which is not on a grid there" if embedding else ""
+    return f" Of the other tensors {values} values were rounded to the dtype of this repo{most}."
+
+
+def model_card(
+    config: Gemma3Config | Gemma3TextConfig, size: str | None, variant: str, precision: str, kind: str
+) -> str:
     """The card of a converted repo.
 
     Args:
@@ -193,10 +205,12 @@ def model_card(config: Gemma3Config | Gemma3TextConfig, size: str | None, varian
         size: `270M` ... `27B`, None if the configuration is the user's own; then no base model is named.
         variant: `it` (chat) or `pt` (completion).
         precision: what `precision` says.
+        kind: of the source.
     """
+    provenance = PROVENANCES[kind]
     multimodal = isinstance(config, Gemma3Config)
     base = f"google/gemma-3-{size.lower()}-{variant}" if size else None
-    kind = "instruction-tuned" if variant == "it" else "pre-trained"
+    tuning = "instruction-tuned" if variant == "it" else "pre-trained"
     if variant == "it":
         snippets = PIPELINE_WITH_PICTURES if multimodal else CHAT
     else:
@@ -205,7 +219,8 @@ def model_card(config: Gemma3Config | Gemma3TextConfig, size: str | None, varian
         task="image-text-to-text" if multimodal else "text-generation",
         base_model=f"base_model: {base}\nbase_model_relation: quantized\n" if base else "",
     ) + BODY.format(
-        title=f"Gemma 3 {size}, {kind}, INT4" if size else f"Gemma 3, {kind}, INT4",
+        title=", ".join([f"Gemma 3 {size}" if size else "Gemma 3", tuning, provenance.label]),
+        origin=provenance.origin,
         precision=precision,
         snippets=snippets,
         abilities="It reads text and pictures and writes text." if multimodal else "It reads and writes text.",
@@ -215,13 +230,14 @@ def model_card(config: Gemma3Config | Gemma3TextConfig, size: str | None, varian
     )
 
 
-def export_card(card: str, kind: str, gemma: bool) -> str:
+def export_card(card: str, kind: str, gemma: bool, source: str = "flax") -> str:
     """The card of a repo in another format than AWQ.
 
     Args:
         card: the AWQ repo's card, empty if it has none; its front matter and its title are taken over.
         kind: `compressed-tensors` or `gguf`.
         gemma: whether these are Google's weights.
+        source: the kind of source that the AWQ repo was made from.
     """
     front = re.match(r"---\n.*?\n---\n", card, re.DOTALL)
     head = front[0].replace("- awq\n", f"- {kind}\n").replace("  - custom_code\n", "") if front else ""
@@ -229,4 +245,5 @@ def export_card(card: str, kind: str, gemma: bool) -> str:
         head = head.replace("library_name: transformers\n", "library_name: gguf\n")
     title = re.search(r"^# (.+)$", card, re.MULTILINE)
     body = EXPORT_BODY.format(title=title[1] if title else "Gemma 3, INT4", kind=kind, command=COMMANDS[kind])
-    return head + body + (EXPORT_TERMS if gemma else "")
+    provenance = PROVENANCES[source]
+    return head + body + (EXPORT_TERMS.format(source=provenance.place or provenance.notice) if gemma else "")

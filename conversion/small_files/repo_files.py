@@ -18,6 +18,7 @@ from conversion.errors import BadInput
 from conversion.folders.files import write_text
 from conversion.formats import awq
 from conversion.sizes import END_OF_TURN
+from conversion.small_files.provenance import PROVENANCES
 
 CONVERTER = Path(__file__).resolve().parents[1]
 MODELING_FILE = CONVERTER.parent / "modeling_gemma3_int4.py"
@@ -34,13 +35,18 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-NOTICE = """\
+NOTICE_TEXT = """\
 Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms
 
-The weights in this repository are a format conversion of Google's Gemma 3 QAT INT4 checkpoint. Use of them is subject
+The weights in this repository are a format conversion of {source}. Use of them is subject
 to the Gemma Terms of Use and to the Gemma Prohibited Use Policy (ai.google.dev/gemma/prohibited_use_policy). Whoever
 passes them on passes these terms on. The Python files are licensed under the Apache License 2.0.
 """
+
+
+def notice(kind: str) -> str:
+    """NOTICE of a converted repo, for a kind of source."""
+    return NOTICE_TEXT.format(source=PROVENANCES[kind].notice)
 
 
 def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str, kept: Iterable[str] = ()) -> dict:

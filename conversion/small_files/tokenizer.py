@@ -1,6 +1,7 @@
 """Gemma 3's tokenizer and processor files, made from Kaggle's SentencePiece `tokenizer.model` without the Hub.
 
     write_tokenizer_files      tokenizer.model -> every file AutoTokenizer and AutoProcessor need, in one folder
+    write_tokenizer_of         likewise, from the pieces themselves
     build_tokenizer            pieces -> the same tokenizer as a `tokenizers.Tokenizer`
     read_sentencepiece         tokenizer.model -> its pieces, checked to be of Gemma's kind
 
@@ -11,7 +12,6 @@ follows a ranked list of merges instead: for every piece all ways to cut it into
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import Gemma3Config, Gemma3TextConfig
 
 from conversion.errors import BadInput
+from conversion.folders.files import write_text
 
 PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
 TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
@@ -79,10 +80,40 @@ def write_tokenizer_files(
     if variant not in ("it", "pt"):
         raise ValueError(f"variant is {variant!r}, expected 'it' (instruction-tuned) or 'pt' (pre-trained)")
     pieces = read_sentencepiece(sentencepiece_path)
-    _check_fits(pieces, config, multimodal, sentencepiece_path)
+    template = CHAT_TEMPLATE.read_text(encoding="utf-8") if variant == "it" else None
+    return write_tokenizer_of(pieces, output, config, str(sentencepiece_path), multimodal=multimodal, template=template)
 
+
+def write_tokenizer_of(
+    pieces: list[Piece],
+    output: Path,
+    config: Gemma3Config | Gemma3TextConfig,
+    source: str,
+    *,
+    multimodal: bool,
+    merges: list[tuple[str, str]] | None = None,
+    template: str | None = None,
+) -> list[Path]:
+    """Writes the tokenizer's and, for multimodal models, the processor's files.
+
+    Args:
+        pieces: the vocabulary, without the image token.
+        output: an existing folder; files of the same names are overwritten.
+        config: the model's configuration; its token ids are checked.
+        source: what messages call the origin of the pieces.
+        multimodal: as for `write_tokenizer_files`.
+        merges: what joins with what, best first; None where the scores of the pieces tell.
+        template: the chat template, None for a base model.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        BadInput: the pieces do not fit the configuration.
+    """
+    _check_fits(pieces, config, multimodal, source)
     written = [output / "tokenizer.json"]
-    build_tokenizer(pieces, multimodal=multimodal).save(str(written[0]), pretty=False)
+    build_tokenizer(pieces, multimodal=multimodal, merges=merges).save(str(written[0]), pretty=False)
     configs = {"tokenizer_config.json": _tokenizer_config(config, multimodal)}
     if multimodal:
         configs["preprocessor_config.json"] = _preprocessor_config(config)
@@ -93,18 +124,17 @@ def write_tokenizer_files(
     for name, content in configs.items():
         written.append(output / name)
         written[-1].write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if variant == "it":
+    if template is not None:
         written.append(output / CHAT_TEMPLATE.name)
-        shutil.copyfile(CHAT_TEMPLATE, written[-1])
+        write_text(written[-1], template)
     return written
 
 
-def build_tokenizer(pieces: list[Piece], *, multimodal: bool) -> Tokenizer:
+def build_tokenizer(pieces: list[Piece], *, multimodal: bool, merges: list[tuple[str, str]] | None = None) -> Tokenizer:
     """Builds Gemma 3's tokenizer; ids are the places in `pieces`, the image token takes the first id after them."""
     vocab = {piece.text: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocab, merges=_merges(pieces, vocab), unk_token=UNK, fuse_unk=True, byte_fallback=True)
-    )
+    merges = _merges(pieces, vocab) if merges is None else merges
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=UNK, fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     # No space is left to split at after the normalizer; transformers' own Gemma class states it, so the files agree.
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -149,23 +179,23 @@ def _merges(pieces: list[Piece], vocab: dict[str, int]) -> list[tuple[str, str]]
     return [merge[3:] for merge in ranked]
 
 
-def _check_fits(pieces: list[Piece], config: Gemma3Config | Gemma3TextConfig, multimodal: bool, path: Path) -> None:
+def _check_fits(pieces: list[Piece], config: Gemma3Config | Gemma3TextConfig, multimodal: bool, source: str) -> None:
     ids = {piece.text: index for index, piece in enumerate(pieces)}
     if multimodal:
         ids.setdefault(IMAGE, len(pieces))
     missing = [token for token in (PAD, EOS, BOS, UNK, *TURN_TOKENS, BOI, EOI) if token not in ids]
     if missing:
-        raise BadInput(f"{path}: has no {', '.join(missing)}, so it is not Gemma 3's; take the one of the checkpoint")
+        raise BadInput(f"{source}: has no {', '.join(missing)}, so it is not Gemma 3's; take the one of the checkpoint")
     rows = config.get_text_config().vocab_size
     if len(ids) > rows:
-        raise BadInput(f"{path}: {len(ids)} tokens for {rows} embedding rows; take the tokenizer of the checkpoint")
+        raise BadInput(f"{source}: {len(ids)} tokens for {rows} embedding rows; take the tokenizer of the checkpoint")
     if not multimodal:
         return
     for token, name in ((BOI, "boi_token_index"), (EOI, "eoi_token_index"), (IMAGE, "image_token_index")):
         found, expected = ids[token], getattr(config, name)
         if found != expected:
             raise BadInput(
-                f"{path}: {token} is token {found}, expected {expected} ({name} of the model's config); "
+                f"{source}: {token} is token {found}, expected {expected} ({name} of the model's config); "
                 "take the tokenizer of the checkpoint"
             )
 

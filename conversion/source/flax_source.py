@@ -34,8 +34,11 @@ class FlaxSource:
     """
 
     kind = "flax"
+    unit = "leaves"
     stored_as = "float32"
+    unseen = "a flipped bit outside the int4 grid, or one that turns a code into another, would not be seen"
     bytes_per_second = 400e6  # as measured on two cores (benchmarks/RESULTS.md)
+    counts_rounding = False
     libraries = ("tensorstore", "zstandard")
 
     def __init__(self, path: Path):
@@ -50,7 +53,8 @@ class FlaxSource:
             raise BadInput(f"{self.path}: expected float32 leaves, found: {shortened(wrong)}")
         shapes = self._shapes()
         size = None if options.config else recognize(shapes)
-        config = published_config(size, options.variant) if size else read_config(options.config)
+        variant = options.variant or "it"
+        config = published_config(size, variant) if size else read_config(options.config)
         if options.text_only:
             if not isinstance(config, Gemma3Config):
                 raise BadInput(f"{self.path}: --text-only drops a vision tower, but this model has none")
@@ -59,7 +63,7 @@ class FlaxSource:
         entries, donated = match_leaves(shapes, config, donor_holds)
         for entry in entries:
             check_divisible(entry)
-        return Contents(config, size, entries, donated, find_tokenizer(options.tokenizer, self.path))
+        return Contents(config, size, entries, donated, find_tokenizer(options.tokenizer, self.path), variant)
 
     def parts_for(self, config: Gemma3Config | Gemma3TextConfig, cut: bool) -> tuple[list[Entry], frozenset[str]]:
         """Leaves that are missing may have come from a donor."""

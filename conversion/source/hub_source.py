@@ -53,7 +53,10 @@ class HubSource:
         BadInput: it is another model's, its weights are on another grid or damaged, or a file is missing.
     """
 
+    unit = "tensors"
     stored_as = "int4"
+    unseen = "a flipped bit that leaves a number finite would not be seen"
+    counts_rounding = True
     bytes_per_second = 200e6  # as measured on two cores (benchmarks/RESULTS.md)
     libraries = ()
 
@@ -83,7 +86,7 @@ class HubSource:
         parts, donated = self._parts(config, donor_holds)
         own = HubFiles(self.path) if (self.path / "tokenizer.json").is_file() else None
         tokenizer = own if own and options.tokenizer is None else find_tokenizer(options.tokenizer, self.path)
-        return Contents(config, None, parts, donated, tokenizer)
+        return Contents(config, None, parts, donated, tokenizer, options.variant or "it")
 
     def parts_for(self, config: Gemma3Config | Gemma3TextConfig, cut: bool) -> tuple[list[Part], frozenset[str]]:
         """Tensors that are missing may have come from a donor."""

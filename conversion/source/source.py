@@ -32,11 +32,14 @@ class FloatBlock:
         tensor: which tensor, of those that a part becomes.
         row: first of them on the tensor's first axis. An embedding comes in blocks of rows, any other tensor in one.
         values: float32.
+        exact: bool, shape of the values: where they are the source's, if float32 does not hold all of it; None if it
+            does.
     """
 
     tensor: int
     row: int
     values: np.ndarray
+    exact: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Contents:
         parts: all that is converted, in order.
         donated: names of those parts that the source lacks, and a donor provides.
         tokenizer: where the repo's tokenizer comes from, None if there is none.
+        variant: `it` (chat) or `pt` (completion).
+        notes: what the user should know; `plan` and `convert` say it, the manifest keeps it.
     """
 
     config: Gemma3Config | Gemma3TextConfig
@@ -56,25 +61,33 @@ class Contents:
     parts: list[Part]
     donated: frozenset[str]
     tokenizer: TokenizerFiles | None
+    variant: str
+    notes: tuple[str, ...] = ()
 
 
 class Source(Protocol):
     """What is converted.
 
     Attributes:
-        kind: `flax`, ...: what the model card and the manifest say of it.
+        kind: one of `identify.SOURCES`: decides what the model card says of it.
         path: its folder or file, as messages name it.
         files: the files it consists of.
+        unit: what its parts are called, such as `leaves`.
         stored_as: what its weights are stored as, such as `float32`.
+        unseen: which damage only hashes of its files could show.
         bytes_per_second: stored as such, that two cores convert.
+        counts_rounding: whether it is to be told how many values of parts that are no codes the repo's dtype rounds.
         libraries: names of the packages that have a say in what is read.
     """
 
     kind: str
     path: Path
     files: SourceFiles
+    unit: str
     stored_as: str
+    unseen: str
     bytes_per_second: float
+    counts_rounding: bool
     libraries: tuple[str, ...]
 
     def contents(self, options: Options, donor_holds: Callable[[tuple[str, ...]], bool] | None) -> Contents:

@@ -17,7 +17,7 @@ class SourceFiles:
 
     Attributes:
         folder: what their names are relative to.
-        paths: the files, sorted.
+        paths: the files below it, sorted.
     """
 
     folder: Path

@@ -20,6 +20,7 @@ from conversion.arguments import (
     source_path,
 )
 from conversion.errors import BadInput
+from conversion.identify import source_kind
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 108000000000\n"
 
@@ -91,8 +92,9 @@ CHECKPOINTS = {
     "kaggle:gemma-3-4b-it": "is kaggle:gemma3-4b-it-int4 meant?",
     "kaggle:https://www.kaggle.com/models/google/gemma-3/flax/gemma3-1b-it-int4": "kaggle:gemma3-1b-it-int4",
     "google/gemma-3-27b-it": "type --checkpoint kaggle:gemma3-27b-it-int4",
-    "someone/finetune": "someone/finetune would be a repo of the Hugging Face Hub, which is no source here",
-    "https://huggingface.co/someone/finetune/tree/main": "someone/finetune would be a repo of the Hugging Face Hub",
+    "someone/finetune": "no such folder; for the repo of the Hugging Face Hub type --checkpoint hf:someone/finetune",
+    "https://huggingface.co/someone/finetune/tree/main": "type --checkpoint hf:someone/finetune",
+    "google/gemma-3-27b-it-qat-q4_0-gguf": "type --checkpoint hf:google/gemma-3-27b-it-qat-q4_0-gguf",
     "https://example.org/archive.tar.gz": "a web address is not downloaded: download it, and give the folder",
     "unpaked": "no such folder; is unpacked meant?",
     "nowhere": "no such folder; --checkpoint takes the folder of an Orbax checkpoint",
@@ -100,7 +102,6 @@ CHECKPOINTS = {
     "unpacked/ckpt/_METADATA": "is a file of an Orbax checkpoint, not its folder; the checkpoint is the folder: type",
     "unpacked/ckpt/d/0a1b": "is a file of an Orbax checkpoint",
     "repos/awq/model.safetensors": "is a safetensors file; --checkpoint takes a folder",
-    "gguf/model-Q4_0.gguf": "is a GGUF file; --checkpoint takes a folder",
     "nothing.bin": "is an empty file; download it again",
     "pointer.safetensors": "is a git-lfs pointer, not the file itself; type `git lfs pull`",
     "loading/archive.tar.gz.crdownload": "is the beginning of a file; it is still being downloaded",
@@ -111,7 +112,6 @@ CHECKPOINTS = {
     "pointers": "d/0a1b is a git-lfs pointer, not the file itself; type `git lfs pull` in pointers",
     "lacking": "it is an Orbax checkpoint without its _METADATA file; it is incomplete: download it again",
     "stock": "it is a Hugging Face repo (gemma3); Google's INT4 checkpoints are on Kaggle",
-    "gguf": "it is a folder of GGUF files; it is what a conversion makes",
     "torch": "it is a folder of weights in another format (model.ckpt); Google's INT4 checkpoints are on Kaggle",
     "empty": "it is an empty folder; Google's INT4 checkpoints are on Kaggle",
     "loading": "it is a folder that is still being filled (archive.tar.gz.crdownload); wait for it",
@@ -125,6 +125,12 @@ def test_what_is_no_checkpoint(here, given):
     said = _refused(source_path, given)
     assert said.startswith(f"--checkpoint {given}: ")
     assert CHECKPOINTS[given] in said
+
+
+@pytest.mark.parametrize("given", ["gguf/model-Q4_0.gguf", "gguf"])
+def test_gguf_files_are_told_by_looking(here, given):
+    assert source_path(given) == Path(given)
+    assert source_kind(Path(given)) == "gguf"
 
 
 @pytest.mark.parametrize("given", ["unpacked/ckpt", "unpacked", "."])
