@@ -169,7 +169,11 @@ def source_kind(path: Path) -> str:
     """
     if (path / "_METADATA").is_file():
         return "flax"
-    kind = repo_kind(path) if path.is_dir() else "gguf" if first_bytes(path).startswith(b"GGUF") else None
+    if path.is_file():
+        return "gguf" if first_bytes(path).startswith(b"GGUF") else "flax"
+    kind = repo_kind(path)
+    if kind not in SOURCES and any(path.glob("*.gguf")):  # often the config.json of the model lies beside
+        return "gguf"
     return kind if kind in SOURCES else "flax"
 
 

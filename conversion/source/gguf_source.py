@@ -181,7 +181,7 @@ class GgufSource:
     def _is_googles(self) -> bool:
         """Whether the metadata names no other model than Google's; its own QAT files name none."""
         name = str(self._model.metadata.get("general.name", "gemma-3")).lower().replace(" ", "-")
-        return name.startswith(("gemma-3-", "gemma-3", "google-gemma-3"))
+        return name.startswith(("gemma-3", "google-gemma-3"))
 
     def _notes(self, options: Options, embedding: Part, tokenizer: object) -> Iterator[str]:
         if self._tower is None:

@@ -131,6 +131,8 @@ def test_what_is_no_checkpoint(here, given):
 def test_gguf_files_are_told_by_looking(here, given):
     assert source_path(given) == Path(given)
     assert source_kind(Path(given)) == "gguf"
+    (here / "gguf" / "config.json").write_text('{"model_type": "gemma3"}')
+    assert source_kind(Path(given)) == "gguf"
 
 
 @pytest.mark.parametrize("given", ["unpacked/ckpt", "unpacked", "."])
