@@ -86,7 +86,7 @@ class HubSource:
         parts, donated = self._parts(config, donor_holds)
         own = HubFiles(self.path) if (self.path / "tokenizer.json").is_file() else None
         tokenizer = own if own and options.tokenizer is None else find_tokenizer(options.tokenizer, self.path)
-        return Contents(config, None, parts, donated, tokenizer, options.variant or "it")
+        return Contents(config, None, parts, donated, tokenizer, options.variant or ("it" if self._chats else "pt"))
 
     def parts_for(self, config: Gemma3Config | Gemma3TextConfig, cut: bool) -> tuple[list[Part], frozenset[str]]:
         """Tensors that are missing may have come from a donor."""
@@ -129,6 +129,14 @@ class HubSource:
 
     def judge(self, facts: LeafFacts, tolerance: float | None) -> None:
         """Codes that are stored lie on the grid."""
+
+    @property
+    def _chats(self) -> bool:
+        """Whether it has a chat template: in a file of its own, or among the settings of the tokenizer."""
+        if any((self.path / f"chat_template.{ending}").is_file() for ending in ("jinja", "json")):
+            return True
+        settings = self.path / "tokenizer_config.json"
+        return settings.is_file() and "chat_template" in _read_json(settings)
 
     def _parts(
         self, config: Gemma3Config | Gemma3TextConfig, donor_holds: Callable[[tuple[str, ...]], bool] | None

@@ -59,7 +59,7 @@ def assert_same_numbers(found: AwqRepo, expected: AwqRepo) -> None:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_repo_of_others_becomes_the_one_that_the_flax_checkpoint_becomes(converted, goldens, tmp_path, case, form):
-    """The embedding's codes and scales, which the source has no more, included; so are the logits of the goldens."""
+    """The embedding's codes and scales, which the source has no more, included."""
     ours, repo = converted[case], tmp_path / "repo"
     source = FORMS[form](tmp_path / "source", ours, tensors_of(ours))
     before = files_of(source)
@@ -70,6 +70,12 @@ def test_a_repo_of_others_becomes_the_one_that_the_flax_checkpoint_becomes(conve
     assert command_line(["verify", str(repo), "--checkpoint", str(source)]) == 0
     assert command_line(["verify", str(repo), "--checkpoint", str(goldens / case / "checkpoint")]) == 0
     assert "cache_implementation" not in json.loads((repo / "generation_config.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_logits_are_those_of_the_flax_checkpoints_repo_and_of_the_goldens(converted, goldens, tmp_path, case):
+    ours, repo = converted[case], tmp_path / "repo"
+    assert convert(FORMS["awq"](tmp_path / "source", ours, tensors_of(ours)), repo) == 0
     model, other = (
         AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True, dtype=torch.float32) for path in (repo, ours)
     )
@@ -103,6 +109,23 @@ def test_an_awq_repos_files_are_linked_and_the_source_can_go(ours, tmp_path):
     assert (repo / "int4_embedding.safetensors").is_file()
     shutil.rmtree(source)
     assert command_line(["verify", str(repo)]) == 0
+
+
+def test_card_notice_and_manifest_say_what_these_weights_are(ours, tmp_path):
+    repo = tmp_path / "repo"
+    assert convert(FORMS["compressed-tensors"](tmp_path / "source", ours, tensors_of(ours)), repo) == 0
+    card = (repo / "README.md").read_text()
+    assert "# Gemma 3, pre-trained, INT4" in card  # there is no chat template
+    assert "in a Hugging Face repo with 4-bit codes" in card
+    assert "Kaggle, in float32" not in card
+    assert "a Gemma 3 in a repo of int4 weights" in (repo / "NOTICE").read_text()
+    manifest = json.loads((repo / "conversion.json").read_text())
+    assert manifest["source"]["kind"] == "compressed-tensors"
+    assert manifest["embedding_scales"]["dtype"] == "bfloat16"
+    assert set(manifest["source"]["files"]) == {
+        "config.json",
+        *(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)),
+    }
 
 
 def test_files_are_copied_where_links_cannot_be(ours, tmp_path, monkeypatch):
