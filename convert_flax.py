@@ -139,7 +139,8 @@ def _export(parser: argparse.ArgumentParser) -> None:
     """Writes a converted AWQ repo for another engine: the same codes, read back and compared."""
     add = parser.add_argument
     add("repo", metavar="REPO", type=Path, help="folder of a converted AWQ repo")
-    add("--format", required=True, choices=FORMATS, help="compressed-tensors for vLLM, gguf for llama.cpp")
+    engines = "compressed-tensors for vLLM, gguf for llama.cpp, mlx for a Mac"
+    add("--format", required=True, choices=FORMATS, help=engines)
     add("--output", type=Path, required=True, help="new or empty folder")
     _add_after(parser)
 

@@ -105,6 +105,7 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
     formats/awq.py                  AWQ
     formats/embedding.py            the embedding of an AWQ repo
     formats/compressed_tensors.py   compressed-tensors
+    formats/mlx.py                  MLX
     formats/q4_0.py                 Q4_0, the blocks of GGUF
     formats/words.py                eight codes in an int32
     formats/gguf_names.py           llama.cpp's names of tensors

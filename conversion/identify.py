@@ -47,6 +47,7 @@ REPOS = {
     "awq": "a converted repo (AWQ)",
     "compressed-tensors": "a repo in compressed-tensors format",
     "gguf": "a folder of GGUF files",
+    "mlx": "a repo in MLX's format",
 }
 SOURCES = ("flax", "gguf", "awq", "compressed-tensors")  # kinds of what can be converted
 SHOWN = 3
@@ -149,11 +150,13 @@ def _identify_folder(path: Path) -> Thing:
 
 
 def repo_kind(path: Path) -> str | None:
-    """`awq`, `compressed-tensors`, `gguf`; another repo's quantization or model type; None for what is no repo."""
+    """`awq`, `compressed-tensors`, `gguf`, `mlx`; another repo's quantization or model type; None: no repo."""
     if (path / "config.json").is_file():
         try:
             config = json.loads((path / "config.json").read_text(encoding="utf-8"))
             method = (config.get("quantization_config") or {}).get("quant_method")
+            if config.get("quantization"):  # MLX's own word
+                return "mlx"
             return str(method or config.get("model_type") or "of no known model type")
         except (OSError, ValueError, AttributeError):
             return "config.json unreadable"

@@ -10,6 +10,7 @@ import numpy as np
 
 DTYPES = {
     "int32": ("I32", np.dtype(np.int32)),
+    "uint32": ("U32", np.dtype(np.uint32)),
     "int64": ("I64", np.dtype(np.int64)),
     "float32": ("F32", np.dtype(np.float32)),
     "float16": ("F16", np.dtype(np.float16)),

@@ -21,7 +21,7 @@ DTYPE_NAMES = {dtype: name for name, (_, dtype) in DTYPES.items()}
 
 @dataclass(frozen=True)
 class HubExporter:
-    """Writes linears in a format; the embedding becomes floats, and all else stays as it is."""
+    """Writes linears in a format, the embedding too where it takes that, else as floats; all else stays as it is."""
 
     format: HubFormat
 
@@ -55,13 +55,22 @@ class HubExporter:
         """The tensors, those of one linear together."""
         scale_dtype = DTYPE_NAMES[repo.dtype_of(f"{repo.linears[0]}.scales")]
         shape = (repo.text_config.vocab_size, repo.text_config.hidden_size)
-        groups = [[TensorSpec(f"{repo.embedding}.weight", DTYPE_NAMES[repo.dtype], shape)]]
+        if stems := self._embedding_stems(repo):
+            of_embedding = DTYPE_NAMES[repo.embedding_rows(0, 1)[1].dtype]
+            groups = [self.format.specs(stem, shape, of_embedding) for stem in stems]
+        else:
+            groups = [[TensorSpec(f"{repo.embedding}.weight", DTYPE_NAMES[repo.dtype], shape)]]
         groups += [self.format.specs(name, repo.linear_shape(name), scale_dtype) for name in repo.linears]
         return groups + [[TensorSpec(name, DTYPE_NAMES[repo.dtype_of(name)], repo.shape(name))] for name in repo.plain]
 
     def _values(self, repo: AwqRepo) -> Iterator[tuple[str, np.ndarray]]:
-        """Names and contents of the tensors; parts of one follow each other."""
-        for rows in repo.embedding_weights():
+        """Names and contents of the tensors; parts of one tensor come in order."""
+        stems = self._embedding_stems(repo)
+        for codes, scales in repo.embedding_blocks(repo.rows) if stems else ():
+            for part, values in self.format.pack(codes, scales).items():
+                for stem in stems:
+                    yield f"{stem}.{part}", values
+        for rows in () if stems else repo.embedding_weights():
             yield f"{repo.embedding}.weight", rows
         for name in repo.linears:
             for part, values in self.format.pack(*repo.linear(name)).items():
@@ -73,4 +82,7 @@ class HubExporter:
         """config.json."""
         kept = {key: value for key, value in repo.values.items() if key != "auto_map"}  # no code of this project's own
         floats = [name for stem in repo.kept for name in both_layouts(stem)]
-        return kept | {"quantization_config": self.format.quantization_config(floats)}
+        return kept | self.format.config(kept, repo.text_config.to_dict(), floats)
+
+    def _embedding_stems(self, repo: AwqRepo) -> tuple[str, ...]:
+        return self.format.embedding_stems(repo.embedding) if repo.has_codes else ()

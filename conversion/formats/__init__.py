@@ -3,6 +3,7 @@
 awq.py                  what this project converts to, and every export starts from
 embedding.py            the packed embedding of `--embedding int4`, and the side file of a plain one
 compressed_tensors.py   what vLLM runs in bfloat16
+mlx.py                  what MLX runs on a Mac
 q4_0.py                 blocks of GGUF files
 words.py                eight codes in an int32, in order: what some of these share
 gguf_names.py           llama.cpp's names of tensors
@@ -16,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from conversion.formats import compressed_tensors
+from conversion.formats import compressed_tensors, mlx
 from conversion.tensor_spec import TensorSpec
 
 
@@ -50,8 +51,18 @@ class HubFormat(Format, Protocol):
         """Those tensors of a matrix (out, in) that do not depend on its weights, by what follows the stem and a dot."""
 
     @staticmethod
-    def quantization_config(kept: Iterable[str] = ()) -> dict:
-        """`quantization_config` of config.json; `kept` are names of linears of the language model that are floats."""
+    def embedding_stems(embedding: str) -> tuple[str, ...]:
+        """Names under which the codes of the embedding stand; none where it becomes floats."""
+
+    @staticmethod
+    def config(values: dict, text: dict, kept: Iterable[str] = ()) -> dict:
+        """What config.json has in this format, in place of, or besides, what it has in the repo in AWQ format.
+
+        Args:
+            values: config.json of that repo.
+            text: all settings of the language model, the implied ones too.
+            kept: names of linears of the language model that are floats.
+        """
 
 
-HUB_FORMATS: dict[str, HubFormat] = {"compressed-tensors": compressed_tensors}  # that a repo is exported to
+HUB_FORMATS: dict[str, HubFormat] = {"compressed-tensors": compressed_tensors, "mlx": mlx}  # that a repo is exported to

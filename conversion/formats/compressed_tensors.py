@@ -66,3 +66,13 @@ def quantization_config(kept: Iterable[str] = ()) -> dict:
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
         "ignore": ["lm_head", "re:.*vision_tower.*", "re:.*multi_modal_projector.*", *kept],
     }
+
+
+def embedding_stems(embedding: str) -> tuple[str, ...]:
+    """None: vLLM reads it as floats."""
+    return ()
+
+
+def config(values: dict, text: dict, kept: Iterable[str] = ()) -> dict:
+    """`quantization_config`, all that config.json has of its own in this format."""
+    return {"quantization_config": quantization_config(kept)}

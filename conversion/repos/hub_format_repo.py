@@ -49,12 +49,14 @@ class HubFormatRepo:
             name: file for shard in shards for file in [SafetensorsFile(path / shard)] for name in file.header
         }
         self._parts = [spec.name.removeprefix(".") for spec in format.specs("", (8, 32), SCALES)]
-        codes = f".{self._parts[0]}"
-        self.linears = [name.removesuffix(codes) for name in self._files if name.endswith(codes)]
+        scales = f".{self._parts[1]}"
+        stems = [name.removesuffix(scales) for name in self._files if name.endswith(scales)]
         embeddings = [name for name in self._files if name.endswith("embed_tokens.weight")]
-        if not embeddings or not self.linears:
+        if not embeddings or not stems:
             raise BadInput(f"{path}: its safetensors files hold no embedding or no packed linears")
         self.embedding = embeddings[0].removesuffix(".weight")
+        self._copies = format.embedding_stems(self.embedding) if self.embedding in stems else ()
+        self.linears = [name for name in stems if name not in self._copies]
 
     @property
     def rows(self) -> int:
@@ -83,6 +85,10 @@ class HubFormatRepo:
             linears = [name for name in _linears_of(entry) if name not in self._kept]
             specs = [spec for name in linears for spec in self.format.specs(name, entry.tensor_shape, SCALES)]
             shapes |= {spec.name: spec.shape for spec in specs}
+            if entry.is_embedding and self._copies:
+                specs = [spec for stem in self._copies for spec in self.format.specs(stem, entry.tensor_shape, SCALES)]
+                shapes |= {spec.name: spec.shape for spec in specs}
+                continue
             plain = [name for name in entry.tensors if name.removesuffix(".weight") not in linears]
             shapes |= dict.fromkeys(plain, entry.tensor_shape)
         return shapes
@@ -101,10 +107,27 @@ class HubFormatRepo:
         """Codes int8 [out, in] and scales [out, in/32] in their stored dtype."""
         return self.format.unpack({part: self._read(f"{name}.{part}") for part in self._parts})
 
-    def embedding_rows(self, start: int, stop: int) -> tuple[None, None, np.ndarray]:
-        """No codes, no scales, and the weights of some rows of the embedding."""
+    def embedding_rows(self, start: int, stop: int) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+        """Codes and scales of some rows of the embedding, or, where it is plain, their weights."""
+        if self._copies:
+            return *self._embedding_codes(start, stop), None
         name = f"{self.embedding}.weight"
         return None, None, self._files[name].read(name, start, stop)
+
+    def _embedding_codes(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of some rows.
+
+        Raises:
+            BadInput: they do not stand alike under each name.
+        """
+        first, *others = (
+            {part: self._files[f"{stem}.{part}"].read(f"{stem}.{part}", start, stop) for part in self._parts}
+            for stem in self._copies
+        )
+        for stem, other in zip(self._copies[1:], others, strict=True):
+            if any(first[part].tobytes() != other[part].tobytes() for part in self._parts):
+                raise BadInput(f"{self.path}: {stem} is not {self.embedding}, rows {start} to {stop}")
+        return self.format.unpack(first)
 
     def plain_equals(self, name: str, values: np.ndarray) -> bool:
         """Whether a tensor that is no codes holds these values, rounded to its dtype."""

@@ -165,6 +165,7 @@ Use Policy](https://ai.google.dev/gemma/prohibited_use_policy) applies. See NOTI
 
 COMMANDS = {
     "compressed-tensors": "vllm serve PATH_OR_REPO_ID --dtype bfloat16",
+    "mlx": "mlx_vlm.generate --model PATH_OR_REPO_ID --image PICTURE --prompt ...  # text only: mlx_lm.generate",
     "gguf": "llama-server -m model-Q4_0.gguf  # with --mmproj mmproj-F16.gguf if that file is here",
 }
 
@@ -235,14 +236,14 @@ def export_card(card: str, kind: str, gemma: bool, source: str = "flax") -> str:
 
     Args:
         card: the AWQ repo's card, empty if it has none; its front matter and its title are taken over.
-        kind: `compressed-tensors` or `gguf`.
+        kind: `compressed-tensors`, `gguf` or `mlx`.
         gemma: whether these are Google's weights.
         source: the kind of source that the AWQ repo was made from.
     """
     front = re.match(r"---\n.*?\n---\n", card, re.DOTALL)
     head = front[0].replace("- awq\n", f"- {kind}\n").replace("  - custom_code\n", "") if front else ""
-    if kind == "gguf":
-        head = head.replace("library_name: transformers\n", "library_name: gguf\n")
+    if kind in ("gguf", "mlx"):
+        head = head.replace("library_name: transformers\n", f"library_name: {kind}\n")
     title = re.search(r"^# (.+)$", card, re.MULTILINE)
     body = EXPORT_BODY.format(title=title[1] if title else "Gemma 3, INT4", kind=kind, command=COMMANDS[kind])
     provenance = PROVENANCES[source]

@@ -29,6 +29,14 @@ def packed(source, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mlx(source, tmp_path_factory) -> Path:
+    """The repo in MLX's format."""
+    output = tmp_path_factory.mktemp("mlx") / "repo"
+    export(source.path, output, "mlx", report=lambda line: None)
+    return output
+
+
+@pytest.fixture(scope="session")
 def llama(source, tmp_path_factory) -> Path:
     """The repo as GGUF files."""
     output = tmp_path_factory.mktemp("gguf") / "files"

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversion import options
-from conversion.formats import HUB_FORMATS, awq, compressed_tensors, embedding, q4_0
+from conversion.errors import BadInput
+from conversion.formats import HUB_FORMATS, awq, compressed_tensors, embedding, mlx, q4_0
 from conversion.formats.words import pack_words
 from conversion.small_files.model_card import COMMANDS
 from conversion.tensor_spec import DTYPES, SCALES
 
-FORMATS = (awq, compressed_tensors, embedding, q4_0)
+FORMATS = (awq, compressed_tensors, embedding, mlx, q4_0)
 
 
 def weights(outs: int, ins: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
@@ -64,6 +65,38 @@ def test_words_hold_codes_in_order(order):
     packed = pack_words(np.asarray(codes, order=order)).view(np.uint32)
     for row, word, nibble in np.ndindex(96, 8, 8):
         assert int(packed[row, word]) >> 4 * nibble & 15 == codes[row, 8 * word + nibble] + 8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_mlx_has_codes_from_zero_and_a_bias_that_is_exact(dtype):
+    codes, scales = weights(40, 96, dtype)
+    parts = mlx.pack(codes, scales)
+    exact = {part: parts[part].astype(np.float64).repeat(32, axis=1) for part in ("scales", "biases")}
+    u = np.stack([parts["weight"] >> 4 * nibble & 15 for nibble in range(8)], axis=-1).reshape(40, 96)
+    products = codes * scales.astype(np.float64).repeat(32, axis=1)
+    np.testing.assert_array_equal(u * exact["scales"] + exact["biases"], products)
+    with pytest.raises(BadInput, match="biases other than -8 times the scales"):
+        mlx.unpack(parts | {"biases": parts["biases"] + dtype(1)})
+
+
+def test_mlx_is_told_the_rope_factor_and_the_sizes():
+    """4B and larger: where it finds none of these names, MLX takes its defaults in silence."""
+    kinds = ["sliding_attention"] * 5 + ["full_attention"]
+    rope = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
+    text = {"vocab_size": 64, "hidden_size": 32, "layer_types": kinds}
+    text["rope_parameters"] = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    made = mlx.config({"text_config": {}, "mm_tokens_per_image": 4}, text)
+    assert (made["vocab_size"], made["hidden_size"]) == (64, 32)
+    told = {"rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 8.0}, "rope_theta": 1e6}
+    told |= {"rope_global_base_freq": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}
+    assert made["text_config"] == text | told | {"mm_tokens_per_image": 4}
+    assert mlx.config(text, text) == {name: made[name] for name in ("quantization", "quantization_config")} | told
+
+    few = text | {"layer_types": kinds[:4]}
+    assert mlx.config(few, few)["sliding_window_pattern"] == 5  # no global layer
+    odd = text | {"layer_types": kinds[::-1]}
+    with pytest.raises(BadInput, match="one global layer in every 1"):
+        mlx.config(odd, odd)
 
 
 CODES = st.integers(1, 4).flatmap(

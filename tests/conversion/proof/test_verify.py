@@ -35,6 +35,7 @@ def made(tmp_path_factory):
         assert tiny.run(folder / "checkpoint", folder / name, config_file, "--embedding", embedding) == 0
     for name, options in (
         ("compressed-tensors", ["--format", "compressed-tensors"]),
+        ("mlx", ["--format", "mlx"]),
         ("gguf", ["--format", "gguf"]),
         ("gguf-f16", ["--format", "gguf", "--gguf-embedding", "f16"]),
     ):
@@ -71,7 +72,7 @@ def _flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [*FORMATS, "mlx"])
 def test_a_sound_repo_is_proven(made, verify, name):
     code, said = verify(made / name)
     assert code == 0

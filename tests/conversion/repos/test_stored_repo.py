@@ -7,17 +7,20 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from conversion.errors import BadInput
 from conversion.repos.stored_repo import open_repo
 from tests.conversion.helpers.awq_source import CONFIG
 from tests.conversion.helpers.small_tokenizer import IDS
 
 
-@pytest.fixture(params=["awq", "compressed-tensors", "gguf"])
-def repo(request, source, packed, llama):
+@pytest.fixture(params=["awq", "compressed-tensors", "gguf", "mlx"])
+def repo(request, source, packed, llama, mlx):
     """The same model in a format, opened."""
-    return open_repo({"awq": source.path, "compressed-tensors": packed, "gguf": llama}[request.param])
+    folders = {"awq": source.path, "compressed-tensors": packed, "gguf": llama, "mlx": mlx}
+    return open_repo(folders[request.param])
 
 
 def test_a_reader_finds_the_model(repo, source):
@@ -49,6 +52,18 @@ def test_a_reader_compares_what_is_no_code(repo, source):
     name = f"{repo.embedding.removesuffix('embed_tokens')}layers.3.input_layernorm.weight"
     assert repo.plain_equals(name, source.weights[name])
     assert not repo.plain_equals(name, source.weights[name] + np.float32(0.5))
+
+
+def test_mlx_has_the_embedding_as_the_head_too(mlx, tmp_path):
+    tensors = load_file(mlx / "model.safetensors")
+    for part in ("weight", "scales", "biases"):
+        head, embedding = (tensors[f"language_model.{name}.{part}"] for name in ("lm_head", "model.embed_tokens"))
+        assert head.equal(embedding)
+    folder = shutil.copytree(mlx, tmp_path / "repo")
+    tensors["language_model.lm_head.weight"].view(torch.int32)[7] += 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=r"lm_head is not language_model\.model\.embed_tokens, rows 5 to 9"):
+        open_repo(folder).embedding_rows(5, 9)
 
 
 def test_a_wrong_weight_shape_is_named(packed, tmp_path):

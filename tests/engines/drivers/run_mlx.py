@@ -1,0 +1,38 @@
+"""Driver: an MLX repo, text alone in mlx-lm, pictures in mlx-vlm, on whatever device MLX has here."""
+
+import json
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import mlx_lm.utils
+import mlx_vlm.utils
+import numpy as np
+from jobs import Job, Prompt, summary
+
+
+def pixels(prompt: Prompt) -> mx.array:
+    """Of its pictures, -1 to 1: [p, 3, side, side]."""
+    return mx.array((prompt.pictures.transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32))
+
+
+def main() -> None:
+    folder, job, result = sys.argv[1:]
+    job = Job.read(job)
+    sees = "vision_config" in json.loads((Path(folder) / "config.json").read_text())
+    model = mlx_vlm.utils.load_model(Path(folder)) if sees else None
+    blind, _ = mlx_lm.utils.load_model(Path(folder))
+
+    rows = []
+    for prompt, continuation in zip(job.prompts, job.continuations, strict=True):
+        ids = mx.array(np.concatenate([prompt.ids, continuation[:-1]]))[None]
+        if len(prompt.pictures):
+            logits = model(ids, pixels(prompt), mask=mx.ones(ids.shape, mx.int32)).logits
+        else:
+            logits = blind(ids)
+        rows.append(np.array(logits[0, len(prompt.ids) - 1 :].astype(mx.float32)))
+    np.savez(result, **summary(np.stack(rows), job.continuations))
+
+
+if __name__ == "__main__":
+    main()
