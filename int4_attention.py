@@ -3,6 +3,7 @@
 
 What this file offers:
     IMPLEMENTATION    the name of this attention, `attn_implementation` of a model unless another is asked for
+    in_blocks         what it computes by PyTorch, where our kernel does not serve
 
 Five of six layers of Gemma 3 see a window, and the others the past alone; stock attention computes all queries times
 all keys. Here a `Rule` (int4_masks.py) takes the place of a mask, and queries are computed some rows at a time, each
@@ -106,7 +107,7 @@ def attention(
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)) and not dropout:
         attended = _Attention.apply(query, key, value, attention_mask, scaling)
     else:
-        attended = _attend(query, key, value, attention_mask, scaling, dropout)
+        attended = in_blocks(query, key, value, attention_mask, scaling, dropout)
     return attended.transpose(1, 2).contiguous(), None
 
 
@@ -123,8 +124,8 @@ def _rows(query: torch.Tensor) -> int:
     return CPU_ROWS if query.device.type == "cpu" else GPU_ROWS
 
 
-def _attend(query, key, value, rule: Rule, scaling: float | None, dropout: float = 0.0) -> torch.Tensor:
-    """[B, H, Q, D], some rows at a time."""
+def in_blocks(query, key, value, rule: Rule, scaling: float | None, dropout: float = 0.0) -> torch.Tensor:
+    """Attention [B, H, Q, D], some rows at a time, each part with the keys that one of its rows sees."""
     parts = [
         _block(query[:, :, rows], key[:, :, keys], value[:, :, keys], rule, rows, keys, scaling, dropout)
         for rows, keys in rule.blocks(_rows(query))
@@ -147,13 +148,13 @@ def _block(query, key, value, rule: Rule, rows: slice, keys: slice, scaling, dro
 
 
 class _Attention(torch.autograd.Function):
-    """`_attend`, of which no block is kept for the gradients: each is computed again when its own are."""
+    """`in_blocks`, of which no block is kept for the gradients: each is computed again when its own are."""
 
     @staticmethod
     def forward(ctx, query, key, value, rule, scaling):
         ctx.save_for_backward(query, key, value)
         ctx.rule, ctx.scaling = rule, scaling
-        return _attend(query, key, value, rule, scaling)
+        return in_blocks(query, key, value, rule, scaling)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -10,6 +10,9 @@ bench_gpu               products and whole models on a GPU; gpu/, its parts
   report                  a table and JSON lines
 bench_convert           conversion against reading
 bench_app               the page against bare `generate`
+bench_chats             chats of many turns: with and without memory, and llama.cpp's server
+  check_memory            random chats with memory held against the model without
+  soak_memory             what the memory takes over many questions
 
 random_repo             random models in the published shapes, in the forms that peers read
 synthetic_checkpoint    the same as Kaggle ships them; synthetic_leaves, its work

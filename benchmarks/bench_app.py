@@ -135,7 +135,7 @@ def load(model_id: str | None) -> Engine:
     from chat.engine import Engine
     from chat.repo import default_model, find_repo
 
-    engine = Engine(find_repo(model_id or default_model()))
+    engine = Engine(find_repo(model_id or default_model()), memory=0)  # else only the first round would read the prompt
     engine.start_loading()
     engine.loaded.wait()
     if engine.failure:

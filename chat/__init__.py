@@ -4,13 +4,16 @@
     pictures   an uploaded file -> an upright RGB picture, or a ChatError that says what is wrong with it
     messages   what the page shows -> what the model reads
     prompt     messages -> model inputs; text never becomes a control token
-    engine     loads one model in the background and answers one chat at a time, token by token, until told to stop
+    memory     what stays of chats between two questions, within a bound of bytes
+    reader     a model that reads of a prompt only what is new in it
+    shares     one model, several questions: each gets as much of its time as the others
+    engine     loads one model in the background and answers chats, token by token, until told to stop
     handlers   what the page and the API endpoint `/chat` do
     page       the page around an engine; page.css, page.js and status.html are its own
     server     serves it on a local address
 
-The browser holds the chats and sends the whole chat with each question. Between two questions the server keeps nothing
-but the uploaded pictures, and those for a day.
+The browser holds the chats and sends the whole chat with each question. Between two questions the server keeps the
+uploaded pictures and, within a bound, what the model computed of the chats: both for a day at most, and no texts.
 """
 
 import os

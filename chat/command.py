@@ -29,7 +29,7 @@ def main() -> None:
     try:
         check_address(arguments.host, arguments.port)
         repo = _find(arguments.model)
-        _serve(repo, arguments.host, arguments.port)
+        _serve(repo, arguments.host, arguments.port, arguments.memory)
     except (ModelError, OSError) as error:
         print(f"app.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -47,7 +47,23 @@ def _parse() -> argparse.Namespace:
         default=os.environ.get("GRADIO_SERVER_PORT"),
         help="default: $GRADIO_SERVER_PORT, else the first free one from 7860 up",
     )
+    parser.add_argument(
+        "--memory",
+        type=_bytes,
+        metavar="GB",
+        default=os.environ.get("CHAT_MEMORY"),
+        help="what may be kept of chats, so that a question waits only for what is new in it; 0 keeps nothing; "
+        "default: $CHAT_MEMORY, else a quarter of what is free once the model is loaded, at most 8",
+    )
     return parser.parse_args()
+
+
+def _bytes(gigabytes: str) -> int:
+    """What --memory or $CHAT_MEMORY says."""
+    try:
+        return int(float(gigabytes) * 1e9) if float(gigabytes) >= 0 else int("below zero")
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{gigabytes!r} is no number of gigabytes, 0 or more") from None
 
 
 def check_address(host: str, port: int | None) -> None:
@@ -75,12 +91,12 @@ def _find(model_id: str | None) -> Repo:
     return repo
 
 
-def _serve(repo: Repo, host: str, port: int | None) -> None:
+def _serve(repo: Repo, host: str, port: int | None, memory: int | None) -> None:
     """Serves until interrupted."""
     from chat.engine import Engine  # brings torch: seconds, which neither `--help` nor a wrong --model shall take
     from chat.server import open_page
 
-    engine = Engine(repo)
+    engine = Engine(repo, memory)
     engine.start_loading()
     page = open_page(engine, host=host, port=port)
     if signal.getsignal(signal.SIGINT) is stop:

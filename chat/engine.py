@@ -1,4 +1,4 @@
-"""One model: loaded in the background, answering one chat at a time, token by token, until told to stop."""
+"""One model: loaded in the background, answering chats token by token, until told to stop."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import AutoConfig, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 import chat
 from chat.errors import ChatError
 from chat.loading import BUGS, in_a_sentence, load
+from chat.memory import Memory
 from chat.messages import to_messages
 from chat.prompt import encode_chat
+from chat.reader import Reader
 from chat.repo import Repo
+from chat.shares import Shares
 
+AT_ONCE = 1 if chat.ON_ZERO_GPU else 4  # questions that share the model's time
+EXPIRY_SECONDS = 600  # from one look for what was not used for a day to the next
 UPDATES_PER_SECOND = 10  # of the page while an answer streams; one costs a core 2 to 4 ms
 
 log = logging.getLogger(__name__)
@@ -50,17 +56,32 @@ class Answer:
 
     text: str
     prompt_tokens: int
+    remembered_tokens: int  # of the prompt's
     new_tokens: int
     first_token_seconds: float
     tokens_per_second: float | None  # after the first token; None before there is a second one
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is being done before there is an answer: "reading 1,024 of 4,096 tokens"."""
+
+    progress: str
+
+
 class _TokenQueue(BaseStreamer):
-    """Hands each new token and the time it came to the thread that reads the queue."""
+    """Hands what happens to the thread that reads the queue: each new token and the time it came, and progress."""
 
     def __init__(self) -> None:
-        self.queue: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[tuple[int, float] | Reading | None] = queue.SimpleQueue()
+        self.remembered = 0
         self._prompt_seen = False
+
+    def tell(self, progress: str) -> None:
+        self.queue.put(Reading(progress))
+
+    def recalled(self, tokens: int) -> None:
+        self.remembered = tokens
 
     def put(self, value: torch.Tensor) -> None:
         if self._prompt_seen:
@@ -71,25 +92,18 @@ class _TokenQueue(BaseStreamer):
         """The job's own end closes the queue, because it comes after errors too."""
 
 
-class _StopWhenSet(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self._event.is_set(), dtype=torch.bool, device=input_ids.device)
-
-
 class Engine:
-    """One model: its facts at once, its weights as soon as they are loaded, its answers one after the other.
+    """One model: its facts at once, its weights as soon as they are loaded, its answers a few at a time.
 
     Args:
         repo: As from `find_repo`.
+        memory: Bytes that may be kept of chats; 0 keeps nothing, None a share of what is free once the model is loaded.
 
     Raises:
         OSError: Its config.json cannot be read.
     """
 
-    def __init__(self, repo: Repo) -> None:
+    def __init__(self, repo: Repo, memory: int | None = None) -> None:
         self.repo = repo
         self.config = AutoConfig.from_pretrained(repo.folder, trust_remote_code=True)
         self.sees = getattr(self.config, "vision_config", None) is not None
@@ -97,11 +111,16 @@ class Engine:
         self.defaults = _generation_defaults(repo)
         self.model: Any = None
         self.processor: Any = None
+        self.reader: Reader | None = None
         self.facts = ""  # about the loaded model, for the status line
         self.progress = "loading"
         self.failure: str | None = None
         self.loaded = threading.Event()  # set when loading is over, well or not
-        self._jobs = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")  # its errors come back with the job
+        # Another process, as a ZeroGPU worker is, ends with the answer, and takes along what it could have kept.
+        self._memory_limit = 0 if chat.ON_ZERO_GPU else memory
+        self._jobs = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="model")  # its errors come back with the job
+        self._shares = Shares()
+        self._tokenizing = threading.Lock()
         self.answer = chat.spaces.GPU(duration=gpu_seconds)(self._answer) if chat.spaces else self._answer
 
     def start_loading(self) -> None:
@@ -120,17 +139,22 @@ class Engine:
             log.error("%s could not be loaded: %s", self.repo.id, self.failure, exc_info=bug)
         else:
             self.processor, self.model, self.facts = loaded.processor, loaded.model, loaded.facts
+            self.reader = Reader(loaded.model, self._memory_limit)
+            start = threading.Thread(target=_expire_forever, args=[weakref.ref(self.reader.memory)], daemon=True).start
+            if self.reader.memory.limit:
+                start()
         self.loaded.set()
 
     def _tell(self, progress: str) -> None:
         self.progress = progress
 
-    async def stream(self, history: list[dict], system: str, sampling: Sampling) -> AsyncIterator[Answer]:
-        """Answers a chat; closing or cancelling the iterator stops the model before its next token.
+    async def stream(self, history: list[dict], system: str, sampling: Sampling) -> AsyncIterator[Answer | Reading]:
+        """Answers a chat, and says before what is being read; closing or cancelling the iterator stops the model.
 
         Raises:
             ChatError: The question cannot be answered, or the model failed.
         """
+        await asyncio.to_thread(self.loaded.wait)
         if self.failure is not None:
             raise ChatError(f"The model could not be loaded. {self.failure}")
         stop = threading.Event()
@@ -144,7 +168,7 @@ class Engine:
         finally:
             stop.set()
 
-    def _answer(self, *question: Any) -> Iterator[Answer | ChatError]:
+    def _answer(self, *question: Any) -> Iterator[Answer | Reading | ChatError]:
         """What `_generate` yields; its error too, for of what a ZeroGPU worker raises only the class's name arrives."""
         try:
             yield from self._generate(*question)
@@ -153,29 +177,41 @@ class Engine:
 
     def _generate(
         self, history: list[dict], system: str, sampling: Sampling, stop: threading.Event | None = None
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Answer | Reading]:
         started = time.perf_counter()
         stop = stop or threading.Event()
         inputs = _result(self._jobs.submit(self._encode, history, system))
-        prompt_tokens = inputs["input_ids"].shape[1]
         tokens = _TokenQueue()
-        job = self._jobs.submit(
-            self.model.generate,
-            **inputs,
-            **sampling.generate_kwargs(),
-            max_new_tokens=min(sampling.max_new_tokens, self.context - prompt_tokens),
-            streamer=tokens,
-            stopping_criteria=StoppingCriteriaList([_StopWhenSet(stop)]),
-        )
+        job = self._jobs.submit(self._run, inputs, sampling, tokens, stop)
         job.add_done_callback(lambda _: tokens.queue.put(None))
         try:
-            yield from self._collect(tokens.queue, started, prompt_tokens)
+            yield from self._collect(tokens, started, inputs["input_ids"].shape[1])
         finally:
             stop.set()
         _result(job)
 
+    def _run(
+        self, inputs: dict[str, torch.Tensor], sampling: Sampling, tokens: _TokenQueue, stop: threading.Event
+    ) -> None:
+        def is_over() -> bool:
+            self._shares.pass_on()
+            return stop.is_set()
+
+        with self._shares.turn():
+            self.reader.generate(
+                **inputs,
+                **sampling.generate_kwargs(),
+                max_new_tokens=min(sampling.max_new_tokens, self.context - inputs["input_ids"].shape[1]),
+                streamer=tokens,
+                tell=tokens.tell,
+                recalled=tokens.recalled,
+                stop=is_over,
+            )
+
     def _encode(self, history: list[dict], system: str) -> dict[str, torch.Tensor]:
-        inputs = encode_chat(self.processor, to_messages(history, system))
+        messages = to_messages(history, system)
+        with self._tokenizing:  # a tokenizer is not for two threads
+            inputs = encode_chat(self.processor, messages)
         prompt_tokens = inputs["input_ids"].shape[1]
         if prompt_tokens >= self.context:
             raise ChatError(
@@ -184,28 +220,34 @@ class Engine:
             )
         return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
 
-    def _collect(self, tokens: queue.SimpleQueue, started: float, prompt_tokens: int) -> Iterator[Answer]:
-        """Yields the answer at its first token, then at most UPDATES_PER_SECOND times a second, then whole."""
+    def _collect(self, tokens: _TokenQueue, started: float, prompt_tokens: int) -> Iterator[Answer | Reading]:
+        """Yields progress, then the answer: at its first token, UPDATES_PER_SECOND times a second, and whole."""
         ids: list[int] = []
         shown = 0
         first = last = started
-        while (item := tokens.get()) is not None:
+        while (item := tokens.queue.get()) is not None:
+            if isinstance(item, Reading):
+                yield item
+                continue
             token, last = item
             first = first if ids else last
             ids.append(token)
-            if tokens.empty():
+            if tokens.queue.empty():
                 updated = time.perf_counter()
-                yield self._answer_so_far(ids, started, first, last, prompt_tokens)
+                yield self._answer_so_far(ids, started, first, last, prompt_tokens, tokens.remembered)
                 shown = len(ids)
                 time.sleep(max(0.0, updated + 1 / UPDATES_PER_SECOND - time.perf_counter()))
         if ids and shown < len(ids):
-            yield self._answer_so_far(ids, started, first, last, prompt_tokens)
+            yield self._answer_so_far(ids, started, first, last, prompt_tokens, tokens.remembered)
 
-    def _answer_so_far(self, ids: list[int], started: float, first: float, last: float, prompt_tokens: int) -> Answer:
-        text = getattr(self.processor, "tokenizer", self.processor).decode(ids, skip_special_tokens=True)
+    def _answer_so_far(
+        self, ids: list[int], started: float, first: float, last: float, prompt_tokens: int, remembered: int
+    ) -> Answer:
+        with self._tokenizing:
+            text = getattr(self.processor, "tokenizer", self.processor).decode(ids, skip_special_tokens=True)
         text = text.rstrip("\ufffd")  # a character of which bytes are still to come
         speed = (len(ids) - 1) / (last - first) if last > first else None
-        return Answer(text, prompt_tokens, len(ids), first - started, speed)
+        return Answer(text, prompt_tokens, remembered, len(ids), first - started, speed)
 
 
 def _result(job: Future) -> Any:
@@ -217,6 +259,13 @@ def _result(job: Future) -> Any:
         raise error
     log.error("answering failed", exc_info=error)
     raise ChatError(f"The model failed: {type(error).__name__}: {error}") from error
+
+
+def _expire_forever(memory: weakref.ref[Memory]) -> None:
+    while (kept := memory()) is not None:
+        kept.expire()
+        del kept
+        time.sleep(EXPIRY_SECONDS)
 
 
 def gpu_seconds(history: list[dict], system: str, sampling: Sampling, *_: Any) -> int:

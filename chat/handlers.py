@@ -11,8 +11,9 @@ from typing import Any
 import gradio as gr
 from jinja2 import Environment
 
-from chat.engine import Answer, Engine, Sampling
+from chat.engine import Answer, Engine, Reading, Sampling
 from chat.errors import ChatError
+from chat.loading import short
 from chat.messages import EMPTY, cleaned, notice, question, said
 
 BUSY = {"interactive": False, "submit_btn": False, "stop_btn": True}  # the text box while an answer streams
@@ -60,7 +61,13 @@ class Chat:
             await asyncio.sleep(0.5)
         try:
             async with aclosing(self.engine.stream(history, system, Sampling(*sampling))) as answers:
+                answer = None
                 async for answer in answers:
+                    if isinstance(answer, Reading):
+                        yield gr.skip(), status_html(self.engine, reading=answer)
+                    else:
+                        yield [*history, said("assistant", answer.text)], status_html(self.engine, answer)
+                if isinstance(answer, Answer):  # once more: the memory has grown
                     yield [*history, said("assistant", answer.text)], status_html(self.engine, answer)
         except ChatError as error:
             yield [*history, notice(error)], gr.skip()
@@ -85,6 +92,8 @@ class Chat:
         try:
             async with aclosing(self.engine.stream(history, system_prompt, sampling)) as answers:
                 async for answer in answers:
+                    if isinstance(answer, Reading):
+                        continue
                     yield answer.text, [*history, said("assistant", answer.text)]
         except ChatError as error:
             raise gr.Error(str(error), print_exception=False) from error
@@ -93,8 +102,8 @@ class Chat:
         return status_html(self.engine), gr.Timer(active=not self.engine.loaded.is_set())
 
 
-def status_html(engine: Engine, answer: Answer | None = None) -> str:
-    """The lines above the chat: which model, where and how it runs, and what the last answer took.
+def status_html(engine: Engine, answer: Answer | None = None, reading: Reading | None = None) -> str:
+    """The lines above the chat: which model, where and how it runs, what is being read, what the last answer took.
 
     A screen reader reads them out when they change, but not with each token of an answer.
     """
@@ -103,15 +112,24 @@ def status_html(engine: Engine, answer: Answer | None = None) -> str:
         about=engine.repo.about,
         failure=engine.failure,
         progress="" if engine.loaded.is_set() else engine.progress.capitalize(),
-        facts=engine.facts,
+        facts=f"{engine.facts} · {_memory_facts(engine)}",
+        reading=reading and reading.progress.capitalize(),
         context=f"{engine.context:,} tokens" + ("" if engine.sees else " · reads text only, no pictures"),
         answer=answer and _answer_facts(engine, answer),
     )
 
 
+def _memory_facts(engine: Engine) -> str:
+    memory = engine.reader and engine.reader.memory
+    if not memory or not memory.limit:
+        return "remembers no chats"
+    return f"remembers chats: {short(memory.bytes)}B of at most {short(memory.limit)}B"
+
+
 def _answer_facts(engine: Engine, answer: Answer) -> str:
     speed = f"{answer.tokens_per_second:.1f} tokens/s" if answer.tokens_per_second else "one token"
+    remembered = f", {answer.remembered_tokens:,} of them remembered" if answer.remembered_tokens else ""
     return (
-        f"{answer.prompt_tokens:,} prompt tokens · first token after {answer.first_token_seconds:.2f} s · "
+        f"{answer.prompt_tokens:,} prompt tokens{remembered} · first token after {answer.first_token_seconds:.2f} s · "
         f"{speed} · context {answer.prompt_tokens + answer.new_tokens:,} of {engine.context:,}"
     )

@@ -96,13 +96,13 @@ def model_facts(model: Any, parameters: int) -> str:
     """Size, memory, device and backend, in a line."""
     int4_bytes = getattr(model, "int4_bytes", None)
     if int4_bytes is None:
-        memory = f"{_short(model.get_memory_footprint())}B in memory, none of it int4"
+        memory = f"{short(model.get_memory_footprint())}B in memory, none of it int4"
     else:
-        memory = f"{_short(int4_bytes)}B of int4 weights in memory"
+        memory = f"{short(int4_bytes)}B of int4 weights in memory"
     backend = getattr(model, "int4_backend", "transformers")
-    return f"{_short(parameters)} parameters · {memory} · device {model.device} · backend {backend}"
+    return f"{short(parameters)} parameters · {memory} · device {model.device} · backend {backend}"
 
 
-def _short(number: int) -> str:
+def short(number: int) -> str:
     """1234567 -> '1.2 M'."""
     return f"{number / 1e9:.1f} G" if number >= 1e9 else f"{number / 1e6:.1f} M"

@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from chat.engine import Engine
+from chat.engine import AT_ONCE, Engine
 from chat.handlers import IDLE, Chat, status_html
 from chat.messages import notice, open_chat
 
 UPLOADS_KEPT = 24 * 3600  # seconds
 QUEUE_LIMIT = 16  # questions waiting
 ASIDE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-IN_TURN: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+IN_TURN: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": AT_ONCE}
 
 
 def build_page(engine: Engine) -> gr.Blocks:

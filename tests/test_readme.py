@@ -9,7 +9,8 @@ from demo.places import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```py\n(.*?)```", README, flags=re.DOTALL)
-MODEL_BLOCKS = [block for block in BLOCKS if "gradio_client" not in block]  # tests/chat runs that one
+MODEL_BLOCKS = [block for block in BLOCKS if "gradio_client" not in block and "Reader" not in block]  # tests/chat: one
+(READER_BLOCK,) = (block for block in BLOCKS if "Reader" in block)
 
 
 @pytest.mark.skipif(not (ROOT / "config.json").exists(), reason="no checkpoint at the root")
@@ -22,6 +23,18 @@ def test_each_snippet_answers_by_itself(block: str, monkeypatch: pytest.MonkeyPa
     model = names["pipe"].model if "pipe" in names else names["model"]
     assert type(model).__module__.startswith("transformers_modules")
     assert model.int4_bytes > 0
+
+
+@pytest.mark.skipif(not (ROOT / "config.json").exists(), reason="no checkpoint at the root")
+def test_the_reader_goes_on_with_the_first_snippets_chat(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(MODEL_BLOCKS[0] + READER_BLOCK, names)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "It is a turtle."
+    inputs = names["inputs"]
+    expected = names["model"].generate(**inputs, max_new_tokens=100, do_sample=False)
+    assert second == names["processor"].decode(expected[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def test_both_ways_to_load_are_shown() -> None:

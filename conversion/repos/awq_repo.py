@@ -73,6 +73,8 @@ class AwqRepo:
         plain = f"{self.embedding}.weight" in self._files
         self._side = SafetensorsFile(path / SIDE_FILE) if plain and (path / SIDE_FILE).exists() else None
         self.has_codes = not plain or self._side is not None
+        if not self.has_codes and SIDE_FILE in _listed_files(path):
+            raise BadInput(f"{path / SIDE_FILE}: missing, though conversion.json lists it; download that file again")
         packed = {f"{stem}.{part}" for stem in stems for part in ("qweight", "qzeros", "scales")}
         self.kept = [name.removesuffix(".weight") for name in names if LINEAR.fullmatch(name)]
         self.plain = [name for name in names if name not in packed and name != f"{self.embedding}.weight"]
@@ -203,3 +205,11 @@ class AwqRepo:
     def _embedding_ranges(self, rows: int) -> Iterator[tuple[int, int]]:
         step = max(1, BLOCK_WEIGHTS // self.text_config.hidden_size)
         return ((start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _listed_files(path: Path) -> set[str]:
+    """The files that the repo's conversion.json lists; none where it cannot be read."""
+    try:
+        return set(json.loads((path / "conversion.json").read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

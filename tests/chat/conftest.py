@@ -76,8 +76,15 @@ def page(engine: Engine) -> Iterator[gr.Blocks]:
 
 
 @pytest.fixture
+def one_at_a_time(page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the page answer one question at a time, so that a second one waits in the queue."""
+    monkeypatch.setattr(page._queue.event_queue_per_concurrency_id["model"], "concurrency_limit", 1)
+
+
+@pytest.fixture
 def slow_steps(engine: Engine) -> Iterator[list[float]]:
     """Makes each step of the model last 0.1 s, so that there is time to stop it; lists when the steps began."""
+    engine.reader.memory.clear()  # so that a prompt is read
     steps: list[float] = []
 
     def note(*_: object) -> None:
@@ -87,6 +94,24 @@ def slow_steps(engine: Engine) -> Iterator[list[float]]:
     hook = engine.model.register_forward_pre_hook(note)
     yield steps
     hook.remove()
+
+
+@pytest.fixture
+def slow_layers(engine: Engine) -> Iterator[list[float]]:
+    """Makes each layer of the model last 0.05 s, and a prompt be read in chunks of 16; lists when layers began."""
+    engine.reader.memory.clear()
+    began: list[float] = []
+
+    def note(*_: object) -> None:
+        began.append(time.monotonic())
+        time.sleep(0.05)
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in engine.model.model.language_model.layers]
+    chunk, engine.reader.chunk = engine.reader.chunk, 16
+    yield began
+    engine.reader.chunk = chunk
+    for hook in hooks:
+        hook.remove()
 
 
 @pytest.fixture

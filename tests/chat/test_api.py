@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,21 +57,23 @@ def test_an_answer_streams(client: Client, slow_steps: list[float]) -> None:
     assert len(updates) >= 3
     assert [len(update) for update in updates] == sorted(len(update) for update in updates)
     assert updates[-1] == answer
-    assert len(slow_steps) == 12
+    assert len(slow_steps) == 1 + 12  # the prompt but for its last token, then token by token
 
 
-def test_pictures_reach_the_model(
-    client: Client, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_reach_the_model(client: Client, engine: Engine, tmp_path: Path) -> None:
     pixels: list[torch.Tensor] = []
-    monkeypatch.setattr(engine.model, "generate", lambda *, pixel_values, **_: pixels.append(pixel_values))
+    tower = engine.model.model.vision_tower
+    hook = tower.register_forward_pre_hook(
+        lambda _, args, kwargs: pixels.append(kwargs["pixel_values"]), with_kwargs=True
+    )
     files = []
     for color in ("red", "blue"):
         Image.new("RGB", (50, 50), color).save(tmp_path / f"{color}.png")
         files.append(handle_file(tmp_path / f"{color}.png"))
-    client.predict({"text": "what is this?", "files": files}, api_name="/chat")
-    assert pixels[0].shape == (2, 3, 56, 56)
-    assert pixels[0][:, :, 0, 0].tolist() == [[1, -1, -1], [-1, -1, 1]]
+    client.predict({"text": "what is this?", "files": files}, max_new_tokens=1, api_name="/chat")
+    hook.remove()
+    assert [picture.shape for picture in pixels] == 2 * [(1, 3, 56, 56)]
+    assert [picture[0, :, 0, 0].tolist() for picture in pixels] == [[1, -1, -1], [-1, -1, 1]]
 
 
 def test_the_calls_of_one_client_are_one_chat(client: Client, echo: list[str]) -> None:
@@ -102,6 +105,27 @@ def test_cancel_stops_the_model(client: Client, slow_steps: list[float]) -> None
     job.cancel()
     assert steps_until_still(slow_steps) < 1000
     assert client.predict(QUESTION, max_new_tokens=20, api_name="/chat")
+
+
+def test_cancel_stops_the_reading_of_a_prompt(client: Client, slow_layers: list[float]) -> None:
+    job = client.submit({"text": "x" * 1500, "files": []}, max_new_tokens=1, api_name="/chat")
+    until(lambda: len(slow_layers) >= 6)
+    job.cancel()
+    cancelled = time.monotonic()
+    assert steps_until_still(slow_layers) < 2 * 1500 / 16
+    assert slow_layers[-1] - cancelled < 1
+    assert job.outputs() == []
+
+
+def test_a_question_is_answered_while_a_long_prompt_is_read(
+    connect: Callable[[], Client], slow_layers: list[float]
+) -> None:
+    long = connect().submit({"text": "y" * 1500, "files": []}, max_new_tokens=1, api_name="/chat")
+    until(lambda: len(slow_layers) >= 6)
+    assert connect().predict(QUESTION, max_new_tokens=5, api_name="/chat")
+    assert not long.done()
+    long.cancel()
+    steps_until_still(slow_layers)
 
 
 def test_a_client_that_goes_away_stops_the_model(page: gr.Blocks, slow_steps: list[float]) -> None:
@@ -145,6 +169,7 @@ def test_settings_out_of_range_are_errors(client: Client, settings: dict) -> Non
         client.predict(QUESTION, **settings, api_name="/chat")
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 def test_the_queue_has_a_limit_and_tells_the_position(
     page: gr.Blocks, connect: Callable[[], Client], engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,8 @@ def test_settings_apply_and_the_status_line_follows(chat: ChatPage) -> None:
     chat.wait_for_answer(1)
     prompt = len("Be brief.") + len("what is this?")  # of which some letters are joined to one token
     facts = re.compile(
-        r"(\d+) prompt tokens · first token after \d+\.\d\d s · [\d.]+ tokens/s · context (\d+) of 2,048"
+        r"(\d+) prompt tokens(?:, \d+ of them remembered)? · first token after \d+\.\d\d s · "
+        r"[\d.]+ tokens/s · context (\d+) of 2,048"
     )
     expect(chat.status).to_contain_text(facts)
     prompt_tokens, context = map(int, facts.search(chat.status.inner_text()).groups())
@@ -282,6 +283,7 @@ def test_a_full_storage_drops_the_oldest_chats(chat: ChatPage) -> None:
     assert chat.page.evaluate("putChat('s59').samples[0]") == ["58"]
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 def test_two_users_wait_for_each_other_and_do_not_mix(open_tab: Callable[..., ChatPage], echo: list[str]) -> None:
     alice, bob = open_tab(), open_tab()
     alice.ask("alice tells a long story " * 8)
@@ -295,6 +297,7 @@ def test_two_users_wait_for_each_other_and_do_not_mix(open_tab: Callable[..., Ch
     expect(alice.saved_chats).to_have_count(1)
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 def test_a_full_queue_is_told_in_the_chat(
     open_tab: Callable[..., ChatPage], page: gr.Blocks, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from chat.command import check_address, has_browser
+from chat.command import _parse, check_address, has_browser
 from chat.repo import ROOT
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--model", "kaggle:gemma3-1b-it-int4"], ["--port", "99999"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--model", "kaggle:gemma3-1b-it-int4"], ["--port", "99999"], ["--memory", "-1"]]
+)
 def test_what_can_be_said_at_once_is_said_before_the_imports(argv: list[str]) -> None:
     script = f"""
 import runpy, sys
@@ -32,7 +34,20 @@ finally:
     said, imported = (done.stdout if argv == ["--help"] else "") + done.stderr, done.stderr.splitlines()[-1]
     assert "--model" in said or "app.py: error: " in said
     assert imported == ""
-    assert len(done.stderr.splitlines()) <= 2
+    assert len(done.stderr.splitlines()) <= 3
+
+
+def test_the_memory_is_given_in_gigabytes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    assert _parse().memory is None
+    for given, expected in (("0", 0), ("1.5", 1_500_000_000)):
+        monkeypatch.setenv("CHAT_MEMORY", given)
+        assert _parse().memory == expected
+    for given in ("much", "-1", "nan", "inf"):
+        monkeypatch.setenv("CHAT_MEMORY", given)
+        with pytest.raises(SystemExit):
+            _parse()
+        assert f"--memory: '{given}' is no number of gigabytes, 0 or more" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_said_in_one_line() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import queue
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 import chat
-from chat.engine import Engine, Sampling
+from chat.engine import Engine, Sampling, _TokenQueue
 from chat.errors import ChatError
 from chat.messages import to_messages
 from chat.prompt import encode_chat
@@ -49,10 +48,10 @@ def test_sampling_settings_reach_generate(engine: Engine, monkeypatch: pytest.Mo
 
 
 def test_tokens_that_are_there_already_come_in_one_update(engine: Engine) -> None:
-    tokens: queue.SimpleQueue = queue.SimpleQueue()
+    tokens = _TokenQueue()
     letters = engine.processor.tokenizer.encode("abcdef", add_special_tokens=False)
     for item in [*((token, 1.0 + place) for place, token in enumerate(letters)), None]:
-        tokens.put(item)
+        tokens.queue.put(item)
     answers = list(engine._collect(tokens, 0.5, 3))
     assert [(answer.text, answer.new_tokens) for answer in answers] == [("abcdef", 6)]
     assert answers[0].first_token_seconds == 0.5
@@ -62,7 +61,7 @@ def test_tokens_that_are_there_already_come_in_one_update(engine: Engine) -> Non
 def test_half_a_character_is_held_back(engine: Engine) -> None:
     convert = engine.processor.tokenizer.convert_tokens_to_ids
     bytes_of_e_acute = [convert("<0xC3>"), convert("<0xA9>")]
-    answers = [engine._answer_so_far(bytes_of_e_acute[:count], 0, 0, 1, 1).text for count in (1, 2)]
+    answers = [engine._answer_so_far(bytes_of_e_acute[:count], 0, 0, 1, 1, 0).text for count in (1, 2)]
     assert answers == ["", "é"]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from chat.engine import Answer, Engine
 from chat.handlers import Chat, status_html
 from chat.messages import REMOVED, is_notice, open_chat
 from chat.repo import find_repo
-from tests.chat.helpers.asking import HISTORY, respond
+from tests.chat.helpers.asking import HISTORY, collect, respond
 from tests.chat.helpers.histories import said
 
 
@@ -74,11 +76,41 @@ def test_the_status_tells_the_truth(engine: Engine) -> None:
     assert "backend transformers" in status
     assert "it speaks nonsense and knows nothing." in status
     assert "More." not in status
-    answer = Answer("x", prompt_tokens=30, new_tokens=5, first_token_seconds=0.25, tokens_per_second=12.34)
-    line = "30 prompt tokens · first token after 0.25 s · 12.3 tokens/s · context 35 of 2,048"
+    answer = Answer("x", 30, 20, new_tokens=5, first_token_seconds=0.25, tokens_per_second=12.34)
+    line = "30 prompt tokens, 20 of them remembered · first token after 0.25 s · 12.3 tokens/s · context 35 of 2,048"
     assert line in status_html(engine, answer)
+    assert "30 prompt tokens · first" in status_html(engine, replace(answer, remembered_tokens=0))
     assert 'role="status"' in status
     assert "role=" not in status_html(engine, answer)  # it changes with each token
+
+
+def test_the_status_says_what_is_remembered_and_what_is_read(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = engine.reader.memory
+    memory.clear()
+    monkeypatch.setattr(memory, "limit", 2_500_000_000)
+    assert "remembers chats: 0.0 MB of at most 2.5 GB" in status_html(engine)
+    *_, (_, status) = respond(Chat(engine, []), HISTORY)
+    assert f"remembers chats: {memory.bytes / 1e6:.1f} MB of at most 2.5 GB" in status
+    assert memory.bytes > 0
+    *_, (_, status) = respond(Chat(engine, []), HISTORY)
+    assert " of them remembered" in status
+    monkeypatch.setattr(engine.reader, "chunk", 16)
+    statuses = [status for _, status in respond(Chat(engine, []), [said("user", "x" * 40)])]
+    assert re.search(r"<p>Reading \d+ of \d+ tokens …</p>", statuses[0])
+    assert "Reading" not in statuses[-1]
+    monkeypatch.setattr(memory, "limit", 0)
+    assert "remembers no chats" in status_html(engine)
+
+
+def test_a_follow_up_reads_what_is_new(engine: Engine) -> None:
+    engine.reader.memory.clear()
+    first = collect(engine, HISTORY)[-1]
+    history = [*HISTORY, said("assistant", first.text), said("user", "and a circle?")]
+    second = collect(engine, history)[-1]
+    assert second.remembered_tokens >= first.prompt_tokens - 1
+    engine.reader.memory.clear()
+    again = collect(engine, history)[-1]
+    assert (again.text, again.remembered_tokens) == (second.text, 0)
 
 
 def test_the_page_is_there_while_the_model_loads(stub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

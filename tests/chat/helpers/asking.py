@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from chat.engine import Answer, Engine, Sampling
+from chat.engine import Answer, Engine, Reading, Sampling
 from chat.handlers import Chat
 from tests.chat.helpers.histories import said
 
@@ -12,8 +12,8 @@ GREEDY = Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0, top_k=0, greedy
 HISTORY = [said("user", "what is this?")]
 
 
-def collect(engine: Engine, history: list[dict], sampling: Sampling = GREEDY) -> list[Answer]:
-    async def run() -> list[Answer]:
+def collect(engine: Engine, history: list[dict], sampling: Sampling = GREEDY) -> list[Answer | Reading]:
+    async def run() -> list[Answer | Reading]:
         return [answer async for answer in engine.stream(history, "", sampling)]
 
     return asyncio.run(run())

@@ -151,7 +151,7 @@ def test_cheap_mistakes_are_found_before_the_download(kaggle, tmp_path, capsys, 
     [
         (None, "kaggle:gemma3-27b-pt-int4", "pt"),
         (None, "kaggle:google/gemma-3/flax/gemma3-27b-it-int4/1", "it"),
-        (None, "folder-pt-int4", "it"),
+        (None, "folder-pt-int4", None),  # the source itself decides
         ("pt", "kaggle:gemma3-27b-pt-int4", "pt"),
         ("pt", "folder", "pt"),
     ],
