@@ -57,7 +57,7 @@ class HubSource:
     stored_as = "int4"
     unseen = "a flipped bit that leaves a number finite would not be seen"
     counts_rounding = True
-    bytes_per_second = 200e6  # as measured on two cores (benchmarks/RESULTS.md)
+    bytes_per_second = 200e6
     libraries = ()
 
     def __init__(self, path: Path):

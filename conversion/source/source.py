@@ -75,7 +75,7 @@ class Source(Protocol):
         unit: what its parts are called, such as `leaves`.
         stored_as: what its weights are stored as, such as `float32`.
         unseen: which damage only hashes of its files could show.
-        bytes_per_second: stored as such, that two cores convert.
+        bytes_per_second: stored as such, that two cores convert, about.
         counts_rounding: whether it is to be told how many values of parts that are no codes the repo's dtype rounds.
         libraries: names of the packages that have a say in what is read.
     """
