@@ -207,9 +207,9 @@ def weights_of(model: torch.nn.Module) -> tuple:
     """What changes when weights are moved, cast, exchanged, written to, or adapters are switched."""
     tensors = [*model.parameters(), *model.buffers()]
     adapters = [
-        (str(getattr(module, "active_adapters", "")), getattr(module, "disable_adapters", False))
+        (str(module.active_adapters), module.disable_adapters)
         for module in model.modules()
-        if hasattr(module, "disable_adapters")
+        if isinstance(getattr(type(module), "disable_adapters", None), property)  # PEFT's layers
     ]
     versions = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
     return (*versions, *adapters)
