@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,10 +109,9 @@ def test_cancel_stops_the_model(client: Client, slow_steps: list[float]) -> None
 def test_cancel_stops_the_reading_of_a_prompt(client: Client, slow_layers: list[float]) -> None:
     job = client.submit({"text": "x" * 1500, "files": []}, max_new_tokens=1, api_name="/chat")
     until(lambda: len(slow_layers) >= 6)
+    begun = len(slow_layers)
     job.cancel()
-    cancelled = time.monotonic()
-    assert steps_until_still(slow_layers) < 2 * 1500 / 16
-    assert slow_layers[-1] - cancelled < 1
+    assert steps_until_still(slow_layers) - begun < 20  # of 180, each of which takes 0.05 s
     assert job.outputs() == []
 
 
@@ -122,7 +120,7 @@ def test_a_question_is_answered_while_a_long_prompt_is_read(
 ) -> None:
     long = connect().submit({"text": "y" * 1500, "files": []}, max_new_tokens=1, api_name="/chat")
     until(lambda: len(slow_layers) >= 6)
-    assert connect().predict(QUESTION, max_new_tokens=5, api_name="/chat")
+    assert connect().predict(QUESTION, max_new_tokens=12, greedy=True, api_name="/chat")
     assert not long.done()
     long.cancel()
     steps_until_still(slow_layers)
