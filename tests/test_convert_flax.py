@@ -546,7 +546,7 @@ def test_scales_that_float16_cannot_hold(capsys, config, config_file, tmp_path):
         ("--scale-dtype", "int8", "bfloat16"),
         ("--embedding", "int8", "plain"),
         ("--variant", "base", "pt"),
-        ("--format", "mlx", "gguf"),
+        ("--format", "exl2", "gguf"),
         ("--tolerance", "-1.0", "from 0 to below 1"),
         ("--tolerance", "little", "from 0 to below 1"),
         ("--workers", "0", "1 or more"),
