@@ -8,6 +8,7 @@ from pathlib import Path
 from conversion.arguments import check_repo_folder, source_path
 from conversion.errors import BadInput
 from conversion.identify import repo_kind
+from conversion.proof.manifest import read_manifest
 from conversion.proof.verify import verify
 from conversion.repos.awq_repo import AwqRepo
 from conversion.source.opening import open_source
@@ -26,6 +27,11 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.checkpoint:
         path = source_path(chosen.checkpoint, tower=not chosen.mmproj)
         checkpoint = open_source(path, chosen.mmproj)
+        if checkpoint.kind == "awq" and read_manifest(chosen.repo).get("source", {}).get("kind") != "awq":
+            raise BadInput(
+                f"--checkpoint {path}: is a converted repo (AWQ), and {chosen.repo} was not converted from such a one; "
+                f"to compare the two, type --against {path}"
+            )
         if chosen.source_hashes:
             check_source_hashes(chosen.source_hashes, path, checkpoint, chosen.workers, print)
     verify(chosen.repo, chosen.workers, print, checkpoint=checkpoint, against=against)

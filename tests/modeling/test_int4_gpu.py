@@ -643,6 +643,7 @@ def test_candidates_exist_for_every_number_of_rows(inputs):
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == CUDA, reason="the kernels run in this very process")
 @pytest.mark.skipif(not int4_gpu_triton.HAS_TRITON, reason="needs triton")
+@pytest.mark.timeout(1200)  # three minutes on a quiet machine
 def test_kernels_in_tritons_interpreter():
     contract = Path(__file__).with_name("test_backend_contract.py")
     command = [
