@@ -14,7 +14,6 @@ In Python, with nothing else of this package:
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,16 +23,14 @@ import torch
 from transformers import PretrainedConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
 
 from chat.memory import Memory, Place, digest_of, key_of, length_of, splits_picture
 from int4_memory import bytes_available
+from int4_versions import CACHE
 
 CHUNK, SMALLEST_CHUNK = 512, 128  # tokens that are read at once
 CHUNK_WORK = 110e9  # FLOP of one layer and chunk on a CPU: half a second of two slow cores
 MOST_BY_DEFAULT, BY_DEFAULT = 8 * 10**9, 10**9  # bytes of memory; where nobody knows what is free
-# The name of a model's argument for its cache, which transformers 5.24 has changed.
-CACHE = "cache" if "cache" in inspect.signature(Gemma3ForCausalLM.forward).parameters else "past_key_values"
 
 
 class Stopped(Exception):

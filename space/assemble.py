@@ -16,7 +16,7 @@ from chat.errors import HubUnreachable, ModelError
 from chat.repo import check_repo, find_repo
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("app.py", "int4_memory.py", "requirements.txt", "LICENSE")
+FILES = ("app.py", "int4_memory.py", "int4_versions.py", "requirements.txt", "LICENSE")
 WRITTEN = frozenset({*FILES, "chat", "examples", "README.md"})
 
 

@@ -115,17 +115,13 @@ class HubSource:
         linear.check()
         return linear.blocks(weights=weights)
 
-    def values_of(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """A tensor that is no codes, or rows of it, as stored."""
-        return self.tensors.read(self._stored(name), start, stop)
-
     def values(self, part: Part) -> Iterator[FloatBlock]:
         """An embedding in blocks of rows, any other tensor in one."""
         (name,) = part.tensors
         step = max(1, ROWS_WEIGHTS // part.tensor_shape[-1]) if part.is_embedding else part.tensor_shape[0]
         for start in range(0, part.tensor_shape[0], step):
             stop = min(start + step, part.tensor_shape[0])
-            yield FloatBlock(0, start, self.values_of(name, start, stop).astype(np.float32))
+            yield FloatBlock(0, start, self.tensors.read(self._stored(name), start, stop).astype(np.float32))
 
     def judge(self, facts: LeafFacts, tolerance: float | None) -> None:
         """Codes that are stored lie on the grid."""

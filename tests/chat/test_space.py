@@ -41,8 +41,9 @@ def test_the_assembled_folder_serves_the_named_model(tmp_path: Path, monkeypatch
     assemble(folder, "someone/gemma-3-4b-it-int4")
     names = {path.name for path in folder.iterdir()}
     assert not (folder / "chat" / "left over").exists()
-    assert names - {"examples"} == {"app.py", "int4_memory.py", "chat", "requirements.txt", "README.md", "LICENSE"}
-    for name in ("app.py", "int4_memory.py", *(path.relative_to(ROOT) for path in (ROOT / "chat").glob("*.*"))):
+    code = {"app.py", "int4_memory.py", "int4_versions.py"}
+    assert names - {"examples"} == code | {"chat", "requirements.txt", "README.md", "LICENSE"}
+    for name in (*code, *(path.relative_to(ROOT) for path in (ROOT / "chat").glob("*.*"))):
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
     assert "# Gemma 3 QAT INT4" in (folder / "README.md").read_text()
     monkeypatch.delenv("MODEL_ID", raising=False)
