@@ -106,8 +106,8 @@ def check_memory(path, needed: tuple[int, int], device: torch.device, advice: di
 
 
 def prompt_bytes(config, batch: int, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes that reading a prompt takes beside the model: its keys and values in full layers, what goes from layer to
-    layer, and what comes out.
+    """Bytes that reading a prompt takes beside the model, and beside what a layer computes a chunk of it in: its keys
+    and values in full layers, what goes from layer to layer, and what comes out.
 
     Args:
         config: of the language model.
@@ -116,23 +116,36 @@ def prompt_bytes(config, batch: int, tokens: int, dtype: torch.dtype) -> int:
     return batch * tokens * (keys_and_values + 2 * config.hidden_size) * dtype.itemsize
 
 
-def check_prompt(config, batch: int, tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+def chunk_bytes(config, tokens: int) -> int:
+    """Bytes that a layer computes so many tokens in: gate, up and their product, as floats where a CPU has nothing else;
+    by then queries, keys and values, which are fewer, are gone.
+
+    Args:
+        config: of the language model.
+    """
+    return 3 * tokens * config.intermediate_size * torch.float32.itemsize
+
+
+def check_prompt(config, batch: int, tokens: int, chunk: int, dtype: torch.dtype, device: torch.device) -> None:
     """Says of a long prompt before it is read that it does not fit.
 
     Args:
         config: of the language model.
         batch, tokens: sequences, and new tokens of each.
+        chunk: tokens of each that are read at a time.
 
     Raises:
         MemoryError: it does not; the message says how long a prompt would.
     """
     available = bytes_available(device)
-    if available is None or prompt_bytes(config, batch, tokens, dtype) <= available:
+    at_once = chunk_bytes(config, batch * chunk)
+    needed = prompt_bytes(config, batch, tokens, dtype) + at_once
+    if available is None or needed <= available:
         return
-    fitting = available // prompt_bytes(config, batch, 1, dtype)
+    fitting = max(available - at_once, 0) // prompt_bytes(config, batch, 1, dtype)
     raise MemoryError(
         f"a prompt of {tokens:,} tokens{f' in each of {batch} sequences' if batch > 1 else ''} takes "
-        f"{prompt_bytes(config, batch, tokens, dtype) / 1e9:.1f} GB of memory on {device} beside the model; "
+        f"{needed / 1e9:.1f} GB of memory on {device} beside the model; "
         f"{available / 1e9:.1f} GB are available. What would fit: {fitting:,} tokens."
     )
 

@@ -38,10 +38,11 @@ class Gemma3TextModel(stock.Gemma3TextModel):
             return super().forward(*args, **kwargs)
         cache = cache_among(kwargs)
         new = kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else kwargs["input_ids"]
-        edges = _edges(kwargs.get("attention_mask"), new, _tokens(new))
+        chunk = _tokens(new)
+        edges = _edges(kwargs.get("attention_mask"), new, chunk)
         if len(edges) < 2:
             return super().forward(**kwargs)
-        check_prompt(self.config, new.shape[0], new.shape[1], self.norm.weight.dtype, new.device)
+        check_prompt(self.config, *new.shape[:2], chunk, self.norm.weight.dtype, new.device)
         if cache is None:
             cache = DynamicCache(config=self.config)
         outputs, states = None, None
@@ -49,10 +50,10 @@ class Gemma3TextModel(stock.Gemma3TextModel):
             for begin, end in zip([0, *edges], edges, strict=False):
                 part = dict(_part(kwargs, cache, slice(begin, end), new.shape[1]))
                 outputs = super().forward(**part)
-                chunk = outputs.last_hidden_state
+                read = outputs.last_hidden_state
                 if states is None:
-                    states = chunk.new_empty(chunk.shape[0], new.shape[1], chunk.shape[2])
-                states[:, begin:end] = chunk
+                    states = read.new_empty(read.shape[0], new.shape[1], read.shape[2])
+                states[:, begin:end] = read
         outputs.last_hidden_state = states
         if cache_among(kwargs) is None and not _uses_cache(self, kwargs):
             setattr(outputs, CACHE, None)

@@ -35,6 +35,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 NOTICE_TEXT = """\
 Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms
 
@@ -154,28 +155,33 @@ def find_tokenizer(given: Path | None, checkpoint: Path) -> StoredTokenizer | No
 def write_tokenizer(source: Path, repo: Path, config: Gemma3Config | Gemma3TextConfig, variant: str) -> None:
     """Tokenizer, chat template and processor files, copied or made from SentencePiece.
 
+    A folder without a processor, for a model that sees, gets Gemma 3's.
+
     Raises:
         BadInput: the tokenizer is none, or not one of this model.
     """
+    from conversion.small_files.tokenizer import write_processor_files, write_tokenizer_files
+
+    multimodal = isinstance(config, Gemma3Config)
     if source.is_dir():
         path = source / "tokenizer.json"
         try:
             vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
         except Exception as error:  # the library has no class of its own
             raise BadInput(f"{path}: not a tokenizer ({error}); give --tokenizer another folder") from error
-        _check_belongs(path, vocabulary, config.get_text_config())
+        _check_belongs(path, vocabulary, config)
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, repo / name)
+        if multimodal and not any((source / name).is_file() for name in PROCESSOR_FILES):
+            write_processor_files(repo, config)
         return
-    from conversion.small_files.tokenizer import write_tokenizer_files
-
-    multimodal = isinstance(config, Gemma3Config)
     write_tokenizer_files(source, repo, variant=variant, multimodal=multimodal, config=config)
 
 
-def _check_belongs(path: Path, vocabulary: dict[str, int], config: Gemma3TextConfig) -> None:
+def _check_belongs(path: Path, vocabulary: dict[str, int], whole: Gemma3Config | Gemma3TextConfig) -> None:
     """Raises BadInput if a tokenizer is another model's."""
+    config = whole.get_text_config()
     take = "it is another model's; take the tokenizer of the checkpoint"
     if not vocabulary:
         raise BadInput(f"{path}: knows no token; take the tokenizer of the checkpoint")
@@ -183,3 +189,7 @@ def _check_belongs(path: Path, vocabulary: dict[str, int], config: Gemma3TextCon
         raise BadInput(f"{path}: its last token is {last}, the embedding has {config.vocab_size} rows: {take}")
     if (bos := vocabulary.get("<bos>", config.bos_token_id)) != config.bos_token_id:
         raise BadInput(f"{path}: <bos> is token {bos}, expected {config.bos_token_id}: {take}")
+    if isinstance(whole, Gemma3Config) and whole.image_token_id not in vocabulary.values():
+        raise BadInput(
+            f"{path}: has no token {whole.image_token_id}, a picture's: it is a model's that reads only text"
+        )

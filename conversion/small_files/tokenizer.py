@@ -114,20 +114,27 @@ def write_tokenizer_of(
     _check_fits(pieces, config, multimodal, source)
     written = [output / "tokenizer.json"]
     build_tokenizer(pieces, multimodal=multimodal, merges=merges).save(str(written[0]), pretty=False)
-    configs = {"tokenizer_config.json": _tokenizer_config(config, multimodal)}
+    written.append(_write_json(output / "tokenizer_config.json", _tokenizer_config(config, multimodal)))
     if multimodal:
-        configs["preprocessor_config.json"] = _preprocessor_config(config)
-        configs["processor_config.json"] = {
-            "image_seq_length": config.mm_tokens_per_image,
-            "processor_class": "Gemma3Processor",
-        }
-    for name, content in configs.items():
-        written.append(output / name)
-        written[-1].write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        written += write_processor_files(output, config)
     if template is not None:
         written.append(output / CHAT_TEMPLATE.name)
         write_text(written[-1], template)
     return written
+
+
+def write_processor_files(output: Path, config: Gemma3Config) -> list[Path]:
+    """Writes what AutoProcessor needs beside the tokenizer; existing files are overwritten. Returns the paths."""
+    processor = {"image_seq_length": config.mm_tokens_per_image, "processor_class": "Gemma3Processor"}
+    return [
+        _write_json(output / "preprocessor_config.json", _preprocessor_config(config)),
+        _write_json(output / "processor_config.json", processor),
+    ]
+
+
+def _write_json(path: Path, content: dict) -> Path:
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return path
 
 
 def build_tokenizer(pieces: list[Piece], *, multimodal: bool, merges: list[tuple[str, str]] | None = None) -> Tokenizer:

@@ -156,7 +156,8 @@ def test_too_long_a_prompt_is_refused_before_it_is_read(text, in_chunks, monkeyp
     memory = sys.modules[prefill_module(model).__name__.replace("int4_prefill", "int4_memory")]
     each = int4_memory.prompt_bytes(model.config, 1, 1, torch.float32)
     assert each == (2 * 2 * 32 + 2 * 128) * 4
-    monkeypatch.setattr(memory, "bytes_available", lambda device: 30 * each)
+    at_once = int4_memory.chunk_bytes(model.config, 8)
+    monkeypatch.setattr(memory, "bytes_available", lambda device: 30 * each + at_once)
     with pytest.raises(MemoryError, match=r"40 tokens takes .* What would fit: 30 tokens"):
         model(ids(1, 40))
     assert chunks == []
