@@ -117,8 +117,8 @@ def prompt_bytes(config, batch: int, tokens: int, dtype: torch.dtype) -> int:
 
 
 def chunk_bytes(config, tokens: int) -> int:
-    """Bytes that a layer computes so many tokens in: gate, up and their product, as floats where a CPU has nothing else;
-    by then queries, keys and values, which are fewer, are gone.
+    """Bytes that a layer computes so many tokens in: gate, up and their product, in float32 where a CPU is fast in
+    nothing else. By then queries, keys and values, which are fewer, are gone.
 
     Args:
         config: of the language model.
