@@ -35,8 +35,11 @@ from conversion.small_files.repo_files import write_json
 class Exporter(Protocol):
     """What writes one format."""
 
-    def write(self, repo: AwqRepo, folder: Path) -> None:
+    def write(self, repo: AwqRepo, folder: Path) -> list[str]:
         """Writes weights, settings and tokenizer into an empty folder.
+
+        Returns:
+            Lines for the user.
 
         Raises:
             BadInput: the format cannot hold such a repo.
@@ -138,7 +141,8 @@ def _export(source: Path, work: WorkFolder, kind: str, gguf_embedding: str, repo
 
 def _write(repo: AwqRepo, work: WorkFolder, kind: str, gguf_embedding: str, report: Callable[[str], None]) -> None:
     """Everything that is published."""
-    _exporter(kind, gguf_embedding).write(repo, work.repo)
+    for line in _exporter(kind, gguf_embedding).write(repo, work.repo):
+        report(line)
     for line in read_back(repo, open_repo(work.repo)):
         report(line)
     for name in ("NOTICE", "LICENSE"):

@@ -18,16 +18,20 @@ class GgufExporter:
 
     embedding: str
 
-    def write(self, repo: AwqRepo, folder: Path) -> None:
+    def write(self, repo: AwqRepo, folder: Path) -> list[str]:
         """Writes all that llama.cpp needs.
 
         Args:
             repo: the converted repo.
             folder: an empty one.
 
+        Returns:
+            Lines for the user.
+
         Raises:
             BadInput: llama.cpp does not run such a model, float16 does not hold it, or it lacks its tokenizer.
         """
-        write_language_model(repo, folder / NAMES[self.embedding], embedding=self.embedding)
+        lines = write_language_model(repo, folder / NAMES[self.embedding], embedding=self.embedding)
         if hasattr(repo.config, "vision_config"):
-            write_vision(repo, folder / "mmproj-F16.gguf")
+            lines += write_vision(repo, folder / "mmproj-F16.gguf")
+        return lines

@@ -5,16 +5,42 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
 import gguf
 import numpy as np
 
+from conversion.formats import q4_0
 from conversion.tensor_spec import TensorSpec
 
 Type = gguf.GGMLQuantizationType
 TYPES = {"q4_0": Type.Q4_0, "float16": Type.F16, "float32": Type.F32}
+
+
+@dataclass
+class Float16:
+    """Rounds floats that are no codes to float16, and counts.
+
+    Attributes:
+        values: how many there were.
+        inexact: how many changed.
+    """
+
+    values: int = 0
+    inexact: int = 0
+
+    def round(self, values: np.ndarray) -> np.ndarray:
+        """Raises OverflowError for one that float16 does not hold."""
+        rounded = q4_0.float16(values)
+        self.values += values.size
+        self.inexact += int(np.count_nonzero(rounded != values.astype(np.float32)))
+        return rounded
+
+    def lines(self, what: str) -> list[str]:
+        """A line for the user, if there were any."""
+        return [f"{what}: {self.inexact} of {self.values} values rounded to float16"] if self.values else []
 
 
 def write_gguf(

@@ -14,7 +14,7 @@ import numpy as np
 
 from conversion.codes import dequantize
 from conversion.errors import BadInput
-from conversion.export.gguf_file import write_gguf
+from conversion.export.gguf_file import Float16, write_gguf
 from conversion.export.gguf_vocabulary import Vocabulary
 from conversion.formats import q4_0
 from conversion.formats.gguf_names import VISION, tensor_name
@@ -22,13 +22,16 @@ from conversion.repos.awq_repo import AwqRepo
 from conversion.tensor_spec import TensorSpec
 
 
-def write_language_model(repo: AwqRepo, path: Path, *, embedding: str = "q4_0") -> None:
+def write_language_model(repo: AwqRepo, path: Path, *, embedding: str = "q4_0") -> list[str]:
     """Writes the language model with its tokenizer.
 
     Args:
         repo: the converted repo.
         path: the file to write.
         embedding: `q4_0` keeps the codes; `f16` holds the products, exact where the scale is a normal bfloat16.
+
+    Returns:
+        Lines for the user.
 
     Raises:
         BadInput: llama.cpp does not run such a model, float16 does not hold its scales, or it lacks its tokenizer.
@@ -40,8 +43,10 @@ def write_language_model(repo: AwqRepo, path: Path, *, embedding: str = "q4_0") 
     vocabulary = Vocabulary.of(repo.path)
     rows = len(vocabulary.tokens)
     metadata = _metadata(repo) | vocabulary.metadata()
-    specs, values = _specs(repo, rows, embedding), _values(repo, rows, embedding)
+    plain = Float16()
+    specs, values = _specs(repo, rows, embedding), _values(repo, rows, embedding, plain)
     write_gguf(path, gguf.MODEL_ARCH.GEMMA3, metadata, specs, values)
+    return plain.lines("embedding")
 
 
 def _specs(repo: AwqRepo, rows: int, embedding: str) -> list[TensorSpec]:
@@ -57,11 +62,11 @@ def _specs(repo: AwqRepo, rows: int, embedding: str) -> list[TensorSpec]:
     return specs + [TensorSpec(tensor_name(repo.config, norm), "float32", repo.shape(norm)) for norm in _norms(repo)]
 
 
-def _values(repo: AwqRepo, rows: int, embedding: str) -> Iterator[tuple[str, np.ndarray]]:
+def _values(repo: AwqRepo, rows: int, embedding: str, plain: Float16) -> Iterator[tuple[str, np.ndarray]]:
     """Names and contents of the tensors; parts of one follow each other."""
     stem = repo.embedding
     try:
-        for values in _embedding(repo, rows, embedding):
+        for values in _embedding(repo, rows, embedding, plain):
             yield tensor_name(repo.config, stem), values
         for stem in repo.linears:
             yield tensor_name(repo.config, stem), q4_0.pack(*repo.linear(stem))["weight"]
@@ -73,13 +78,13 @@ def _values(repo: AwqRepo, rows: int, embedding: str) -> Iterator[tuple[str, np.
         yield tensor_name(repo.config, norm), shifted * factor
 
 
-def _embedding(repo: AwqRepo, rows: int, embedding: str) -> Iterator[np.ndarray]:
+def _embedding(repo: AwqRepo, rows: int, embedding: str, plain: Float16) -> Iterator[np.ndarray]:
     """Blocks of rows of the embedding, as the file has them."""
     if not repo.has_codes:
-        yield from map(q4_0.float16, repo.embedding_weights(rows))
+        yield from map(plain.round, repo.embedding_weights(rows))
         return
     for codes, scales in repo.embedding_blocks(rows):
-        yield q4_0.pack(codes, scales)["weight"] if embedding == "q4_0" else q4_0.float16(dequantize(codes, scales))
+        yield q4_0.pack(codes, scales)["weight"] if embedding == "q4_0" else plain.round(dequantize(codes, scales))
 
 
 def _norms(repo: AwqRepo) -> list[str]:

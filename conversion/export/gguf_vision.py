@@ -10,33 +10,37 @@ import gguf
 import numpy as np
 
 from conversion.errors import BadInput
-from conversion.export.gguf_file import write_gguf
-from conversion.formats import q4_0
+from conversion.export.gguf_file import Float16, write_gguf
 from conversion.formats.gguf_names import VISION, tensor_name
 from conversion.repos.awq_repo import AwqRepo
 from conversion.tensor_spec import TensorSpec
 
 
-def write_vision(repo: AwqRepo, path: Path) -> None:
+def write_vision(repo: AwqRepo, path: Path) -> list[str]:
     """Writes the vision tower and the projector of a model that sees.
+
+    Returns:
+        Lines for the user.
 
     Raises:
         BadInput: float16 does not hold a weight.
     """
-    write_gguf(path, gguf.MODEL_ARCH.MMPROJ, _metadata(repo), _specs(repo), _values(repo))
+    matrices = Float16()
+    write_gguf(path, gguf.MODEL_ARCH.MMPROJ, _metadata(repo), _specs(repo), _values(repo, matrices))
+    return matrices.lines("vision tower")
 
 
 def _specs(repo: AwqRepo) -> list[TensorSpec]:
     return [TensorSpec(tensor_name(repo.config, name), _dtype(repo, name), repo.shape(name)) for name in _names(repo)]
 
 
-def _values(repo: AwqRepo) -> Iterator[tuple[str, np.ndarray]]:
+def _values(repo: AwqRepo, matrices: Float16) -> Iterator[tuple[str, np.ndarray]]:
     """Names and contents of the tensors."""
     for name in _names(repo):
         shift = 1 if "soft_emb_norm" in name else 0  # the projector's RMSNorm; SigLIP's LayerNorms have no such 1
         values = repo.read(name).astype(np.float32) + np.float32(shift)
         try:
-            rounded = values if _dtype(repo, name) == "float32" else q4_0.float16(values)
+            rounded = values if _dtype(repo, name) == "float32" else matrices.round(values)
         except OverflowError as error:
             raise BadInput(f"{name}: {error}") from error
         yield tensor_name(repo.config, name), rounded

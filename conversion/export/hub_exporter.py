@@ -25,12 +25,15 @@ class HubExporter:
 
     format: HubFormat
 
-    def write(self, repo: AwqRepo, folder: Path) -> None:
+    def write(self, repo: AwqRepo, folder: Path) -> list[str]:
         """Writes all that the format's loaders need.
 
         Args:
             repo: the converted repo.
             folder: an empty one.
+
+        Returns:
+            Lines for the user: none, since nothing is rounded.
         """
         layouts = split_into_shards(self._specs(repo))
         place = {spec.name: layout.filename for layout in layouts for spec in layout.tensors}
@@ -50,6 +53,7 @@ class HubExporter:
         for name in ("generation_config.json", *TOKENIZER_FILES):
             if (repo.path / name).is_file():
                 shutil.copyfile(repo.path / name, folder / name)
+        return []
 
     def _specs(self, repo: AwqRepo) -> list[list[TensorSpec]]:
         """The tensors, those of one linear together."""

@@ -113,6 +113,18 @@ def test_gguf_counts_scales_that_float16_does_not_hold(plain, tmp_path):
     assert any(f"{inexact} of {scales.size} rounded to float16" in line for line in lines)
 
 
+def test_gguf_counts_what_float16_does_not_hold_of_a_tower(source, tmp_path):
+    lines = []
+    export(source.path, tmp_path / "out", "gguf", report=lines.append)
+    matrices = [
+        weight
+        for name, weight in source.weights.items()
+        if ("vision_tower" in name or "projector" in name) and weight.ndim == 2 and ".embeddings." not in name
+    ]
+    inexact = sum(np.count_nonzero(weight.astype(np.float16).astype(np.float32) != weight) for weight in matrices)
+    assert f"vision tower: {inexact} of {sum(map(np.size, matrices))} values rounded to float16" in lines
+
+
 def test_gguf_with_a_float16_embedding(plain, tmp_path):
     export(plain.path, tmp_path / "out", "gguf", gguf_embedding="f16", report=lambda line: None)
     found = tensors_of(tmp_path / "out" / "model-Q4_0-embedding-F16.gguf")["token_embd.weight"]
