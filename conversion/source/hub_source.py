@@ -78,6 +78,9 @@ class HubSource:
 
         Which size it is, nobody asks: fine-tunes have the shapes of Google's models too.
         """
+        if options.embedding == "int4":
+            way = "--embedding plain, whose side file makes it int4 when loaded, if it lies on the grid"
+            raise BadInput(f"--embedding int4: {self.path} has its embedding in floats; take {way}")
         config = read_config(options.config) if options.config else self.config
         if options.text_only:
             if not isinstance(config, Gemma3Config):

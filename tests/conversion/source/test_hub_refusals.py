@@ -92,9 +92,9 @@ PACKED_REFUSALS = {
 }
 
 
-def refusal(source: Path, output: Path, capsys) -> str:
+def refusal(source: Path, output: Path, capsys, *words: str) -> str:
     """What is said when a source is refused: a line; nothing is written."""
-    assert convert(source, output) == 2
+    assert convert(source, output, *words) == 2
     assert not output.exists() or not any(output.iterdir())
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("convert_flax: error: ")]
     assert str(source) in line
@@ -164,3 +164,9 @@ def test_a_truncated_file_is_named(ours, tmp_path, capsys):
     path = source / "model-00003-of-00003.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
     assert f"{path}: {path.stat().st_size} bytes, its header says" in refusal(source, tmp_path / "repo", capsys)
+
+
+def test_an_embedding_in_floats_is_not_written_as_codes(ours, tmp_path, capsys):
+    source = write_repo(tmp_path / "source", ours, tensors_of(ours), AUTOAWQ)
+    line = refusal(source, tmp_path / "repo", capsys, "--embedding", "int4")
+    assert_says(line, "has its embedding in floats; take --embedding plain, whose side file makes it int4 when loaded")
