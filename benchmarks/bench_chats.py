@@ -39,7 +39,7 @@ import glob
 parameters = xllamacpp.CommonParams()
 parameters.model.path = glob.glob(f"{folder}/model-*.gguf")[0]
 parameters.mmproj.path = glob.glob(f"{folder}/mmproj-*.gguf")[0]
-parameters.hostname, parameters.port, parameters.n_ctx, parameters.n_parallel = "127.0.0.1", port, context, 1
+parameters.hostnames, parameters.port, parameters.n_ctx, parameters.n_parallel = ["127.0.0.1"], port, context, 1
 parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
 parameters.use_jinja = True
 parameters.verbosity = 0
@@ -124,11 +124,10 @@ class Llama:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         command = [python, "-c", LLAMA, folder, str(port), str(CONTEXT), str(threads)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, text=True, **pipes)
+        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.address = self.process.stdout.readline().strip()
         if not self.address:
-            sys.exit(f"{python}: llama.cpp's server did not start; is xllamacpp installed there?")
+            sys.exit(f"{python}: llama.cpp's server did not start")
         self.new = new
         self.digit = self._post("/tokenize", {"content": "1"})["tokens"][-1]
 
