@@ -9,15 +9,18 @@ import signal
 import socket
 import sys
 import webbrowser
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from chat.errors import ModelError
 from chat.repo import Repo, check_repo, default_model, find_repo
 
 if TYPE_CHECKING:
-    import gradio as gr
+    from chat.engine import Engine
+    from chat.gate import Access
 
 IN_A_SPACE = "SPACE_ID" in os.environ
+EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 def main() -> None:
@@ -29,7 +32,7 @@ def main() -> None:
     try:
         check_address(arguments.host, arguments.port)
         repo = _find(arguments.model)
-        _serve(repo, arguments.host, arguments.port, arguments.memory)
+        _serve(repo, arguments)
     except (ModelError, OSError) as error:
         print(f"app.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -55,7 +58,39 @@ def _parse() -> argparse.Namespace:
         help="what may be kept of chats, so that a question waits only for what is new in it; 0 keeps nothing; "
         "default: $CHAT_MEMORY, else a quarter of what is free once the model is loaded, at most 8",
     )
+    parser.add_argument(
+        "--auth",
+        type=_password,
+        metavar="USER:PASSWORD",
+        default=os.environ.get("CHAT_AUTH"),
+        help="ask for them; or a file whose first line they are, which no list of processes shows; default: $CHAT_AUTH",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        default=list(filter(None, os.environ.get("CHAT_ALLOW_HOST", "").split(","))),
+        help="a name under which browsers ask the server, beside localhost and its addresses; again for more; "
+        "default: $CHAT_ALLOW_HOST, with commas between",
+    )
+    parser.add_argument(
+        "--behind-proxy",
+        action="store_true",
+        default=IN_A_SPACE,
+        help="believe the X-Forwarded headers: only where none but a proxy that sets them reaches the port",
+    )
     return parser.parse_args()
+
+
+def _password(given: str) -> tuple[str, str]:
+    """What --auth or $CHAT_AUTH says."""
+    file = Path(given)
+    line = (file.read_text("utf-8").splitlines() or [""])[0] if file.is_file() else given
+    user, colon, password = line.partition(":")
+    if not (user and colon and password):
+        where = f"the first line of {file.name}" if file.is_file() else "what was given"
+        raise argparse.ArgumentTypeError(f"{where} is not USER:PASSWORD, and there is no such file otherwise")
+    return user, password
 
 
 def _bytes(gigabytes: str) -> int:
@@ -91,21 +126,55 @@ def _find(model_id: str | None) -> Repo:
     return repo
 
 
-def _serve(repo: Repo, host: str, port: int | None, memory: int | None) -> None:
+def _serve(repo: Repo, arguments: argparse.Namespace) -> None:
     """Serves until interrupted."""
     from chat.engine import Engine  # brings torch: seconds, which neither `--help` nor a wrong --model shall take
-    from chat.server import open_page
+    from chat.server import open_server
 
-    engine = Engine(repo, memory)
+    engine = Engine(repo, arguments.memory)
     engine.start_loading()
-    page = open_page(engine, host=host, port=port)
+    server = open_server(engine, host=arguments.host, port=arguments.port, access=_access(arguments))
     if signal.getsignal(signal.SIGINT) is stop:
-        signal.signal(signal.SIGINT, lambda *_: _close_and_stop(page))
+        signal.signal(signal.SIGINT, lambda *_: _close_and_stop(engine))
     kind = "text and pictures" if engine.sees else "text only, no pictures"
-    _announce(f"{repo.name} ({kind}): {page.local_url}   Ctrl-C stops it")
+    _announce(f"{repo.name} ({kind}): {server.local_url}   Ctrl-C stops it")
+    if arguments.host in EVERY_ADDRESS and not IN_A_SPACE:
+        _announce(_warning(server.server_port, arguments.auth is not None))
     if has_browser():
-        webbrowser.open(page.local_url)
-    page.block_thread()
+        webbrowser.open(server.local_url)
+    server.block_thread()
+
+
+def _access(arguments: argparse.Namespace) -> Access:
+    from chat.gate import Access
+
+    ours = {"localhost", "127.0.0.1", "::1", *(name.lower() for name in arguments.allow_host)}
+    is_local = arguments.host in ours
+    if not is_local:
+        ours |= {arguments.host, socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
+    if IN_A_SPACE:
+        ours |= {os.environ.get("SPACE_HOST", "").lower(), ".hf.space"}
+    return Access(frozenset(ours), not is_local, arguments.behind_proxy, IN_A_SPACE, arguments.auth)
+
+
+def _warning(port: int, asks_for_password: bool) -> str:
+    """What who opens the chat to a network should know."""
+    who = "who knows the password " if asks_for_password else ""
+    advice = "" if asks_for_password else " --auth USER:PASSWORD asks for a password."
+    return (
+        f"Warning: everybody {who}who reaches this machine can ask the model, at http://{lan_address()}:{port}/, "
+        f"unencrypted.{advice}"
+    )
+
+
+def lan_address() -> str:
+    """This machine's address in its network; where there is none, the loopback's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address that nobody has: nothing is sent
+        except OSError:
+            return "127.0.0.1"
+        return probe.getsockname()[0]
 
 
 def _announce(line: str) -> None:
@@ -130,7 +199,7 @@ def stop(*_: object) -> NoReturn:
     os._exit(130)
 
 
-def _close_and_stop(page: gr.Blocks) -> NoReturn:
+def _close_and_stop(engine: Engine) -> NoReturn:
     signal.signal(signal.SIGINT, stop)
-    page.close(verbose=False)  # which removes the uploads
+    engine.uploads.close()
     stop()

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,14 +19,16 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 import chat
-from chat.errors import ChatError
+from chat.errors import ChatError, without_folders
 from chat.loading import BUGS, in_a_sentence, load
-from chat.memory import Memory
-from chat.messages import to_messages
-from chat.prompt import encode_chat
+from chat.pixels import Pixels
+from chat.prompt import can_pan_and_scan, encode_chat, pixels_of
+from chat.question import Question
 from chat.reader import Reader
 from chat.repo import Repo
 from chat.shares import Shares
+from chat.uploads import Uploads
+from chat.written import Written
 
 AT_ONCE = 1 if chat.ON_ZERO_GPU else 4  # questions that share the model's time
 EXPIRY_SECONDS = 600  # from one look for what was not used for a day to the next
@@ -35,31 +38,27 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How to pick tokens; the fields mean what they mean for transformers' `generate`."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    greedy: bool
-
-    def generate_kwargs(self) -> dict[str, Any]:
-        if self.greedy:
-            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-
-
-@dataclass(frozen=True)
 class Answer:
-    """An answer so far. `first_token_seconds` counts from the question's arrival at the engine, encoding included."""
+    """An answer so far.
+
+    Attributes:
+        text: Of an answer that goes on, what was added.
+        prompt_tokens: Of an answer that goes on, its beginning is among them.
+        remembered_tokens: Of the prompt's.
+        picture_tokens: Of the prompt's.
+        first_token_seconds: From the question's arrival at the engine, encoding included.
+        tokens_per_second: After the first token; None before there is a second one.
+        finish: "stop", "length" or "stopped" once it is whole: the model ended it, it reached a limit, or was stopped.
+    """
 
     text: str
     prompt_tokens: int
-    remembered_tokens: int  # of the prompt's
+    remembered_tokens: int
     new_tokens: int
     first_token_seconds: float
-    tokens_per_second: float | None  # after the first token; None before there is a second one
+    tokens_per_second: float | None
+    picture_tokens: int = 0
+    finish: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,23 @@ class Reading:
     """What is being done before there is an answer: "reading 1,024 of 4,096 tokens"."""
 
     progress: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass
+class _Prompt:
+    """What the model reads: the prompt, and of an answer that goes on its beginning."""
+
+    inputs: dict[str, torch.Tensor]
+    asked: list[int]
+    begun: list[int]
+    text: str  # of the beginning
+    picture_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return self.inputs["input_ids"].shape[1]
 
 
 class _TokenQueue(BaseStreamer):
@@ -77,8 +93,8 @@ class _TokenQueue(BaseStreamer):
         self.remembered = 0
         self._prompt_seen = False
 
-    def tell(self, progress: str) -> None:
-        self.queue.put(Reading(progress))
+    def tell(self, progress: str, done: int, total: int) -> None:
+        self.queue.put(Reading(progress, done, total))
 
     def recalled(self, tokens: int) -> None:
         self.remembered = tokens
@@ -98,13 +114,15 @@ class Engine:
     Args:
         repo: As from `find_repo`.
         memory: Bytes that may be kept of chats; 0 keeps nothing, None a share of what is free once the model is loaded.
+        uploads: Where the pictures of its questions are; by default in the user's own folder for them.
 
     Raises:
-        OSError: Its config.json cannot be read.
+        OSError: Its config.json cannot be read, or the pictures' folder not be made.
     """
 
-    def __init__(self, repo: Repo, memory: int | None = None) -> None:
+    def __init__(self, repo: Repo, memory: int | None = None, uploads: Uploads | None = None) -> None:
         self.repo = repo
+        self.uploads = uploads or Uploads()
         self.config = AutoConfig.from_pretrained(repo.folder, trust_remote_code=True)
         self.sees = getattr(self.config, "vision_config", None) is not None
         self.context: int = self.config.get_text_config().max_position_embeddings
@@ -121,6 +139,8 @@ class Engine:
         self._jobs = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="model")  # its errors come back with the job
         self._shares = Shares()
         self._tokenizing = threading.Lock()
+        self._pixels = Pixels(0) if self._memory_limit == 0 else Pixels()
+        self._written = Written(0) if self._memory_limit == 0 else Written()
         self.answer = chat.spaces.GPU(duration=gpu_seconds)(self._answer) if chat.spaces else self._answer
 
     def start_loading(self) -> None:
@@ -140,15 +160,29 @@ class Engine:
         else:
             self.processor, self.model, self.facts = loaded.processor, loaded.model, loaded.facts
             self.reader = Reader(loaded.model, self._memory_limit)
-            start = threading.Thread(target=_expire_forever, args=[weakref.ref(self.reader.memory)], daemon=True).start
             if self.reader.memory.limit:
-                start()
+                threading.Thread(target=_expire_forever, args=[weakref.ref(self)], daemon=True).start()
         self.loaded.set()
 
     def _tell(self, progress: str) -> None:
         self.progress = progress
 
-    async def stream(self, history: list[dict], system: str, sampling: Sampling) -> AsyncIterator[Answer | Reading]:
+    @property
+    def picture_tokens(self) -> int | None:
+        """How many tokens a picture takes; None for a model that reads text only."""
+        return getattr(self.config, "mm_tokens_per_image", None) if self.sees else None
+
+    @property
+    def pans_and_scans(self) -> bool:
+        return self.sees and can_pan_and_scan(self.processor)
+
+    def expire(self) -> None:
+        """Drops what was not used for a day."""
+        self.reader.memory.expire()
+        self._pixels.expire()
+        self._written.expire()
+
+    async def stream(self, question: Question) -> AsyncIterator[Answer | Reading]:
         """Answers a chat, and says before what is being read; closing or cancelling the iterator stops the model.
 
         Raises:
@@ -156,10 +190,10 @@ class Engine:
         """
         await asyncio.to_thread(self.loaded.wait)
         if self.failure is not None:
-            raise ChatError(f"The model could not be loaded. {self.failure}")
+            raise ChatError(f"The model could not be loaded. {without_folders(self.failure)}")
         stop = threading.Event()
         # A ZeroGPU worker is a process of its own: an event does not reach it, it ends when the iterator is closed.
-        answers = self.answer(history, system, sampling, *([] if chat.ON_ZERO_GPU else [stop]))
+        answers = self.answer(question, *([] if chat.ON_ZERO_GPU else [stop]))
         try:
             while (answer := await asyncio.to_thread(next, answers, None)) is not None:
                 if isinstance(answer, ChatError):
@@ -175,79 +209,139 @@ class Engine:
         except ChatError as error:
             yield error
 
-    def _generate(
-        self, history: list[dict], system: str, sampling: Sampling, stop: threading.Event | None = None
-    ) -> Iterator[Answer | Reading]:
+    def _generate(self, question: Question, stop: threading.Event | None = None) -> Iterator[Answer | Reading]:
         started = time.perf_counter()
         stop = stop or threading.Event()
-        inputs = _result(self._jobs.submit(self._encode, history, system))
+        prompt = _result(self._jobs.submit(self._encode, question))
         tokens = _TokenQueue()
-        job = self._jobs.submit(self._run, inputs, sampling, tokens, stop)
+        job = self._jobs.submit(self._run, prompt, question, tokens, stop)
         job.add_done_callback(lambda _: tokens.queue.put(None))
         try:
-            yield from self._collect(tokens, started, inputs["input_ids"].shape[1])
+            yield from self._collect(tokens, started, prompt, stop)
         finally:
             stop.set()
         _result(job)
 
-    def _run(
-        self, inputs: dict[str, torch.Tensor], sampling: Sampling, tokens: _TokenQueue, stop: threading.Event
-    ) -> None:
+    def _run(self, prompt: _Prompt, question: Question, tokens: _TokenQueue, stop: threading.Event) -> None:
         def is_over() -> bool:
             self._shares.pass_on()
             return stop.is_set()
 
         with self._shares.turn():
             self.reader.generate(
-                **inputs,
-                **sampling.generate_kwargs(),
-                max_new_tokens=min(sampling.max_new_tokens, self.context - inputs["input_ids"].shape[1]),
+                **prompt.inputs,
+                **question.sampling.generate_kwargs(),
+                max_new_tokens=min(question.sampling.max_new_tokens, self.context - prompt.tokens),
                 streamer=tokens,
                 tell=tokens.tell,
                 recalled=tokens.recalled,
                 stop=is_over,
             )
 
-    def _encode(self, history: list[dict], system: str) -> dict[str, torch.Tensor]:
-        messages = to_messages(history, system)
+    def _encode(self, question: Question) -> _Prompt:
+        """The question as the model reads it.
+
+        Raises:
+            ChatError: It is longer than the context, or shows pictures to a model that reads text only.
+            MissingPictures: The server does not have all of its pictures.
+        """
+        messages, text = _for_template(question)
+        pictures = [part["image"] for turn in messages for part in turn["content"] if part["type"] == "image"]
+        self.uploads.check(pictures)
         with self._tokenizing:  # a tokenizer is not for two threads
-            inputs = encode_chat(self.processor, messages)
-        prompt_tokens = inputs["input_ids"].shape[1]
-        if prompt_tokens >= self.context:
+            inputs = encode_chat(self.processor, messages, partial(self._look, pan_and_scan=question.pan_and_scan))
+        asked = inputs["input_ids"][0].tolist()
+        begun = self._begun(asked, text) if question.go_on else []
+        if begun:
+            _append(inputs, begun)
+        if inputs["input_ids"].shape[1] >= self.context:
             raise ChatError(
-                f"The chat has {prompt_tokens:,} tokens, and the model's context is {self.context:,}. "
+                f"The chat has {inputs['input_ids'].shape[1]:,} tokens, and the model's context is {self.context:,}. "
                 "Please shorten the message or start a new chat."
             )
-        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+        soft = int(inputs["token_type_ids"].sum()) if "token_type_ids" in inputs else 0
+        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+        return _Prompt(inputs, asked, begun, text, soft)
 
-    def _collect(self, tokens: _TokenQueue, started: float, prompt_tokens: int) -> Iterator[Answer | Reading]:
-        """Yields progress, then the answer: at its first token, UPDATES_PER_SECOND times a second, and whole."""
-        ids: list[int] = []
-        shown = 0
-        first = last = started
-        while (item := tokens.queue.get()) is not None:
-            if isinstance(item, Reading):
-                yield item
-                continue
-            token, last = item
-            first = first if ids else last
-            ids.append(token)
-            if tokens.queue.empty():
-                updated = time.perf_counter()
-                yield self._answer_so_far(ids, started, first, last, prompt_tokens, tokens.remembered)
-                shown = len(ids)
-                time.sleep(max(0.0, updated + 1 / UPDATES_PER_SECOND - time.perf_counter()))
-        if ids and shown < len(ids):
-            yield self._answer_so_far(ids, started, first, last, prompt_tokens, tokens.remembered)
+    def _look(self, number: str, pan_and_scan: bool) -> torch.Tensor:
+        """A picture's pixels, decoded once while they are kept."""
+        pixels = self._pixels.find(number, pan_and_scan)
+        if pixels is None:
+            pixels = pixels_of(self.processor, self.uploads.open(number), pan_and_scan and self.pans_and_scans)
+            self._pixels.keep(number, pan_and_scan, pixels)
+        return pixels
 
-    def _answer_so_far(
-        self, ids: list[int], started: float, first: float, last: float, prompt_tokens: int, remembered: int
-    ) -> Answer:
+    def _begun(self, asked: list[int], text: str) -> list[int]:
+        """The tokens of an answer's beginning: the very ones that were written, else those that its text has."""
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        begun = self._written.find(asked, text, self._text_of)
+        with self._tokenizing:
+            return begun or tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def _text_of(self, ids: list[int]) -> str:
+        """Tokens as text, without the beginning of a character of which bytes are still to come."""
         with self._tokenizing:
             text = getattr(self.processor, "tokenizer", self.processor).decode(ids, skip_special_tokens=True)
-        text = text.rstrip("\ufffd")  # a character of which bytes are still to come
-        speed = (len(ids) - 1) / (last - first) if last > first else None
-        return Answer(text, prompt_tokens, remembered, len(ids), first - started, speed)
+        return text.rstrip("\ufffd")
+
+    def _collect(
+        self, tokens: _TokenQueue, started: float, prompt: _Prompt, stop: threading.Event
+    ) -> Iterator[Answer | Reading]:
+        """Yields progress, then the answer: at its first token, UPDATES_PER_SECOND times a second, and whole."""
+        ids: list[int] = []
+        first = last = started
+
+        def so_far(finish: str | None = None) -> Answer:
+            speed = (len(ids) - 1) / (last - first) if last > first else None
+            text = self._text_of([*prompt.begun, *ids])
+            text = text.removeprefix(prompt.text) if prompt.begun else text
+            seconds, remembered = first - started, tokens.remembered
+            return Answer(text, prompt.tokens, remembered, len(ids), seconds, speed, prompt.picture_tokens, finish)
+
+        try:
+            while (item := tokens.queue.get()) is not None:
+                if isinstance(item, Reading):
+                    yield item
+                    continue
+                token, last = item
+                first = first if ids else last
+                ids.append(token)
+                if tokens.queue.empty():
+                    updated = time.perf_counter()
+                    yield so_far()
+                    time.sleep(max(0.0, updated + 1 / UPDATES_PER_SECOND - time.perf_counter()))
+            if ids:
+                yield so_far(self._finish(ids[-1], stop))
+        finally:
+            if ids:
+                self._written.keep(prompt.asked, [*prompt.begun, *ids])
+
+    def _finish(self, last: int, stop: threading.Event) -> str:
+        ends = self.model.generation_config.eos_token_id
+        if last in (ends if isinstance(ends, list) else [ends]):
+            return "stop"
+        return "stopped" if stop.is_set() else "length"
+
+
+def _for_template(question: Question) -> tuple[list[dict], str]:
+    """A chat as templates take it, pictures as their ids; and of an answer that is to go on the text."""
+
+    def part_of(part: dict) -> dict:
+        return part if part["type"] == "text" else {"type": "image", "image": part["id"]}
+
+    messages = [{"role": turn["role"], "content": list(map(part_of, turn["content"]))} for turn in question.messages]
+    text = messages.pop()["content"][0]["text"] if question.go_on else ""
+    if question.system.strip():
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": question.system}]})
+    return messages, text
+
+
+def _append(inputs: dict[str, torch.Tensor], ids: list[int]) -> None:
+    """Puts tokens of text behind a prompt."""
+    more = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    more["token_type_ids"] = torch.zeros_like(more["input_ids"])
+    for name in more.keys() & inputs.keys():
+        inputs[name] = torch.cat([inputs[name], more[name]], dim=1)
 
 
 def _result(job: Future) -> Any:
@@ -257,20 +351,24 @@ def _result(job: Future) -> Any:
         return job.result()
     if isinstance(error, ChatError):
         raise error
+    if isinstance(error, MemoryError):  # which says what would fit
+        raise ChatError(without_folders(in_a_sentence(error))) from error
     log.error("answering failed", exc_info=error)
-    raise ChatError(f"The model failed: {type(error).__name__}: {error}") from error
+    raise ChatError(
+        f"The model failed at this question ({type(error).__name__}). The server's log says more."
+    ) from error
 
 
-def _expire_forever(memory: weakref.ref[Memory]) -> None:
-    while (kept := memory()) is not None:
-        kept.expire()
-        del kept
+def _expire_forever(engine: weakref.ref[Engine]) -> None:
+    while (living := engine()) is not None:
+        living.expire()
+        del living
         time.sleep(EXPIRY_SECONDS)
 
 
-def gpu_seconds(history: list[dict], system: str, sampling: Sampling, *_: Any) -> int:
+def gpu_seconds(question: Question, *_: Any) -> int:
     """How long a ZeroGPU worker is asked for: the start, and a slow 15 tokens a second."""
-    return 20 + sampling.max_new_tokens // 15
+    return 20 + question.sampling.max_new_tokens // 15
 
 
 def _generation_defaults(repo: Repo) -> GenerationConfig:

@@ -69,7 +69,7 @@ class Reader:
         token_type_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         *,
-        tell: Callable[[str], None] = lambda progress: None,
+        tell: Callable[[str, int, int], None] = lambda progress, done, total: None,
         stop: Callable[[], bool] = lambda: False,
         recalled: Callable[[int], None] = lambda tokens: None,
         **options: Any,
@@ -80,7 +80,7 @@ class Reader:
             input_ids: int64 [1, tokens]: the whole chat, which ends with text.
             attention_mask, token_type_ids: As processors give them; ones, and where the soft tokens are.
             pixel_values: [pictures, 3, side, side]: all pictures of the chat.
-            tell: Takes what is being done while the prompt is read.
+            tell: Takes what is being done while the prompt is read, how much of it is done, and of how much.
             stop: Whether to stop; called between parts of the work, while reading too. What was read so far is kept.
             recalled: Takes how many of the tokens were remembered.
             **options: For `model.generate`.
@@ -141,7 +141,7 @@ class Reader:
         pictures: list[torch.Tensor],
         digests: list[bytes],
         *,
-        tell: Callable[[str], None],
+        tell: Callable[[str, int, int], None],
         stop: Callable[[], bool],
     ) -> None:
         """Reads the prompt after what the cache holds, except its last token, in chunks that split no picture.
@@ -168,7 +168,7 @@ class Reader:
                         arguments["mm_encoder_outputs"] = {"image": output}
                         arguments["token_type_ids"] = soft[None, :end].long().to(ids.device)
                     if end < last or start > recalled:
-                        tell(f"reading {start:,} of {last + 1:,} tokens")
+                        tell(f"reading {start:,} of {last + 1:,} tokens", start, last + 1)
                     self.model(ids[:, start:end], **arguments)
             except Stopped:
                 _set_back(cache, before, start)
@@ -176,12 +176,12 @@ class Reader:
             start = end
 
     def _look(
-        self, pixels: torch.Tensor, digest: bytes, number: int, pictures: int, tell: Callable[[str], None]
+        self, pixels: torch.Tensor, digest: bytes, number: int, pictures: int, tell: Callable[[str, int, int], None]
     ) -> torch.Tensor:
         """A picture's features [soft tokens, hidden]."""
         features = self.memory.features(digest)
         if features is None:
-            tell(f"looking at picture {number + 1} of {pictures}")
+            tell(f"looking at picture {number + 1} of {pictures}", number, pictures)
             pixels = pixels[None].to(self.model.device)
             features = self.model.get_image_features(pixels, return_dict=True).pooler_output[0]
             self.memory.keep_features(digest, features)
