@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
+from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from chat.repo import ROOT
@@ -21,7 +22,40 @@ from tests.chat.helpers.browser import ChatPage, watched_browser, watched_contex
 
 EXAMPLES = ROOT / "examples"
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+WIDE = {"viewport": {"width": 1920, "height": 1080}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+# What the small checkpoint cannot write: for the screenshot alone, put into the page as an imported chat is.
+SHOWN = r"""The roots of $ax^2 + bx + c = 0$ are where the parabola meets the axis:
+
+$$
+x = \frac{-b \pm \sqrt{b^2 - 4ac}}{2a}
+$$
+
+1. Compute the **discriminant** $\Delta = b^2 - 4ac$.
+2. Below zero, there are no *real* roots.
+
+```python
+import math
+
+def roots(a: float, b: float, c: float) -> tuple[float, float]:
+    """The two real roots, the smaller one first."""
+    d = math.sqrt(b * b - 4 * a * c)  # fails below zero
+    return (-b - d) / (2 * a), (-b + d) / (2 * a)
+```
+
+| a | b | c | roots |
+|--:|--:|--:|---|
+| 1 | -3 | 2 | 1 and 2 |
+| 1 | 0 | -4 | -2 and 2 |
+"""
+ADD_CHAT = """async ([question, answer]) => {
+    const {addMessage, ROOT} = await import("/page/script/chats.js");
+    const id = "00112233445566778899aabb";
+    const asked = await addMessage(id, {parent: ROOT, role: "user", text: question}, null);
+    await addMessage(id, {parent: asked.id, role: "assistant", text: answer}, null);
+    location.hash = `#/chat/${id}`;
+}"""
 
 pytestmark = pytest.mark.skipif(not (ROOT / "config.json").is_file(), reason="no checkpoint at the root")
 
@@ -46,22 +80,26 @@ def browser() -> Iterator[Browser]:
 
 def choose_greedy(chat: ChatPage) -> None:
     """Makes the answers repeatable."""
-    chat.page.get_by_label("Greedy").check()
-    expect(chat.status).to_contain_text("int4 weights in memory", timeout=60_000)
+    chat.set(greedy=True)
+    expect(chat.page.locator("#start")).not_to_contain_text("…")
 
 
 def take_screenshot(chat: ChatPage, name: str, tmp_path: Path) -> None:
+    """Keeps what is on the screen, in 256 colors where that is smaller."""
     chat.page.mouse.move(0, 0)
     chat.page.wait_for_timeout(500)  # for the last transition to end
     folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
-    chat.page.screenshot(path=folder / f"{name}.png")
+    path = folder / f"{name}.png"
+    chat.page.screenshot(path=path)
+    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def test_examples_and_a_later_picture_on_a_desktop(browser: Browser, url: str, tmp_path: Path) -> None:
     with watched_context(browser, color_scheme="light", **DESKTOP) as context:
         chat = ChatPage(context.new_page(), url)
         choose_greedy(chat)
+        take_screenshot(chat, "start", tmp_path)
         chat.page.get_by_text("What animal is it?").click()
         chat.wait_for_answer(1)
         expect(chat.answers).to_contain_text("turtle")
@@ -73,6 +111,8 @@ def test_examples_and_a_later_picture_on_a_desktop(browser: Browser, url: str, t
         chat.wait_for_answer(3)
         expect(chat.answers.last).to_contain_text("3 shapes")
         take_screenshot(chat, "desktop-light", tmp_path)
+        chat.page.set_viewport_size(WIDE["viewport"])
+        take_screenshot(chat, "wide", tmp_path)
 
 
 def test_reading_a_number_in_the_dark(browser: Browser, url: str, tmp_path: Path) -> None:
@@ -90,14 +130,24 @@ def test_reading_a_number_in_the_dark(browser: Browser, url: str, tmp_path: Path
         chat.wait_for_answer(2)
         expect(chat.answers.last).to_contain_text("rocket")
         take_screenshot(chat, "desktop-dark", tmp_path)
+        chat.page.locator("#thread .picture").last.click()
+        expect(chat.page.get_by_role("dialog").locator("img")).to_be_visible()
+        take_screenshot(chat, "viewer", tmp_path)
+
+
+def test_maths_and_code(browser: Browser, url: str, tmp_path: Path) -> None:
+    with watched_context(browser, color_scheme="light", viewport={"width": 1280, "height": 1000}) as context:
+        chat = ChatPage(context.new_page(), url)
+        chat.page.evaluate(ADD_CHAT, ["How do I solve a quadratic equation?", SHOWN])
+        expect(chat.answers.locator("math")).to_have_count(3)
+        expect(chat.answers.locator(".hljs-keyword").first).to_be_visible()
+        take_screenshot(chat, "maths-and-code", tmp_path)
 
 
 def test_reading_a_word_on_a_phone(browser: Browser, url: str, tmp_path: Path) -> None:
     with watched_context(browser, color_scheme="light", **PHONE) as context:
         chat = ChatPage(context.new_page(), url)
-        chat.page.get_by_role("button", name="Toggle Sidebar").click()
         choose_greedy(chat)
-        chat.page.get_by_role("button", name="Toggle Sidebar").click()
         chat.ask("What does it say?", EXAMPLES / "word.png")
         chat.wait_for_answer(1)
         expect(chat.answers).to_contain_text("STOP")

@@ -1,10 +1,10 @@
 // Answers that are being written: each goes on when another chat is opened, and is kept as it grows.
 //
-// A running answer is {message, chat, progress, controller}. `progress` is what is said before there is text:
+// A running answer is {message, progress, controller, saved}. `progress` is what is said before there is text:
 // {text, done, total}. Who reloads the page, or whose server restarts, finds the part that was written, and the rest
 // is asked for: the model goes on from the last token.
 
-import {addMessage, openChat, pathTo, saveMessage, tellApart, changeChat} from "./chats.js";
+import {addMessage, changeChat, openChat, pathTo, saveMessage, tellApart} from "./chats.js";
 import {emit, on, tellTabs} from "./events.js";
 import {serverId} from "./pictures.js";
 import {Refused, Unreachable, ask} from "./server.js";
@@ -12,13 +12,14 @@ import {state} from "./state.js";
 
 const SAVE_EVERY = 400;  // milliseconds
 const TRY_AGAIN = [1000, 2000, 4000, 8000];  // milliseconds after which the server is asked again
+const SILENCE = 90_000;  // milliseconds after which another tab that was writing is taken to be gone
 const FRESH = 10 * 60_000;  // an answer interrupted so long ago at most goes on by itself
 const REMOVED = "[picture no longer available]";
 
 const running = new Map();  // by chat
 
 export const runningIn = (chat) => running.get(chat) ?? null;
-export const isAnswering = (chat) => running.has(chat) || elsewhere.has(chat);
+export const isAnswering = (chat) => running.has(chat) || Date.now() - (elsewhere.get(chat) ?? 0) < SILENCE;
 
 // Chats that another tab is answering, with the time it last said so.
 const elsewhere = new Map();
@@ -69,7 +70,7 @@ export async function takeUp(message, settings) {
 
 async function run(message, settings) {
   if (running.has(message.chat)) return;
-  const answer = {message, chat: message.chat, progress: {text: "Asking"}, controller: new AbortController(), saved: 0};
+  const answer = {message, progress: {text: "Asking"}, controller: new AbortController(), saved: 0};
   running.set(message.chat, answer);
   emit("running", {chat: message.chat});
   await tell(answer);
@@ -79,9 +80,14 @@ async function run(message, settings) {
     if (answer.controller.signal.aborted) await end(answer, "stopped");
     else await end(answer, "failed", error instanceof Refused ? error.message : `The page failed: ${error.message}`);
   } finally {
-    running.delete(message.chat);
+    forget(answer);
     emit("running", {chat: message.chat});
   }
+}
+
+/** The next answer in the same chat may have begun already. */
+function forget(answer) {
+  if (running.get(answer.message.chat) === answer) running.delete(answer.message.chat);
 }
 
 /** Asks until the server has answered; one that cannot be reached is asked again, for what is still to come. */
@@ -190,7 +196,7 @@ async function end(answer, finish, error = null) {
   const {message} = answer;
   Object.assign(message, {state: finish, error, saved: Date.now()});
   const kept = await saveMessage(message);
-  running.delete(message.chat);
+  forget(answer);
   if (kept && message.facts) {
     const {prompt_tokens, new_tokens, picture_tokens} = message.facts;
     await changeChat(message.chat, (chat) => { chat.context = {tokens: prompt_tokens + new_tokens, pictures: picture_tokens}; });

@@ -148,10 +148,18 @@ export async function tellApart(id, answer) {
   const words = answer.replace(/[*_`#$>\\]+/g, "").trim().replace(/\s+/g, " ");
   if (named || !numbered || !words) return;
   const others = (await readAll("chats")).filter((chat) => chat.id !== id);
+  if (!others.some((chat) => chat.title.startsWith(numbered[1]))) return;
   await changeChat(id, (chat) => { chat.title = distinct(`${numbered[1]} · ${shorten(words, 30)}`, others); });
 }
 
 const shorten = (text, length) => (text.length > length ? `${text.slice(0, length - 1).trimEnd()}…` : text);
+
+/** Drafts of chats that have no message yet, the latest first. */
+export const draftsOfNewChats = () =>
+  transact(["chats", "drafts"], "readonly", async ({chats, drafts}) => {
+    const [known, all] = [new Set(await result(chats.getAllKeys())), await result(drafts.getAll())];
+    return all.filter((draft) => !known.has(draft.chat)).sort((a, b) => b.changed - a.changed);
+  });
 
 /** The chats in which a text stands, as a set of ids; titles count. */
 export async function searchChats(text) {
@@ -169,5 +177,5 @@ export const readDraft = async (chat) => (await read("drafts", chat)) ?? {chat, 
 /** Saves what is typed and attached; an empty draft is none. */
 export const saveDraft = (draft) =>
   draft.text || draft.pictures.length
-    ? write("drafts", draft)
+    ? write("drafts", {...draft, changed: Date.now()})
     : transact(["drafts"], "readwrite", ({drafts}) => result(drafts.delete(draft.chat)));

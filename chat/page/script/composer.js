@@ -2,7 +2,7 @@
 
 import {answerTo, isAnswering, stopAnswer} from "./answers.js";
 import {ROOT, addMessage, pathOf, readDraft, saveDraft} from "./chats.js";
-import {byId, bytes, h, hasKeyboard, icon, iconButton} from "./dom.js";
+import {byId, bytes, h, hasKeyboard, iconButton, number} from "./dom.js";
 import {emit, on} from "./events.js";
 import {announce, toast} from "./notices.js";
 import {keepPicture, removePicture, thumbUrl, upload} from "./pictures.js";
@@ -44,7 +44,6 @@ function showInfo() {
   parts.attach.hidden = !sees;
   if (!sees) parts.file.remove();
   parts.area.placeholder = sees ? "Ask, with or without a picture" : "Type a question";
-  parts.area.maxLength = state.info.limits.text_characters;
 }
 
 /** Shows the draft of a chat; the one before is kept already. */
@@ -55,8 +54,11 @@ export async function showDraft(chat) {
   fit();
   drawChips();
   say("");
-  if (hasKeyboard()) parts.area.focus({preventScroll: true});
+  focusBox();
 }
+
+/** A screen keyboard is not brought up unasked. */
+const focusBox = () => { if (hasKeyboard()) parts.area.focus({preventScroll: true}); };
 
 function keep(change) {
   Object.assign(draft, change);
@@ -88,6 +90,8 @@ async function submit() {
     say(EMPTY);
     return announce(EMPTY);
   }
+  const most = state.info.limits.text_characters;
+  if (draft.text.length > most) return say(`The message has ${number(draft.text.length)} characters; at most ${number(most)} are taken.`);
   if (isAnswering(state.id) || uploading.size) {
     sendNext = true;
     return say(uploading.size ? "Sent once the picture is uploaded" : "Sent once the answer is complete");
@@ -111,6 +115,7 @@ async function ask(chat, text, pictures) {
   emit("asked", {chat});
   await answerTo(question, state.settings);
   scrollToEnd();
+  focusBox();
 }
 
 /** Asks one of the server's examples. */
@@ -126,8 +131,10 @@ export async function askExample({text, pictures}) {
 }
 
 function showAnswering({answering}) {
+  const wasFocused = document.activeElement === parts.stop;
   parts.stop.hidden = !answering;
   parts.send.hidden = answering;
+  if (!answering && wasFocused) focusBox();
   if (!answering && sendNext && !uploading.size) submit();
 }
 

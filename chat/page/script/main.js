@@ -6,7 +6,7 @@ import {openMenu} from "./dialogs.js";
 import {byId, h, iconButton} from "./dom.js";
 import {emit, on} from "./events.js";
 import {banner, toast} from "./notices.js";
-import {idInAddress, nameNewChat, newChat, newId} from "./routes.js";
+import {adoptDraft, idInAddress, nameNewChat, newChat, newId} from "./routes.js";
 import {applyTheme, loadSettings, openSettings, useSettingsOf} from "./settings.js";
 import {openShortcuts, startShortcuts} from "./shortcuts.js";
 import {chatActions, focusSearch, startSidebar, toggleSidebar} from "./sidebar.js";
@@ -21,7 +21,10 @@ startThread();
 startComposer();
 startStatus();
 startShortcuts();
-on("asked", ({chat}) => nameNewChat(chat));
+on("asked", ({chat}) => {
+  nameNewChat(chat);
+  navigator.storage?.persist?.();  // asks the browser not to clear the chats when the disk gets full
+});
 on("search", focusSearch);
 on("toggle-sidebar", () => toggleSidebar());
 on("shown", showTitle);
@@ -33,10 +36,10 @@ try {
     if (!state.info) await new Promise((resolve) => setTimeout(resolve, 1000));
   }
   await loadSettings();
+  await adoptDraft();
   await open();
   addEventListener("hashchange", open);
   addEventListener("popstate", () => { if ((idInAddress() ?? newId()) !== state.id) open(); });
-  navigator.storage?.persist?.();  // asks the browser not to clear the chats when the disk gets full
 } catch (error) {
   banner(`This browser does not let the page keep chats (${error.message}). A private window may be the reason.`);
 }

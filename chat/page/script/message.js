@@ -60,12 +60,16 @@ function drawAnswer(message) {
     if (isWriting) return;
     tools.replaceChildren(
       ...branches(now),
-      now.text ? copyButton(() => now.text) : "",
-      iconButton("retry", "Retry: answer once more", () => answerTo(state.chat.messages.get(now.parent), state.settings), {class: "icon-button when-idle"}),
+      ...(now.text ? [copyButton(() => now.text), retryButton(now)] : []),
       h("span", {class: "facts"}, factsOf(now)),
     );
   };
   return {element, update};
+}
+
+function retryButton(message) {
+  const again = () => answerTo(state.chat.messages.get(message.parent), state.settings);
+  return iconButton("retry", "Retry: answer once more", again, {class: "icon-button when-idle"});
 }
 
 function drawProgress(progress, text) {

@@ -1,6 +1,9 @@
 // Addresses: #/chat/ID is a chat, #/ a new one.
 
+import {draftsOfNewChats} from "./chats.js";
 import {randomId} from "./dom.js";
+import {on, tellTabs} from "./events.js";
+import {state} from "./state.js";
 
 const NEW = "new-chat";  // in this tab's session storage: the id that the new chat will have
 
@@ -15,6 +18,21 @@ export function newId() {
   const id = sessionStorage.getItem(NEW) ?? randomId();
   sessionStorage.setItem(NEW, id);
   return id;
+}
+
+// A tab that was closed with a draft in its new chat leaves it to the next one, unless another tab has it.
+const inOtherTabs = new Set();
+on("tab:which-chat", () => tellTabs("this-chat", {chat: state.id}));
+on("tab:this-chat", ({chat}) => inOtherTabs.add(chat));
+
+export async function adoptDraft() {
+  if (sessionStorage.getItem(NEW)) return;
+  const drafts = await draftsOfNewChats();
+  if (!drafts.length) return;
+  tellTabs("which-chat");
+  await new Promise((resolve) => setTimeout(resolve, 150));
+  const left = drafts.find((draft) => !inOtherTabs.has(draft.chat));
+  if (left) sessionStorage.setItem(NEW, left.chat);
 }
 
 /** Says that the new chat has become one, with an address of its own. */

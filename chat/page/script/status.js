@@ -5,7 +5,7 @@ import {askExample} from "./composer.js";
 import {openDialog} from "./dialogs.js";
 import {byId, bytes, h, number} from "./dom.js";
 import {emit, on} from "./events.js";
-import {banner, toast} from "./notices.js";
+import {announce, banner, toast} from "./notices.js";
 import {fetchInfo} from "./server.js";
 import {state} from "./state.js";
 
@@ -16,7 +16,7 @@ let draft = {text: "", pictures: 0};
 let timer = null;
 
 export function startStatus() {
-  parts.facts = h("p", {id: "status", role: "status"});
+  parts.facts = h("p", {id: "status"});
   parts.fill = h("span", {class: "meter-fill"});
   parts.meter = h("div", {id: "context", role: "meter", "aria-label": "Context used", "aria-valuemin": "0"}, parts.fill);
   parts.count = h("span", {id: "context-text"});
@@ -61,6 +61,7 @@ function showInfo() {
   if (parts.facts.textContent !== text) parts.facts.textContent = text;
   parts.facts.title = text;
   parts.facts.classList.toggle("failed", Boolean(info.failure));
+  if (parts.facts.classList.contains("busy") && (info.ready || info.failure)) announce(text);
   parts.facts.classList.toggle("busy", !info.ready);
   showStart(info, text);
   showContext();
@@ -78,7 +79,8 @@ export function openAbout() {
     h("p", {}, h("strong", {}, info.name), info.about && ` · ${info.about}`),
     h("p", {}, parts.facts.textContent),
     h("p", {}, `Context: ${number(info.context)} tokens. A chat takes up to ${info.limits.pictures} pictures, each of at most ${bytes(info.limits.picture_bytes)}.`),
-    h("p", {}, "Chats, drafts, pictures and settings are kept in this browser, until you delete them here or clear the site's data. The server keeps pictures that are asked about for a day at most, and of chats no text, only what the model computed of them, within the bound above."),
+    h("p", {}, "Chats, drafts, pictures and settings are kept in this browser, until you delete them here or clear the site's data."),
+    h("p", {}, "The server keeps uploaded pictures for a day at most, and what the model computed of chats in its memory, within the bound above."),
   ));
 }
 

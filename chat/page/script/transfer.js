@@ -35,7 +35,12 @@ export async function importChats(file) {
   if (data?.format !== FORMAT || !Array.isArray(data.chats)) throw new Error(`${file.name} is not a file of exported chats.`);
   if (data.version !== VERSION) throw new Error(`${file.name} has version ${data.version} of the format; this page reads version ${VERSION}.`);
   const known = await transact(["chats"], "readonly", (stores) => result(stores.chats.getAllKeys()));
-  for (const chat of data.chats) await putBack(await toParts(chat, new Set(known)));
+  const taken = new Set(known);
+  for (const chat of data.chats) {
+    const parts = await toParts(chat, taken);
+    taken.add(parts.chats[0].id);
+    await putBack(parts);
+  }
   return data.chats.length;
 }
 
@@ -47,21 +52,23 @@ async function toParts(from, known) {
     return ids.get(id);
   };
   const text = (value) => (typeof value === "string" ? value : "");
-  const count = (value) => (Number.isFinite(value) ? value : Date.now());
+  const list = (value) => (Array.isArray(value) ? value : []);
+  const time = (value) => (Number.isFinite(value) && Math.abs(value) < 8e15 ? value : Date.now());
   const chat = typeof from.id === "string" && /^[0-9a-f]{24}$/.test(from.id) && !known.has(from.id) ? from.id : randomId();
-  const pictures = await Promise.all((from.pictures ?? []).map(async (picture) => ({
-    id: own(picture.id), chat, name: text(picture.name), server: null, width: count(picture.width), height: count(picture.height),
-    blob: await toBlob(picture.blob), thumb: await toBlob(picture.thumb), view: await toBlob(picture.view),
-  })));
+  const all = list(from.pictures).map((picture) => ({
+    id: own(picture.id), chat, name: text(picture.name), server: null, width: Number(picture.width) || 0,
+    height: Number(picture.height) || 0, blob: toBlob(picture.blob), thumb: toBlob(picture.thumb), view: toBlob(picture.view),
+  }));
+  const pictures = all.filter((picture) => picture.blob);
   const kept = new Set(pictures.map((picture) => picture.id));
-  const messages = (from.messages ?? []).map((message) => ({
+  const messages = list(from.messages).map((message) => ({
     id: own(message.id), chat, parent: own(message.parent), role: message.role === "user" ? "user" : "assistant",
-    text: text(message.text), pictures: (message.pictures ?? []).map(own).filter((id) => kept.has(id)), created: count(message.created),
+    text: text(message.text), pictures: list(message.pictures).map(own).filter((id) => kept.has(id)), created: time(message.created),
     state: STATES.includes(message.state) ? message.state : "done", error: text(message.error) || null, facts: numbers(message.facts),
   }));
   const chosen = Object.fromEntries(Object.entries(from.chosen ?? {}).map(([parent, child]) => [own(parent), own(child)]));
   const fields = {
-    id: chat, title: text(from.title) || "Imported chat", named: Boolean(from.named), created: count(from.created), updated: count(from.updated),
+    id: chat, title: text(from.title) || "Imported chat", named: Boolean(from.named), created: time(from.created), updated: time(from.updated),
     chosen, settings: settingsOf(from.settings), picture: kept.has(own(from.picture)) ? own(from.picture) : null, context: numbers(from.context),
   };
   return {chats: [fields], messages, pictures, drafts: []};
@@ -84,7 +91,7 @@ const toText = (blob) =>
   });
 
 /** A picture's data address as a blob; of the types only that it is a picture is taken over. */
-async function toBlob(address) {
+function toBlob(address) {
   const parts = /^data:(image\/[\w.+-]+|application\/octet-stream)?;base64,([A-Za-z0-9+/=]*)$/.exec(address ?? "");
   if (!parts) return null;
   const letters = atob(parts[2]);

@@ -7,6 +7,7 @@ ChatPage          the chat as its user handles it
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -108,29 +109,84 @@ class ChatPage:
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self.page.goto(url)
-        self.textbox = page.locator("#message textarea")
-        expect(self.textbox).to_be_enabled()
+        self.textbox = page.locator("#message")
+        expect(page.locator("#title")).not_to_be_empty()
 
-        self.answers = page.locator("#chat [data-testid=bot]")
-        self.questions = page.locator("#chat [data-testid=user]")
-        self.saved_chats = page.locator("#chat-list td, #chat-list button.gallery-item")
+        self.answers = page.locator("#thread .reply .answer")
+        self.replies = page.locator("#thread .reply")
+        self.questions = page.locator("#thread .question-text")
+        self.pictures = page.locator("#thread .question .picture img")
+        self.attached = page.locator("#attachments .chip")
+        self.saved_chats = page.locator("#chat-list .item-title")
         self.status = page.locator("#status")
-        self.stop = page.locator("#message").get_by_label("Stop")
-        self.submit = page.locator("#message").get_by_label("Submit")
+        self.context = page.locator("#context-text")
+        self.stop = page.locator("#stop")
+        self.send = page.locator("#send")
+        self.toasts = page.locator("#toasts")
+
+    def attach(self, *pictures: Path) -> None:
+        """Adds files as the file dialogue does, and waits until they are uploaded."""
+        before = self.attached.count()
+        self.page.locator("#file").set_input_files(list(pictures))
+        expect(self.attached).to_have_count(before + len(pictures))
+        expect(self.page.locator(".chip.uploading")).to_have_count(0)
 
     def ask(self, text: str, *pictures: Path) -> None:
-        """Asks by keyboard, after adding files as the file dialogue does."""
+        """Asks by keyboard, after adding files."""
         if pictures:
-            self.page.locator("#message input[type=file]").set_input_files(list(pictures))
-            expect(self.page.locator("#message .thumbnail-item")).to_have_count(len(pictures))
+            self.attach(*pictures)
         self.textbox.fill(text)
-        self.textbox.press("Enter")
+        self.textbox.press("Control+Enter")
 
-    def limit_tokens(self, count: int) -> None:
-        """Sets the longest answer."""
-        self.page.get_by_label("number input for Max new tokens").fill(str(count))
+    def set(self, **settings: str | int | bool) -> None:
+        """Changes settings, by the ids of their fields."""
+        self.page.get_by_label("Settings", exact=True).last.click()
+        for name, value in settings.items():
+            field = self.page.locator(f"dialog #{name.replace('_', '-') if isinstance(value, bool) else name}")
+            if isinstance(value, bool):
+                field.set_checked(value)
+            else:
+                field.fill(str(value))
+        self.page.locator("dialog").get_by_label("Close").click()
+        expect(self.page.locator("dialog")).to_have_count(0)
 
     def wait_for_answer(self, number: int) -> None:
-        """Waits until there are so many answers and the last one is complete."""
-        expect(self.answers).to_have_count(number, timeout=PATIENCE)
-        expect(self.submit).to_be_visible(timeout=PATIENCE)
+        """Waits until there are so many answers and the last one is over."""
+        expect(self.replies).to_have_count(number)
+        expect(self.replies.last).to_have_attribute("aria-busy", "false")
+        expect(self.send).to_be_visible()
+
+    def action(self, name: str, place: int = -1) -> None:
+        """Clicks a tool of an answer."""
+        self.replies.nth(place).get_by_label(name).click()
+
+    def edit(self, text: str, place: int = -1) -> None:
+        """Edits a question and sends it."""
+        self.page.locator("#thread .question").nth(place).get_by_label("Edit").click()
+        self.page.locator(".editor textarea").fill(text)
+        self.page.locator(".editor").get_by_role("button", name="Send").click()
+
+    def chat_menu(self, title: str, item: str) -> None:
+        """Chooses from the menu of a chat in the list."""
+        self.page.get_by_label(f"More about {title}", exact=True).click()
+        self.page.get_by_role("menuitem", name=item).click()
+
+    def scrolled(self) -> float:
+        return self.page.locator("#scroller").evaluate("scroller => scroller.scrollTop")
+
+    def drop(self, path: Path, kind: str, event: str = "drop") -> bool:
+        """Drops a file on the page, or pastes it; returns whether the page took it."""
+        return self.page.evaluate(
+            """([encoded, name, type, event]) => {
+                const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
+                const transfer = new DataTransfer();
+                transfer.items.add(new File([bytes], name, {type}));
+                const options = {bubbles: true, cancelable: true};
+                const given = event === "drop"
+                    ? new DragEvent("drop", {dataTransfer: transfer, ...options})
+                    : new ClipboardEvent("paste", {clipboardData: transfer, ...options});
+                document.body.dispatchEvent(given);
+                return given.defaultPrevented;
+            }""",
+            [base64.b64encode(path.read_bytes()).decode(), path.name, kind, event],
+        )

@@ -1,4 +1,4 @@
-"""The page's files, without a browser: what is vendored is as published, and nothing asks for more than the page has."""
+"""The page's files, without a browser: what is vendored is as published, and nothing is fetched from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "chat" / "page"
+PAGE = Path(__file__).parents[3] / "chat" / "page"
 VENDOR = PAGE / "vendor"
 PACKAGES = json.loads((VENDOR / "vendored.json").read_text())
 SCRIPTS = sorted((PAGE / "script").glob("*.js"))
