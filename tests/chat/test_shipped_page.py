@@ -26,7 +26,7 @@ WIDE = {"viewport": {"width": 1920, "height": 1080}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 
 # What the small checkpoint cannot write: for the screenshot alone, put into the page as an imported chat is.
-SHOWN = r"""The roots of $ax^2 + bx + c = 0$ are where the parabola meets the axis:
+SHOWN = r'''The roots of $ax^2 + bx + c = 0$ are where the parabola meets the axis:
 
 $$
 x = \frac{-b \pm \sqrt{b^2 - 4ac}}{2a}
@@ -48,7 +48,7 @@ def roots(a: float, b: float, c: float) -> tuple[float, float]:
 |--:|--:|--:|---|
 | 1 | -3 | 2 | 1 and 2 |
 | 1 | 0 | -4 | -2 and 2 |
-"""
+'''
 ADD_CHAT = """async ([question, answer]) => {
     const {addMessage, ROOT} = await import("/page/script/chats.js");
     const id = "00112233445566778899aabb";
