@@ -5,7 +5,7 @@
 Bare and served runs alternate in one process; the client of the served runs is a process of its own, and there is no
 browser. Printed are medians:
 
-    first token   handler: from its entry to its first yield with text; bare: encoding, and generate's first token
+    first token   handler: from its entry to its first event with text; bare: encoding, and generate's first token
     tokens/s      after the first token, by the clock of the thread that generates
 
 The bare runs have a streamer too, which does nothing but look at the clock.
@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # at run time after the command line is read: with torch, they take seconds
     import torch
 
-    from chat.engine import Answer, Engine, Sampling
+    from chat.engine import Answer, Engine
+    from chat.question import Sampling
 
 QUESTION = "What can you do? Tell me about it."
 CLIENT = """
@@ -60,12 +61,11 @@ def tokens_per_second(times: list[float]) -> float:
 
 def bare(engine: Engine, history: list[dict], sampling: Sampling) -> tuple[float, float]:
     """Returns the seconds to the first token and the tokens per second of `generate` by itself."""
-    from chat.messages import to_messages
     from chat.prompt import encode_chat
 
     clock = Clock()
     started = time.perf_counter()
-    inputs = encode_chat(engine.processor, to_messages(history, ""))
+    inputs = encode_chat(engine.processor, history)
     engine.model.generate(
         **inputs, **sampling.generate_kwargs(), max_new_tokens=sampling.max_new_tokens, streamer=clock
     )
@@ -73,17 +73,21 @@ def bare(engine: Engine, history: list[dict], sampling: Sampling) -> tuple[float
 
 
 def first_yield(engine: Engine, history: list[dict], sampling: Sampling) -> float:
-    """Returns the seconds from the handler's entry to its first yield that carries text, then stops it."""
+    """Returns the seconds from the handler's entry to its first event that carries text, then stops it."""
+    from types import SimpleNamespace
 
-    from chat.handlers import Chat
+    from gradio.context import LocalContext
+
+    from chat.answers import Answers
 
     async def run() -> float:
-        settings = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.greedy)
+        LocalContext.blocks.set(SimpleNamespace(state_holder=SimpleNamespace(session_data={})))
+        asked = {"messages": history, "sampling": vars(sampling)}
         started = time.perf_counter()
-        steps = Chat(engine, []).respond(history, "", sampling.max_new_tokens, *settings)
-        await anext(steps)
+        events = Answers(engine).page_answer(asked, SimpleNamespace(session_hash=""))
+        await anext(event async for event in events if event["type"] == "answer")
         seconds = time.perf_counter() - started
-        await steps.aclose()
+        await events.aclose()
         return seconds
 
     return asyncio.run(run())
@@ -96,8 +100,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
 
-    from chat.engine import Sampling
-    from chat.server import open_page
+    from chat.question import Sampling
+    from chat.server import open_server
 
     engine = load(arguments.model)
     sampling = Sampling(arguments.tokens, 1.0, 1.0, 0, greedy=True)
@@ -105,7 +109,7 @@ def main() -> None:
 
     answers: list[Answer] = []
     note_answers(engine, answers)
-    page = open_page(engine)
+    page = open_server(engine)
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT % QUESTION, page.local_url, str(arguments.tokens), str(arguments.rounds + 1)],
         stdin=subprocess.PIPE,
@@ -146,13 +150,14 @@ def load(model_id: str | None) -> Engine:
 
 def note_answers(engine: Engine, answers: list[Answer]) -> None:
     """Has every answer, as the engine makes it, appended to the list too."""
-    make = engine._answer_so_far
+    collect = engine._collect
 
-    def noted(*args: Any) -> Answer:
-        answers.append(make(*args))
-        return answers[-1]
+    def noted(*args: Any) -> Any:
+        for answer in collect(*args):
+            answers.append(answer)
+            yield answer
 
-    engine._answer_so_far = noted
+    engine._collect = noted
 
 
 def report(engine: Engine, arguments: argparse.Namespace, medians: dict[str, float], updates: float) -> None:

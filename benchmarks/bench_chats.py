@@ -77,7 +77,8 @@ class Ours:
     """The chat's engine."""
 
     def __init__(self, repo: str, memory: int | None, new: int) -> None:
-        from chat.engine import Engine, Sampling
+        from chat.engine import Engine
+        from chat.question import Sampling
         from chat.repo import find_repo
 
         self.engine = Engine(find_repo(repo), memory)
@@ -90,20 +91,21 @@ class Ours:
         digit = getattr(self.engine.processor, "tokenizer", self.engine.processor).convert_tokens_to_ids("1")
         config.sequence_bias = [[[digit], 1e4]]
         self.sampling = Sampling(new, 1.0, 1.0, 0, greedy=True)
-        self.seen = 0
+        self.uploaded: dict[Path, str] = {}
 
     def ask(self, chat: list[tuple[str, list[Path], str]], text: str, pictures: list[Path]) -> dict:
         from chat.engine import Answer
+        from chat.question import Question
 
-        history = []
+        messages = []
         for question, files, answer in [*chat, (text, pictures, None)]:
-            content = [{"type": "file", "file": {"path": str(path)}} for path in files]
-            history.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
+            content = [{"type": "picture", "id": self._uploaded(path)} for path in files]
+            messages.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
             if answer is not None:
-                history.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+                messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
 
         async def run() -> Answer:
-            async for answer in self.engine.stream(history, "", self.sampling):
+            async for answer in self.engine.stream(Question(messages, "", self.sampling)):
                 last = answer
             return last
 
@@ -115,6 +117,12 @@ class Ours:
             "text": answer.text,
             "kept_mb": self.engine.reader.memory.bytes / 1e6,
         }
+
+    def _uploaded(self, path: Path) -> str:
+        """A picture's id, as the page has it from its upload."""
+        if path not in self.uploaded:
+            self.uploaded[path] = self.engine.uploads.add(path.read_bytes())[0]
+        return self.uploaded[path]
 
 
 class Llama:
@@ -200,13 +208,12 @@ def work(engine: str, arguments: argparse.Namespace) -> None:
 
 def alone_text(player: Ours, second: dict) -> str:
     """A question of as many tokens as the second turn read."""
-    from chat.messages import to_messages
     from chat.prompt import encode_chat
 
     wanted, digits = second["tokens"] - second["remembered"], "2"
     while True:
         history = [{"role": "user", "content": [{"type": "text", "text": digits}]}]
-        tokens = encode_chat(player.engine.processor, to_messages(history, ""))["input_ids"].shape[1]
+        tokens = encode_chat(player.engine.processor, history)["input_ids"].shape[1]
         if tokens >= wanted:
             return digits
         digits += "2" * (wanted - tokens)

@@ -1,19 +1,30 @@
 """A chat with a Gemma 3 INT4 checkpoint in the browser.
 
-    repo       which repository is served, and whether it can be: from file names and JSON alone
-    pictures   an uploaded file -> an upright RGB picture, or a ChatError that says what is wrong with it
-    messages   what the page shows -> what the model reads
-    prompt     messages -> model inputs; text never becomes a control token
-    memory     what stays of chats between two questions, within a bound of bytes
-    reader     a model that reads of a prompt only what is new in it
-    shares     one model, several questions: each gets as much of its time as the others
-    engine     loads one model in the background and answers chats, token by token, until told to stop
-    handlers   what the page and the API endpoint `/chat` do
-    page       the page around an engine; page.css, page.js and status.html are its own
-    server     serves it on a local address
+    repo         which repository is served, and whether it can be: from file names and JSON alone
+    question     what a client sends -> a question, whole and within the limits, or a ChatError that says what is wrong
+    pictures     an uploaded file -> an upright RGB picture of a bounded size
+    uploads      the uploaded pictures on the disk, for a day
+    prompt       messages -> model inputs; text never becomes a control token
+    pixels       pictures as the model looks at them, decoded once
+    memory       what stays of chats between two questions, within a bound of bytes
+    reader       a model that reads of a prompt only what is new in it
+    written      the tokens of the latest answers, so that one that was cut off can go on
+    shares       one model, several questions: each gets as much of its time as the others
+    engine       loads one model in the background and answers chats, token by token, until told to stop
+    answers      what the page's endpoint and the API endpoint `/chat` do
+    refusals     requests that are answered with a sentence and no more
+    connections  closes connections that keep the server waiting
+    gate         who may ask what; what browsers may do with what is answered
+    bodies       what a request may send: how much, how fast, of which shape
+    waiting      who waits in the queue: no more of one client than its share, and nobody who does not listen
+    routes       what the server answers itself: the page, what it tells of the model, pictures
+    server       Gradio's queue and endpoints behind all that, on an address
+    command      the command line
+    page/        the page: plain HTML, CSS and JavaScript modules, and the libraries that they use
 
-The browser holds the chats and sends the whole chat with each question. Between two questions the server keeps the
-uploaded pictures and, within a bound, what the model computed of the chats: both for a day at most, and no texts.
+The browser holds the chats and sends the whole chat with each question; of an API client the server holds it. Beside
+that, the server keeps between two questions, in bounds and for a day at most, the uploaded pictures, what the model
+computed of chats, and the tokens of the latest answers.
 """
 
 import os

@@ -159,12 +159,10 @@ def _access(arguments: argparse.Namespace) -> Access:
 
 def _warning(port: int, asks_for_password: bool) -> str:
     """What who opens the chat to a network should know."""
-    who = "who knows the password " if asks_for_password else ""
+    who = "with the password" if asks_for_password else "who reaches this machine"
     advice = "" if asks_for_password else " --auth USER:PASSWORD asks for a password."
-    return (
-        f"Warning: everybody {who}who reaches this machine can ask the model, at http://{lan_address()}:{port}/, "
-        f"unencrypted.{advice}"
-    )
+    address = f"http://{lan_address()}:{port}/"
+    return f"Warning: everybody {who} can ask the model at {address}, and what is sent is not encrypted.{advice}"
 
 
 def lan_address() -> str:

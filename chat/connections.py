@@ -5,30 +5,39 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-HEAD_SECONDS = 10  # for a request's first line and headers to arrive
-SEND_SECONDS = 60  # for a client to take what it is sent
+LOOK_SECONDS = 10  # in which a request's first line and headers, or some of an answer, have to arrive
+SEND_SECONDS = 60  # for a client to take a part of an answer that goes on
 MOST = 512  # connections at once
 
 
 def hurry(protocol: type) -> type:
-    """A protocol of uvicorn's whose connections are closed where no request arrives, or takes too long to."""
+    """A protocol of uvicorn's whose connections are closed where nothing goes on.
+
+    That is where no request arrives, or takes too long to, and where a client takes nothing of its answer. A slow one
+    that takes some of it between two looks is let.
+    """
 
     class Hurried(protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            self._looked_at: Any = self.cycle
-            self.loop.call_later(HEAD_SECONDS, self._look)
+            self._lost = False
+            self._seen: tuple[Any, int] | None = (self.cycle, 0)
+            self.loop.call_later(LOOK_SECONDS, self._look)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self._lost = True
+            super().connection_lost(error)
 
         def _look(self) -> None:
-            """Closes it, if it has been without a request since the last look."""
-            if self.transport.is_closing():
+            if self._lost:
                 return
-            waits = self.cycle is None or self.cycle.response_complete
-            if waits and self.cycle is self._looked_at:
+            waits = self.cycle is None or self.cycle.response_complete or self.transport.is_closing()
+            unsent = self.transport.get_write_buffer_size()
+            if waits and self._seen and self._seen[0] is self.cycle and unsent >= self._seen[1]:
                 self.transport.abort()
                 return
-            self._looked_at = self.cycle if waits else self
-            self.loop.call_later(HEAD_SECONDS, self._look)
+            self._seen = (self.cycle, unsent) if waits else None
+            self.loop.call_later(LOOK_SECONDS, self._look)
 
     return Hurried
 
@@ -40,8 +49,19 @@ class Deadline:
         self._app = app
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        async def send_soon(message: dict) -> None:
-            async with asyncio.timeout(SEND_SECONDS):
-                await send(message)
+        gave_up = False
 
-        await self._app(scope, receive, send_soon)
+        async def send_soon(message: dict) -> None:
+            nonlocal gave_up
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                gave_up = True
+                raise
+
+        try:
+            await self._app(scope, receive, send_soon)
+        except Exception:
+            if not gave_up:
+                raise

@@ -1,4 +1,4 @@
-"""Fixtures: a stub checkpoint, a page served from this process, and a guard against calls to the outside."""
+"""Fixtures: a stub checkpoint, a server in this process, and a guard against calls to the outside."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# gradio reads the upload folder when its components are made, and must not share one with another server's.
+# Read where the pictures' folder is made, which shall not be another server's.
 UPLOADS = tempfile.mkdtemp(prefix="app-tests-")
 os.environ["GRADIO_TEMP_DIR"] = UPLOADS
 
@@ -21,7 +22,7 @@ import torch  # noqa: E402
 
 from chat.engine import Engine  # noqa: E402
 from chat.repo import find_repo  # noqa: E402
-from chat.server import open_page  # noqa: E402
+from chat.server import open_server  # noqa: E402
 from tests.chat.helpers.stub import save_examples, save_stub  # noqa: E402
 
 
@@ -69,15 +70,15 @@ def engine(stub_folder: Path) -> Engine:
 
 @pytest.fixture(scope="session")
 def page(engine: Engine) -> Iterator[gr.Blocks]:
-    """The stub's page on a free port of 127.0.0.1."""
-    page = open_page(engine)
+    """The stub's server on a free port of 127.0.0.1."""
+    page = open_server(engine)
     yield page
     page.close()
 
 
 @pytest.fixture
 def one_at_a_time(page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the page answer one question at a time, so that a second one waits in the queue."""
+    """Has the server answer one question at a time, so that a second one waits in the queue."""
     monkeypatch.setattr(page._queue.event_queue_per_concurrency_id["model"], "concurrency_limit", 1)
 
 
@@ -130,3 +131,19 @@ def echo(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(engine.model, "generate", generate)
     return prompts
+
+
+@pytest.fixture
+def slow_echo(engine: Engine, echo: list[str], monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An echo that waits before its answer until the event is set."""
+    go = threading.Event()
+    answer = engine.model.generate
+
+    def generate(*, streamer: Any, **inputs: Any) -> None:
+        echo.append("")
+        go.wait(60)
+        echo.pop()
+        answer(streamer=streamer, **inputs)
+
+    monkeypatch.setattr(engine.model, "generate", generate)
+    return go

@@ -1,9 +1,11 @@
-"""The served page through gradio_client and plain HTTP: streaming, stop, errors, two users, the queue, files."""
+"""The server through gradio_client and plain HTTP: streaming, stop, errors, two users, the queue, files."""
 
 from __future__ import annotations
 
+import io
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ import gradio as gr
 import httpx
 import pytest
 import torch
-from gradio.utils import get_upload_folder
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from chat import waiting
+from chat.answers import REMOVED
 from chat.engine import Engine
-from chat.page import QUEUE_LIMIT
-from chat.repo import ROOT
+from chat.repo import find_repo
+from chat.server import open_server
+from chat.waiting import CLIENT_LIMIT, QUEUE_LIMIT
+from tests.chat.helpers.histories import asked
 from tests.chat.helpers.waiting import steps_until_still, until
 
 QUESTION = {"text": "what is this?", "files": []}
@@ -156,8 +161,9 @@ def test_an_error_while_generating_reaches_the_client_and_frees_the_queue(
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.model, "generate", fail)
-        with pytest.raises(AppError, match="the device is on fire"):
+        with pytest.raises(AppError, match=r"The model failed at this question \(RuntimeError\)") as raised:
             client.predict(QUESTION, api_name="/chat")
+    assert "fire" not in str(raised.value)
     assert client.predict(QUESTION, max_new_tokens=20, api_name="/chat")
 
 
@@ -172,7 +178,7 @@ def test_the_queue_has_a_limit_and_tells_the_position(
     page: gr.Blocks, connect: Callable[[], Client], engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert page._queue.max_size == QUEUE_LIMIT
-    monkeypatch.setattr(page._queue, "max_size", 2)
+    monkeypatch.setattr(waiting, "QUEUE_LIMIT", 2)
     go = threading.Event()
     started = threading.Event()
 
@@ -183,67 +189,151 @@ def test_the_queue_has_a_limit_and_tells_the_position(
     monkeypatch.setattr(engine.model, "generate", wait)
     first = connect().submit(QUESTION, api_name="/chat")
     assert started.wait(30)
-    waiting = []
+    others = []
     for _ in range(2):
-        waiting.append(connect().submit(QUESTION, api_name="/chat"))
-        until(lambda: waiting[-1].status().rank is not None)
-    assert [job.status().rank for job in waiting] == [0, 1]
+        others.append(connect().submit(QUESTION, api_name="/chat"))
+        until(lambda: others[-1].status().rank is not None)
+    assert [job.status().rank for job in others] == [0, 1]
     with pytest.raises(Exception, match="Queue is full"):  # gradio_client has no class of its own for it
         connect().predict(QUESTION, api_name="/chat")
     go.set()
-    for job in (first, *waiting):
+    for job in (first, *others):
         job.result()
 
 
-def files_of_the_server(stub_folder: Path) -> Iterator[str]:
-    yield from ("/etc/passwd", str(ROOT / "app.py"), str(ROOT / "chat" / "page.js"))
-    yield from (str(stub_folder / "config.json"), str(stub_folder / "model.safetensors"))
+@pytest.mark.usefixtures("one_at_a_time")
+def test_one_client_holds_no_more_than_its_share(
+    page: gr.Blocks, connect: Callable[[], Client], echo: list[str], slow_echo: threading.Event
+) -> None:
+    jobs = []
+    for _ in range(CLIENT_LIMIT):
+        jobs.append(connect().submit(QUESTION, api_name="/chat"))
+        until(lambda: jobs[-1].status().rank is not None or echo)
+    join = {"data": [asked()], "fn_index": 0, "session_hash": "one more"}
+    refused = httpx.post(f"{page.local_url}gradio_api/queue/join", json=join)
+    assert refused.status_code == 429
+    assert refused.json()["detail"].startswith("8 questions of yours are waiting already.")
+    slow_echo.set()
+    for job in jobs:
+        job.result()
+    assert httpx.post(f"{page.local_url}gradio_api/queue/join", json=join).status_code == 200
 
 
-def test_files_outside_the_upload_folder_are_not_served(page: gr.Blocks, stub_folder: Path) -> None:
-    for path in files_of_the_server(stub_folder):
-        response = httpx.get(f"{page.local_url}gradio_api/file={path}")
-        assert response.status_code in (403, 404), path
+@pytest.mark.usefixtures("one_at_a_time")
+def test_a_question_that_nobody_listens_to_leaves(
+    page: gr.Blocks, client: Client, echo: list[str], slow_echo: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "LISTEN_SECONDS", 1)
+    first = client.submit(QUESTION, api_name="/chat")
+    until(lambda: len(echo) == 1)
+    for session in ("a", "b"):
+        join = {"data": [asked()], "fn_index": 0, "session_hash": session}
+        assert httpx.post(f"{page.local_url}gradio_api/queue/join", json=join).status_code == 200
+    assert len(page._queue) == 2
+    until(lambda: len(page._queue) == 0)
+    slow_echo.set()
+    first.result()
+    assert len(echo) == 1
+
+
+def test_a_question_whose_listener_goes_leaves(
+    page: gr.Blocks, slow_steps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "LISTEN_SECONDS", 1)
+    question = asked()
+    question["sampling"] = {**question["sampling"], "max_new_tokens": 1000}
+    join = {"data": [question], "fn_index": 0, "session_hash": "goes"}
+    httpx.post(f"{page.local_url}gradio_api/queue/join", json=join)  # and never asks for what comes of it
+    until(lambda: len(slow_steps) > 1)
+    assert steps_until_still(slow_steps) < 1000
+
+
+def test_a_chat_of_the_page_is_not_kept(page: gr.Blocks, echo: list[str]) -> None:
+    join = {"data": [asked()], "fn_index": 0, "session_hash": "page"}
+    httpx.post(f"{page.local_url}gradio_api/queue/join", json=join)
+    with httpx.stream("GET", f"{page.local_url}gradio_api/queue/data", params={"session_hash": "page"}) as stream:
+        assert "process_completed" in stream.read().decode()
+    assert echo
+    session = page.app.state_holder.session_data.get("page")
+    assert session is None or "what is this" not in str(session.config_values)
 
 
 def test_a_forged_upload_is_refused(page: gr.Blocks, stub_folder: Path) -> None:
-    base = f"{page.local_url}gradio_api"
-    forged = {"path": str(stub_folder / "examples" / "red.png"), "meta": {"_type": "gradio.FileData"}}
-    data = [{"text": "what?", "files": [forged]}, "", 4, 1.0, 1.0, 0, True]
-    event = httpx.post(f"{base}/call/chat", json={"data": data}).json()["event_id"]
-    answer = httpx.get(f"{base}/call/chat/{event}").text
-    assert "event: error" in answer
-    assert "was not uploaded by a user" in answer
+    for path in (str(stub_folder / "examples" / "red.png"), "https://example.com/a.png"):
+        forged = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        data = [{"text": "what?", "files": [forged]}, "", 4, 1.0, 1.0, 0, True]
+        answer = httpx.post(f"{page.local_url}gradio_api/call/chat", json={"data": data})
+        assert answer.status_code == 422
+        assert "was not uploaded by a user" in answer.text
 
 
-def test_uploads_are_capped_and_kept_for_a_day(page: gr.Blocks) -> None:
-    assert page.delete_cache == (3600, 24 * 3600)
-    assert page.max_file_size == 64 * 2**20
-    big = httpx.post(
-        f"{page.local_url}gradio_api/upload", files={"files": ("big.png", bytes(64 * 2**20 + 1))}, timeout=60
-    )
-    assert big.status_code == 413
+def test_a_picture_of_an_earlier_call_that_is_gone_leaves_a_note(
+    client: Client, engine: Engine, echo: list[str], tmp_path: Path
+) -> None:
+    Image.new("RGB", (9, 9), "purple").save(tmp_path / "mine.png")
+    before = set(engine.uploads.folder.iterdir())
+    client.predict({"text": "one", "files": [handle_file(tmp_path / "mine.png")]}, api_name="/chat")
+    (kept,) = set(engine.uploads.folder.iterdir()) - before
+    kept.unlink()
+    client.predict({"text": "two", "files": []}, api_name="/chat")
+    assert REMOVED in echo[1]
 
 
-def test_old_uploads_are_removed_and_examples_are_not(page: gr.Blocks, client: Client, tmp_path: Path) -> None:
-    from gradio.route_utils import delete_files_created_by_app
+def test_an_upload_tells_no_path(page: gr.Blocks, engine: Engine, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a b.png")
+    with (tmp_path / "a b.png").open("rb") as file:
+        answer = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": ("../../a b.png", file)})
+    ((number, name),) = (path.split("/") for path in answer.json())
+    assert name == "a%20b.png"
+    assert engine.uploads.has(number)
 
-    Image.new("RGB", (9, 9)).save(tmp_path / "mine.png")
-    client.predict({"text": "x", "files": [handle_file(tmp_path / "mine.png")]}, max_new_tokens=1, api_name="/chat")
-    uploads = Path(get_upload_folder())
-    (mine,) = uploads.rglob("mine.png")
-    chatbot = next(block for block in page.blocks.values() if isinstance(block, gr.Chatbot))
-    example = Path(chatbot.examples[0]["files"][0]["path"])
-    delete_files_created_by_app(page, age=3600)
-    assert mine.exists()
-    delete_files_created_by_app(page, age=0)
-    assert not mine.exists()
-    assert example.exists()
+
+def test_an_uploaded_picture_is_shown_again(page: gr.Blocks, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "a.tiff")
+    kept = httpx.post(f"{page.local_url}pictures", content=(tmp_path / "a.tiff").read_bytes()).json()
+    assert (kept["width"], kept["height"]) == (300, 200)
+    shown = httpx.get(f"{page.local_url}pictures/{kept['id']}")
+    assert shown.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(shown.content)) as picture:
+        assert picture.size == (300, 200)
+    assert httpx.get(f"{page.local_url}pictures/{'0' * 64}").status_code == 404
+
+
+def test_the_page_is_told_of_the_model(page: gr.Blocks, engine: Engine, stub_folder: Path) -> None:
+    info = httpx.get(f"{page.local_url}info").json()
+    assert info["ready"] is True
+    assert (info["failure"], info["progress"], info["sees"], info["context"]) == (None, None, True, 2048)
+    assert "it speaks nonsense and knows nothing." in info["about"]
+    assert "More." not in info["about"]
+    for fact in (f"{engine.model.num_parameters() / 1e6:.1f} M parameters", "none of it int4", "device cpu"):
+        assert fact in info["facts"]
+    defaults = {"max_new_tokens": 512, "temperature": 0.9, "top_p": 0.95, "top_k": 64, "greedy": False}
+    assert info["defaults"] == defaults
+    assert info["memory"] == {"bytes": engine.reader.memory.bytes, "limit": engine.reader.memory.limit}
+    assert info["picture_tokens"] == 4
+    assert info["pan_and_scan"] is True
+    assert [example["text"] for example in info["examples"]] == ["Is this red?", "Is this blue?"]
+    for example in info["examples"]:
+        (picture,) = example["pictures"]
+        assert Image.open(io.BytesIO(httpx.get(page.local_url + picture["url"]).content)).size == (96, 96)
+    assert str(stub_folder) not in str(info)
+    assert page.fns[info["answer_fn"]].api_name == "page_answer"
+
+
+def test_a_model_that_cannot_be_loaded_is_told_without_its_folder(stub_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((stub_folder / "config.json").read_text())
+    engine = Engine(find_repo(str(tmp_path)))
+    engine.start_loading()
+    assert engine.loaded.wait(60)
+    server = open_server(engine)
+    info = httpx.get(f"{server.local_url}info").json()
+    server.close(verbose=False)
+    assert info["ready"] is False
+    assert info["failure"]
+    assert str(tmp_path) not in info["failure"]
 
 
 def test_the_page_names_no_other_host(page: gr.Blocks) -> None:
-    for path in ("", "theme.css"):
-        text = httpx.get(page.local_url + path).text
-        assert "googleapis" not in text
-        assert "cdn" not in text.lower()
+    text = httpx.get(page.local_url).text
+    assert not re.search(r"(src|href)=.?(https?:)?//", text)
     assert page.analytics_enabled is False

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from chat.command import _parse, check_address, has_browser
+from chat.command import _access, _parse, check_address, has_browser, lan_address
+from chat.gate import Access
 from chat.repo import ROOT
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["--model", "kaggle:gemma3-1b-it-int4"], ["--port", "99999"], ["--memory", "-1"]]
+    "argv",
+    [["--help"], ["--model", "kaggle:gemma3-1b-it-int4"], ["--port", "99999"], ["--memory", "-1"], ["--auth", "x"]],
 )
 def test_what_can_be_said_at_once_is_said_before_the_imports(argv: list[str]) -> None:
     script = f"""
@@ -48,6 +50,61 @@ def test_the_memory_is_given_in_gigabytes(monkeypatch: pytest.MonkeyPatch, capsy
         with pytest.raises(SystemExit):
             _parse()
         assert f"--memory: '{given}' is no number of gigabytes, 0 or more" in capsys.readouterr().err
+
+
+def test_a_password_is_given_itself_or_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "password").write_text("ann:a:b\n")
+    (tmp_path / "empty").write_text("")
+    for given, expected in (("ann:secret", ("ann", "secret")), (str(tmp_path / "password"), ("ann", "a:b"))):
+        monkeypatch.setattr(sys, "argv", ["app.py", "--auth", given])
+        assert _parse().auth == expected
+    for wrong in ("ann", "ann:", ":secret", str(tmp_path / "empty")):
+        monkeypatch.setattr(sys, "argv", ["app.py", "--auth", wrong])
+        with pytest.raises(SystemExit):
+            _parse()
+        assert "is not USER:PASSWORD" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    assert _parse().auth is None
+    monkeypatch.setenv("CHAT_AUTH", "ann:secret")
+    assert _parse().auth == ("ann", "secret")
+
+
+def test_who_may_ask_follows_from_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def access(*argv: str) -> Access:
+        monkeypatch.setattr(sys, "argv", ["app.py", *argv])
+        return _access(_parse())
+
+    monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
+    local = access()
+    assert local.hosts == {"localhost", "127.0.0.1", "::1"}
+    assert (local.any_address, local.behind_proxy, local.in_a_space, local.password) == (False, False, False, None)
+    wide = access("--host", "0.0.0.0", "--allow-host", "Chat.Example", "--allow-host", "b.example", "--behind-proxy")
+    assert {"chat.example", "b.example", "localhost", socket.gethostname().lower()} <= wide.hosts
+    assert (wide.any_address, wide.behind_proxy) == (True, True)
+    monkeypatch.setenv("CHAT_ALLOW_HOST", "c.example,d.example")
+    assert {"c.example", "d.example"} <= access().hosts
+    monkeypatch.setattr("chat.command.IN_A_SPACE", True)
+    monkeypatch.setenv("SPACE_HOST", "me-chat.hf.space")
+    space = access("--host", "0.0.0.0")
+    assert {"me-chat.hf.space", ".hf.space"} <= space.hosts
+    assert (space.behind_proxy, space.in_a_space) == (True, True)
+
+
+@pytest.mark.parametrize("auth", [[], ["--auth", "ann:secret"]])
+def test_who_opens_it_to_the_network_is_warned(stub_folder: Path, auth: list[str]) -> None:
+    command = [sys.executable, "app.py", "--model", str(stub_folder), "--host", "0.0.0.0", *auth]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        lines = [running.stdout.readline() for _ in range(2)]
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
+    port = re.search(r"http://localhost:(\d+)/", lines[0])[1]
+    who = "everybody with the password" if auth else "everybody who reaches this machine"
+    address = re.escape(f"http://{lan_address()}:{port}/")
+    advice = "" if auth else r" --auth USER:PASSWORD asks for a password\."
+    warning = rf"Warning: {who} can ask the model at {address}, and what is sent is not encrypted\.{advice}\n"
+    assert re.fullmatch(warning, lines[1])
 
 
 def test_a_port_in_use_is_said_in_one_line() -> None:

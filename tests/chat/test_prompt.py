@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from chat.errors import ChatError
-from chat.prompt import encode_chat
+from chat.prompt import CROPS, can_pan_and_scan, encode_chat, pixels_of
 from tests.chat.helpers.histories import text
 from tests.chat.helpers.stub import IMAGE_SPECIALS, SPECIALS, save_stub
 
@@ -46,6 +47,26 @@ CHATS = {
         {"role": "user", "content": [text("and"), image("green"), text("this?")]},
     ],
 }
+
+
+@pytest.mark.parametrize("sizes", [[(1200, 300)], [(300, 1000), (400, 390), (2000, 500)], [(500, 100)]])
+def test_pan_and_scan_equals_the_processor(processor: object, sizes: list[tuple[int, int]]) -> None:
+    """Long pictures with their parts, one that is nearly square, and one that is too small to be cut."""
+    pictures = [Image.effect_noise(size, 50).convert("RGB") for size in sizes]
+    content = [*({"type": "image", "image": picture} for picture in pictures), text("what is this?")]
+    chat = [{"role": "user", "content": content}]
+    expected = processor(
+        text=processor.apply_chat_template(chat, add_generation_prompt=True),
+        images=[pictures],
+        add_special_tokens=False,
+        return_tensors="pt",
+        do_pan_and_scan=True,
+        **CROPS,
+    )
+    inputs = encode_chat(processor, chat, partial(pixels_of, processor, pan_and_scan=True))
+    for name in ("input_ids", "token_type_ids", "pixel_values"):
+        torch.testing.assert_close(inputs[name], expected[name], rtol=0, atol=0)
+    assert can_pan_and_scan(processor)
 
 
 @pytest.mark.parametrize("chat", CHATS)

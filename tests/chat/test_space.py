@@ -43,7 +43,9 @@ def test_the_assembled_folder_serves_the_named_model(tmp_path: Path, monkeypatch
     assert not (folder / "chat" / "left over").exists()
     code = {"app.py", "int4_memory.py", "int4_versions.py"}
     assert names - {"examples"} == code | {"chat", "requirements.txt", "README.md", "LICENSE"}
-    for name in (*code, *(path.relative_to(ROOT) for path in (ROOT / "chat").glob("*.*"))):
+    parts = [path.relative_to(ROOT) for path in (ROOT / "chat").rglob("*.*") if "__pycache__" not in path.parts]
+    assert Path("chat/page/index.html") in parts
+    for name in (*code, *parts):
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
     assert "# Gemma 3 QAT INT4" in (folder / "README.md").read_text()
     monkeypatch.delenv("MODEL_ID", raising=False)

@@ -1,26 +1,32 @@
-"""Questions put to the engine, and to the handlers of the page, without a page."""
+"""Questions put to the engine, and to the page's endpoint without a server."""
 
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
-from chat.engine import Answer, Engine, Reading, Sampling
-from chat.handlers import Chat
-from tests.chat.helpers.histories import said
+from gradio.context import LocalContext
 
-GREEDY = Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0, top_k=0, greedy=True)
-HISTORY = [said("user", "what is this?")]
+from chat.answers import Answers
+from chat.engine import Answer, Engine, Reading
+from chat.question import Question
+from tests.chat.helpers.histories import question
 
 
-def collect(engine: Engine, history: list[dict], sampling: Sampling = GREEDY) -> list[Answer | Reading]:
+def collect(engine: Engine, asked: Question | None = None) -> list[Answer | Reading]:
     async def run() -> list[Answer | Reading]:
-        return [answer async for answer in engine.stream(history, "", sampling)]
+        return [answer async for answer in engine.stream(asked or question())]
 
     return asyncio.run(run())
 
 
-def respond(chat: Chat, history: list[dict]) -> list[tuple]:
-    async def run() -> list[tuple]:
-        return [step async for step in chat.respond(history, "", 12, 1.0, 1.0, 0, True)]
+def events(engine: Engine, asked: Any) -> list[dict]:
+    """What the page is sent for a question."""
+
+    async def run() -> list[dict]:
+        LocalContext.blocks.set(SimpleNamespace(state_holder=SimpleNamespace(session_data={})))
+        request = SimpleNamespace(session_hash="a")
+        return [event async for event in Answers(engine).page_answer(asked, request)]
 
     return asyncio.run(run())
