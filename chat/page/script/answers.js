@@ -10,13 +10,13 @@ import {serverId} from "./pictures.js";
 import {Refused, Unreachable, ask} from "./server.js";
 import {state} from "./state.js";
 
-const SAVE_EVERY = 400;  // milliseconds
-const TRY_AGAIN = [1000, 2000, 4000, 8000];  // milliseconds after which the server is asked again
-const SILENCE = 90_000;  // milliseconds after which another tab that was writing is taken to be gone
-const FRESH = 10 * 60_000;  // an answer interrupted so long ago at most goes on by itself
+const SAVE_EVERY = 400; // milliseconds
+const TRY_AGAIN = [1000, 2000, 4000, 8000]; // milliseconds after which the server is asked again
+const SILENCE = 90_000; // milliseconds after which another tab that was writing is taken to be gone
+const FRESH = 10 * 60_000; // an answer interrupted so long ago at most goes on by itself
 const REMOVED = "[picture no longer available]";
 
-const running = new Map();  // by chat
+const running = new Map(); // by chat
 
 export const runningIn = (chat) => running.get(chat) ?? null;
 export const isAnswering = (chat) => running.has(chat) || Date.now() - (elsewhere.get(chat) ?? 0) < SILENCE;
@@ -112,16 +112,26 @@ async function untilAnswered(answer, settings) {
 const pause = (duration, signal) =>
   new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, duration);
-    signal.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); }, {once: true});
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        reject(signal.reason);
+      },
+      {once: true},
+    );
   });
 
 /** Asks once; returns the pictures that the server misses, by their ids here. */
 async function once(answer, settings, uploadAgain) {
-  const {message, controller: {signal}} = answer;
+  const {
+    message,
+    controller: {signal},
+  } = answer;
   const chat = await openChat(message.chat);
   if (!chat) throw signal.aborted ? signal.reason : new Refused("The chat is deleted.");
   const path = pathTo(chat, message.parent);
-  const ids = new Map();  // the server's -> ours
+  const ids = new Map(); // the server's -> ours
   const messages = await toMessages(path, ids, uploadAgain);
   const written = message.text;
   if (written) messages.push({role: "assistant", content: [{type: "text", text: written}]});
@@ -135,7 +145,8 @@ async function once(answer, settings, uploadAgain) {
   for await (const event of ask(question, state.info.answer_fn, signal)) {
     emit("reached");
     if (event.type === "queued") await tell(answer, {text: placeInLine(event)});
-    else if (event.type === "started") await tell(answer, {text: state.info.ready ? "Starting" : "Waiting for the model"});
+    else if (event.type === "started")
+      await tell(answer, {text: state.info.ready ? "Starting" : "Waiting for the model"});
     else if (event.type === "reading") await tell(answer, event);
     else if (event.type === "answer") {
       message.text = written + event.text;
@@ -179,7 +190,9 @@ async function toMessages(path, ids, uploadAgain) {
 /** The statistics of an answer; those of the parts of a continued one are added up. */
 function factsOf(event, before) {
   const {type: _, text: __, finish: ___, ...facts} = event;
-  return before ? {...facts, new_tokens: before.new_tokens + facts.new_tokens, prompt_tokens: before.prompt_tokens} : facts;
+  return before
+    ? {...facts, new_tokens: before.new_tokens + facts.new_tokens, prompt_tokens: before.prompt_tokens}
+    : facts;
 }
 
 async function tell(answer, progress = answer.progress) {
@@ -189,7 +202,7 @@ async function tell(answer, progress = answer.progress) {
   tellTabs("writing", {message, progress});
   if (Date.now() - answer.saved < SAVE_EVERY) return;
   answer.saved = message.saved = Date.now();
-  if (!(await saveMessage(message))) answer.controller.abort();  // the chat has been deleted
+  if (!(await saveMessage(message))) answer.controller.abort(); // the chat has been deleted
 }
 
 async function end(answer, finish, error = null) {
@@ -199,7 +212,9 @@ async function end(answer, finish, error = null) {
   forget(answer);
   if (kept && message.facts) {
     const {prompt_tokens, new_tokens, picture_tokens} = message.facts;
-    await changeChat(message.chat, (chat) => { chat.context = {tokens: prompt_tokens + new_tokens, pictures: picture_tokens}; });
+    await changeChat(message.chat, (chat) => {
+      chat.context = {tokens: prompt_tokens + new_tokens, pictures: picture_tokens};
+    });
   }
   if (kept && finish === "done") await tellApart(message.chat, message.text);
   emit("answer", {message, progress: null, ended: true});

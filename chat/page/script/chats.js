@@ -89,7 +89,9 @@ export async function changeChat(id, change) {
 }
 
 export const showBranch = (message) =>
-  changeChat(message.chat, (chat) => { chat.chosen[message.parent] = message.id; });
+  changeChat(message.chat, (chat) => {
+    chat.chosen[message.parent] = message.id;
+  });
 
 export const renameChat = (id, title) =>
   changeChat(id, (chat) => Object.assign(chat, {title: title.trim() || chat.title, named: true}));
@@ -145,11 +147,16 @@ function distinct(title, chats) {
 export async function tellApart(id, answer) {
   const {title, named} = (await read("chats", id)) ?? {named: true};
   const numbered = /^(.*) \(\d+\)$/.exec(title);
-  const words = answer.replace(/[*_`#$>\\]+/g, "").trim().replace(/\s+/g, " ");
+  const words = answer
+    .replace(/[*_`#$>\\]+/g, "")
+    .trim()
+    .replace(/\s+/g, " ");
   if (named || !numbered || !words) return;
   const others = (await readAll("chats")).filter((chat) => chat.id !== id);
   if (!others.some((chat) => chat.title.startsWith(numbered[1]))) return;
-  await changeChat(id, (chat) => { chat.title = distinct(`${numbered[1]} · ${shorten(words, 30)}`, others); });
+  await changeChat(id, (chat) => {
+    chat.title = distinct(`${numbered[1]} · ${shorten(words, 30)}`, others);
+  });
 }
 
 const shorten = (text, length) => (text.length > length ? `${text.slice(0, length - 1).trimEnd()}…` : text);

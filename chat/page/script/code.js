@@ -4,11 +4,24 @@ import {copyText, h, icon} from "./dom.js";
 import {sanitizeCode} from "./sanitize.js";
 
 const KNOWN = {
-  bash: ["sh", "shell", "console", "zsh"], c: ["h"], cpp: ["c++", "cc", "hpp"], css: [], diff: ["patch"], go: ["golang"], java: [],
-  javascript: ["js", "mjs", "jsx"], json: ["jsonc"], markdown: ["md"], python: ["py", "python3"], rust: ["rs"], sql: [],
-  typescript: ["ts", "tsx"], xml: ["html", "svg"], yaml: ["yml"],
+  bash: ["sh", "shell", "console", "zsh"],
+  c: ["h"],
+  cpp: ["c++", "cc", "hpp"],
+  css: [],
+  diff: ["patch"],
+  go: ["golang"],
+  java: [],
+  javascript: ["js", "mjs", "jsx"],
+  json: ["jsonc"],
+  markdown: ["md"],
+  python: ["py", "python3"],
+  rust: ["rs"],
+  sql: [],
+  typescript: ["ts", "tsx"],
+  xml: ["html", "svg"],
+  yaml: ["yml"],
 };
-const MOST = 50_000;  // letters; more is shown plain
+const MOST = 50_000; // letters; more is shown plain
 
 let core = null;
 const loading = new Map();
@@ -21,7 +34,10 @@ async function highlighter(name) {
   const highlight = await core;
   if (!loading.has(language)) {
     const grammar = import(`../vendor/highlight/${language}.js`);
-    loading.set(language, grammar.then((module) => highlight.registerLanguage(language, module.default)));
+    loading.set(
+      language,
+      grammar.then((module) => highlight.registerLanguage(language, module.default)),
+    );
   }
   await loading.get(language);
   return {highlight, language};
@@ -41,7 +57,12 @@ export function drawCode(code, complete) {
   });
   const frame = h("div", {class: "code", dir: "ltr"}, h("div", {class: "code-head"}, label, copy));
   pre.replaceWith(frame);
-  for (const [key, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", `${name || "text"}: code`]]) pre.setAttribute(key, value);
+  for (const [key, value] of [
+    ["tabindex", "0"],
+    ["role", "group"],
+    ["aria-label", `${name || "text"}: code`],
+  ])
+    pre.setAttribute(key, value);
   frame.append(pre);
   if (complete) color(code, name);
 }

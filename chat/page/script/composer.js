@@ -15,24 +15,46 @@ import {openViewer} from "./viewer.js";
 export const EMPTY = "The message is empty. Please type a question.";
 
 let draft = {chat: "", text: "", pictures: []};
-const uploading = new Set();  // pictures
-let sendNext = false;  // once the answer that is being written is complete
+const uploading = new Set(); // pictures
+let sendNext = false; // once the answer that is being written is complete
 const parts = {};
 
 export function startComposer() {
-  parts.area = h("textarea", {id: "message", rows: "1", dir: "auto", "aria-label": "Your message", enterkeyhint: "enter"});
+  parts.area = h("textarea", {
+    id: "message",
+    rows: "1",
+    dir: "auto",
+    "aria-label": "Your message",
+    enterkeyhint: "enter",
+  });
   parts.chips = h("div", {id: "attachments", class: "pictures"});
-  parts.file = h("input", {type: "file", id: "file", multiple: true, hidden: true, accept: "image/*,.heic,.heif,.avif,.tif,.tiff,.svg"});
+  parts.file = h("input", {
+    type: "file",
+    id: "file",
+    multiple: true,
+    hidden: true,
+    accept: "image/*,.heic,.heif,.avif,.tif,.tiff,.svg",
+  });
   parts.attach = iconButton("attach", "Add pictures", () => parts.file.click(), {id: "attach"});
   parts.send = iconButton("send", "Send", submit, {id: "send", class: "icon-button round"});
-  parts.stop = iconButton("stop", "Stop", () => stopAnswer(state.id), {id: "stop", class: "icon-button round", hidden: true});
+  parts.stop = iconButton("stop", "Stop", () => stopAnswer(state.id), {
+    id: "stop",
+    class: "icon-button round",
+    hidden: true,
+  });
   parts.hint = h("div", {id: "hint", class: "hint"});
-  byId("dock").prepend(h(
-    "div", {id: "composer"}, parts.chips, parts.area, parts.attach, parts.hint, parts.stop, parts.send, parts.file,
-  ));
-  parts.area.addEventListener("input", () => { keep({text: parts.area.value}); fit(); });
+  byId("dock").prepend(
+    h("div", {id: "composer"}, parts.chips, parts.area, parts.attach, parts.hint, parts.stop, parts.send, parts.file),
+  );
+  parts.area.addEventListener("input", () => {
+    keep({text: parts.area.value});
+    fit();
+  });
   parts.area.addEventListener("keydown", onKey);
-  parts.file.addEventListener("change", () => { attach([...parts.file.files]); parts.file.value = ""; });
+  parts.file.addEventListener("change", () => {
+    attach([...parts.file.files]);
+    parts.file.value = "";
+  });
   document.addEventListener("paste", onPaste);
   takeDrops();
   on("answering", showAnswering);
@@ -58,7 +80,9 @@ export async function showDraft(chat) {
 }
 
 /** A screen keyboard is not brought up unasked. */
-const focusBox = () => { if (hasKeyboard()) parts.area.focus({preventScroll: true}); };
+const focusBox = () => {
+  if (hasKeyboard()) parts.area.focus({preventScroll: true});
+};
 
 function keep(change) {
   Object.assign(draft, change);
@@ -71,7 +95,9 @@ function fit() {
   parts.area.style.height = `${parts.area.scrollHeight}px`;
 }
 
-const say = (text) => { parts.hint.textContent = text; };
+const say = (text) => {
+  parts.hint.textContent = text;
+};
 
 function onKey(event) {
   if (event.isComposing) return;
@@ -91,7 +117,8 @@ async function submit() {
     return announce(EMPTY);
   }
   const most = state.info.limits.text_characters;
-  if (draft.text.length > most) return say(`The message has ${number(draft.text.length)} characters; at most ${number(most)} are taken.`);
+  if (draft.text.length > most)
+    return say(`The message has ${number(draft.text.length)} characters; at most ${number(most)} are taken.`);
   if (isAnswering(state.id) || uploading.size) {
     sendNext = true;
     return say(uploading.size ? "Sent once the picture is uploaded" : "Sent once the answer is complete");
@@ -145,7 +172,8 @@ async function attach(files) {
   if (!sees) return toast("This model reads text only, no pictures.");
   const {chat} = draft;
   for (const file of files) {
-    const inChat = (state.chat ? pathOf(state.chat).flatMap((message) => message.pictures).length : 0) + draft.pictures.length;
+    const inChat =
+      (state.chat ? pathOf(state.chat).flatMap((message) => message.pictures).length : 0) + draft.pictures.length;
     if (inChat >= limits.pictures) return toast(`A chat has at most ${limits.pictures} pictures.`);
     if (file.size > limits.picture_bytes) {
       toast(`${file.name} has ${bytes(file.size)}; a picture may have ${bytes(limits.picture_bytes)}.`);
@@ -177,7 +205,7 @@ async function uploadOne(picture) {
       toast(`${picture.name}: ${error.message}`);
       removePicture(picture.id);
       keep({pictures: draft.pictures.filter((other) => other !== picture.id)});
-    }  // else the server cannot be reached: the picture is kept here, and uploaded when it is asked about
+    } // else the server cannot be reached: the picture is kept here, and uploaded when it is asked about
   }
   uploading.delete(picture.id);
   drawChips();
@@ -185,19 +213,27 @@ async function uploadOne(picture) {
 }
 
 function drawChips() {
-  parts.chips.replaceChildren(...draft.pictures.map((id) => {
-    const image = h("img", {alt: "", class: "thumb"});
-    thumbUrl(id).then((url) => { if (url) image.src = url; });
-    const open = h("button", {type: "button", class: "picture", "aria-label": "Open the picture", onclick: () => openViewer(id)}, image);
-    const remove = () => {
-      removePicture(id);
-      keep({pictures: draft.pictures.filter((other) => other !== id)});
-      drawChips();
-      parts.area.focus();
-    };
-    const close = iconButton("close", "Remove the picture", remove, {class: "icon-button chip-close"});
-    return h("span", {class: uploading.has(id) ? "chip uploading" : "chip"}, open, close);
-  }));
+  parts.chips.replaceChildren(
+    ...draft.pictures.map((id) => {
+      const image = h("img", {alt: "", class: "thumb"});
+      thumbUrl(id).then((url) => {
+        if (url) image.src = url;
+      });
+      const open = h(
+        "button",
+        {type: "button", class: "picture", "aria-label": "Open the picture", onclick: () => openViewer(id)},
+        image,
+      );
+      const remove = () => {
+        removePicture(id);
+        keep({pictures: draft.pictures.filter((other) => other !== id)});
+        drawChips();
+        parts.area.focus();
+      };
+      const close = iconButton("close", "Remove the picture", remove, {class: "icon-button chip-close"});
+      return h("span", {class: uploading.has(id) ? "chip uploading" : "chip"}, open, close);
+    }),
+  );
 }
 
 function onPaste(event) {
@@ -221,9 +257,15 @@ function takeDrops() {
     byId("app").classList.toggle("dropping", depth > 0);
   };
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragenter", (event) => { if (hasFiles(event)) mark(depth + 1); });
-  addEventListener("dragleave", (event) => { if (hasFiles(event)) mark(depth - 1); });
-  addEventListener("dragover", (event) => { if (hasFiles(event)) event.preventDefault(); });
+  addEventListener("dragenter", (event) => {
+    if (hasFiles(event)) mark(depth + 1);
+  });
+  addEventListener("dragleave", (event) => {
+    if (hasFiles(event)) mark(depth - 1);
+  });
+  addEventListener("dragover", (event) => {
+    if (hasFiles(event)) event.preventDefault();
+  });
   addEventListener("drop", (event) => {
     mark(0);
     if (!event.dataTransfer?.files.length) return;

@@ -36,7 +36,11 @@ export async function transact(names, mode, work) {
     value = await work(stores);
   } catch (error) {
     done.catch(() => {});
-    try { transaction.abort(); } catch { /* it had ended by itself */ }
+    try {
+      transaction.abort();
+    } catch {
+      /* it had ended by itself */
+    }
     throw error;
   }
   await done;

@@ -5,9 +5,20 @@ import {h, icon, iconButton} from "./dom.js";
 /** Opens a modal dialog; it is gone from the page once closed. */
 export function openDialog(title, content, properties = {}) {
   const heading = h("h2", {id: "dialog-title"}, title);
+  if (!content.querySelector("button, input, select, textarea")) content.tabIndex = 0; // so that keys scroll it
   const dialog = h("dialog", {"aria-labelledby": "dialog-title", ...properties});
-  dialog.append(h("div", {class: "dialog-head"}, heading, iconButton("close", "Close", () => dialog.close())), content);
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });  // the backdrop
+  dialog.append(
+    h(
+      "div",
+      {class: "dialog-head"},
+      heading,
+      iconButton("close", "Close", () => dialog.close()),
+    ),
+    content,
+  );
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  }); // the backdrop
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
@@ -18,7 +29,10 @@ export function openDialog(title, content, properties = {}) {
 export function openMenu(anchor, items) {
   const menu = h("div", {class: "menu", role: "menu", popover: "auto"});
   for (const [name, label, action] of items.filter(Boolean)) {
-    const onclick = () => { menu.hidePopover(); action(); };
+    const onclick = () => {
+      menu.hidePopover();
+      action();
+    };
     menu.append(h("button", {type: "button", role: "menuitem", onclick}, icon(name), label));
   }
   menu.addEventListener("keydown", (event) => {
@@ -33,7 +47,7 @@ export function openMenu(anchor, items) {
     if (menu.contains(document.activeElement) || document.activeElement === document.body) anchor.focus();
     menu.remove();
   });
-  document.body.append(menu);
+  anchor.closest("aside, main").append(menu);
   menu.showPopover();
   const {left, right, bottom, top} = anchor.getBoundingClientRect();
   const {width, height} = menu.getBoundingClientRect();

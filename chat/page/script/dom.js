@@ -26,11 +26,20 @@ export function icon(name) {
 
 /** A button of an icon alone, which its label names. */
 export function iconButton(name, label, onclick, properties = {}) {
-  return h("button", {type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...properties}, icon(name));
+  return h(
+    "button",
+    {type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...properties},
+    icon(name),
+  );
 }
 
 export function button(name, label, onclick, properties = {}) {
-  return h("button", {type: "button", class: "button", onclick, ...properties}, name && icon(name), h("span", {}, label));
+  return h(
+    "button",
+    {type: "button", class: "button", onclick, ...properties},
+    name && icon(name),
+    h("span", {}, label),
+  );
 }
 
 export const byId = (id) => document.getElementById(id);
@@ -41,7 +50,11 @@ export const randomId = () =>
 export const number = (value) => value.toLocaleString("en-US");
 
 export function bytes(count) {
-  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
+  for (const [unit, size] of [
+    ["GB", 1e9],
+    ["MB", 1e6],
+    ["kB", 1e3],
+  ]) {
     if (count >= size) return `${(count / size).toFixed(count < 10 * size ? 1 : 0)} ${unit}`;
   }
   return `${count} bytes`;

@@ -23,12 +23,14 @@ startStatus();
 startShortcuts();
 on("asked", ({chat}) => {
   nameNewChat(chat);
-  navigator.storage?.persist?.();  // asks the browser not to clear the chats when the disk gets full
+  navigator.storage?.persist?.(); // asks the browser not to clear the chats when the disk gets full
 });
 on("search", focusSearch);
 on("toggle-sidebar", () => toggleSidebar());
 on("shown", showTitle);
-on("tab:deleted", ({id}) => { if (id === state.id) newChat(); });
+on("tab:deleted", ({id}) => {
+  if (id === state.id) newChat();
+});
 
 try {
   while (!state.info) {
@@ -39,7 +41,9 @@ try {
   await adoptDraft();
   await open();
   addEventListener("hashchange", open);
-  addEventListener("popstate", () => { if ((idInAddress() ?? newId()) !== state.id) open(); });
+  addEventListener("popstate", () => {
+    if ((idInAddress() ?? newId()) !== state.id) open();
+  });
 } catch (error) {
   banner(`This browser does not let the page keep chats (${error.message}). A private window may be the reason.`);
 }
@@ -61,15 +65,25 @@ async function open() {
 }
 
 function drawHeader() {
-  const more = iconButton("more", "More about this chat", () => openMenu(more, [
-    ...(state.chat ? chatActions(state.chat) : []),
-    ["print", "Print", () => print()],
-    ["keyboard", "Keyboard shortcuts", openShortcuts],
-    ["spark", "About", openAbout],
-  ]), {"aria-haspopup": "menu"});
+  const more = iconButton(
+    "more",
+    "More about this chat",
+    () =>
+      openMenu(more, [
+        ...(state.chat ? chatActions(state.chat) : []),
+        ["print", "Print", () => print()],
+        ["keyboard", "Keyboard shortcuts", openShortcuts],
+        ["spark", "About", openAbout],
+      ]),
+    {"aria-haspopup": "menu"},
+  );
   byId("header").append(
-    iconButton("menu", "Chats", () => toggleSidebar(), {id: "toggle-sidebar", "aria-expanded": "false", "aria-controls": "sidebar"}),
-    h("p", {id: "title", dir: "auto"}),
+    iconButton("menu", "Chats", () => toggleSidebar(), {
+      id: "toggle-sidebar",
+      "aria-expanded": "false",
+      "aria-controls": "sidebar",
+    }),
+    h("div", {class: "title"}, h("h1", {id: "title", dir: "auto"})),
     iconButton("new", "New chat", newChat, {id: "new-chat-small"}),
     iconButton("settings", "Settings", openSettings),
     more,
@@ -79,5 +93,6 @@ function drawHeader() {
 function showTitle() {
   const title = state.chat?.title ?? "";
   byId("title").textContent = title || state.info.name;
+  byId("title").hidden = !title; // the start has a heading of its own
   document.title = title ? `${title} · ${state.info.name}` : state.info.name;
 }

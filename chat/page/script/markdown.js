@@ -9,9 +9,15 @@ import {drawMaths, mathsRules} from "./maths.js";
 import {sanitizeAnswer} from "./sanitize.js";
 
 const AUTO = [
-  "paragraph_open", "heading_open", "bullet_list_open", "ordered_list_open", "list_item_open", "blockquote_open", "th_open",
+  "paragraph_open",
+  "heading_open",
+  "bullet_list_open",
+  "ordered_list_open",
+  "list_item_open",
+  "blockquote_open",
+  "th_open",
   "td_open",
-];  // each has its own direction, by its first letter
+]; // each has its own direction, by its first letter
 
 const markdown = new MarkdownIt({html: false, linkify: true, breaks: true});
 markdown.linkify.set({fuzzyLink: false, fuzzyEmail: false, fuzzyIP: false});
@@ -32,14 +38,15 @@ function prepare(token, place, tokens) {
     token.attrs = token.attrs.filter(([name]) => name !== "style");
     if (side[1] !== "left") token.attrJoin("class", side[1]);
   }
-  const box = token.type === "inline" && tokens[place - 2]?.type === "list_item_open" && /^\[([ xX])\]\s/.exec(token.content);
+  const box =
+    token.type === "inline" && tokens[place - 2]?.type === "list_item_open" && /^\[([ xX])\]\s/.exec(token.content);
   if (box && token.children[0]?.type === "text") {
     tokens[place - 2].attrJoin("class", "task");
     token.children[0].content = `${box[1] === " " ? "☐" : "☑"} ${token.children[0].content.slice(4)}`;
   }
 }
 
-const drawn = new WeakMap();  // element -> [{html, whole}] of its blocks
+const drawn = new WeakMap(); // element -> [{html, whole}] of its blocks
 
 /** Draws a text into an element; `complete` says that no more will come. */
 export function drawMarkdown(element, text, complete = true) {

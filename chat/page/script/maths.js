@@ -2,7 +2,7 @@
 
 import {h} from "./dom.js";
 
-let katex = null;  // loaded with the first formula
+let katex = null; // loaded with the first formula
 const load = async () => {
   katex ??= import("../vendor/katex.js").then(() => globalThis.katex);
   return katex;
@@ -14,7 +14,9 @@ export function mathsRules(markdown) {
   markdown.block.ruler.before("fence", "maths", blockRule, {alt: ["paragraph", "blockquote", "list"]});
   const draw = (block) => (tokens, place) => {
     const tex = markdown.utils.escapeHtml(tokens[place].content);
-    return block ? `<div class="maths block"><code>${tex}</code></div>` : `<span class="maths"><code>${tex}</code></span>`;
+    return block
+      ? `<div class="maths block"><code>${tex}</code></div>`
+      : `<span class="maths"><code>${tex}</code></span>`;
   };
   markdown.renderer.rules.maths_inline = draw(false);
   markdown.renderer.rules.maths_block = draw(true);
@@ -72,6 +74,14 @@ export async function drawMaths(element) {
     const formula = h("span");
     (await load()).render(tex, formula, {...OPTIONS, displayMode: isBlock});
     element.replaceChildren(formula.querySelector("math"));
-    if (isBlock) for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", "Formula"]]) element.setAttribute(name, value);
-  } catch { /* the TeX stays */ }
+    if (isBlock)
+      for (const [name, value] of [
+        ["tabindex", "0"],
+        ["role", "group"],
+        ["aria-label", "Formula"],
+      ])
+        element.setAttribute(name, value);
+  } catch {
+    /* the TeX stays */
+  }
 }

@@ -18,7 +18,12 @@ function drawQuestion(message) {
   const text = h("div", {class: "question-text", dir: "auto"}, message.text);
   const tools = h("div", {class: "tools"});
   const body = h("div", {class: "question-body"}, drawPictures(message.pictures), message.text && text);
-  const element = h("article", {class: "message question", "aria-label": "You", dataset: {id: message.id}}, body, tools);
+  const element = h(
+    "article",
+    {class: "message question", "aria-label": "You", dataset: {id: message.id}},
+    body,
+    tools,
+  );
   const edit = () => body.isConnected && openEditor(element, message);
   const update = () => {
     tools.replaceChildren(
@@ -33,15 +38,23 @@ function drawQuestion(message) {
 /** Thumbnails that open the viewer. */
 export function drawPictures(ids) {
   if (!ids.length) return null;
-  return h("div", {class: "pictures"}, ids.map((id) => {
-    const image = h("img", {alt: "", class: "thumb"});
-    const open = h("button", {type: "button", class: "picture", "aria-label": "Open the picture", onclick: () => openViewer(id)}, image);
-    thumbUrl(id).then((url) => {
-      if (url) image.src = url;
-      else open.replaceChildren(icon("attach"));
-    });
-    return open;
-  }));
+  return h(
+    "div",
+    {class: "pictures"},
+    ids.map((id) => {
+      const image = h("img", {alt: "", class: "thumb"});
+      const open = h(
+        "button",
+        {type: "button", class: "picture", "aria-label": "Open the picture", onclick: () => openViewer(id)},
+        image,
+      );
+      thumbUrl(id).then((url) => {
+        if (url) image.src = url;
+        else open.replaceChildren(icon("attach"));
+      });
+      return open;
+    }),
+  );
 }
 
 function drawAnswer(message) {
@@ -49,7 +62,14 @@ function drawAnswer(message) {
   const doing = h("div", {class: "doing"});
   const notice = h("div", {class: "notice-place"});
   const tools = h("div", {class: "tools"});
-  const element = h("article", {class: "message reply", "aria-label": "Answer", dataset: {id: message.id}}, text, doing, notice, tools);
+  const element = h(
+    "article",
+    {class: "message reply", "aria-label": "Answer", dataset: {id: message.id}},
+    text,
+    doing,
+    notice,
+    tools,
+  );
   const update = (now, progress) => {
     const isWriting = now.state === "writing";
     element.setAttribute("aria-busy", isWriting);
@@ -60,7 +80,8 @@ function drawAnswer(message) {
     if (isWriting) return;
     tools.replaceChildren(
       ...branches(now),
-      ...(now.text ? [copyButton(() => now.text), retryButton(now)] : []),
+      ...(now.text ? [copyButton(() => now.text)] : []),
+      ...(now.text && state.chat?.messages.has(now.parent) ? [retryButton(now)] : []),
       h("span", {class: "facts"}, factsOf(now)),
     );
   };
@@ -75,7 +96,8 @@ function retryButton(message) {
 function drawProgress(progress, text) {
   if (!progress) return h("span", {class: "writing", "aria-hidden": "true"});
   const line = h("span", {}, `${progress.text[0].toUpperCase()}${progress.text.slice(1)} …`);
-  if (!progress.total) return h("div", {class: text ? "progress after" : "progress"}, h("span", {class: "writing"}), line);
+  if (!progress.total)
+    return h("div", {class: text ? "progress after" : "progress"}, h("span", {class: "writing"}), line);
   const bar = h("progress", {max: progress.total, value: progress.done, "aria-label": progress.text});
   return h("div", {class: "progress"}, h("span", {class: "writing"}), line, bar);
 }
@@ -90,10 +112,22 @@ const ENDS = {
 function noticeOf(message) {
   const goOn = () => continueAnswer(message, state.settings);
   const again = () => answerTo(state.chat.messages.get(message.parent), state.settings);
-  const action = message.text && message.state !== "failed"
-    ? h("button", {type: "button", class: "button small when-idle", onclick: goOn}, icon("continue"), h("span", {}, "Continue"))
-    : h("button", {type: "button", class: "button small when-idle", onclick: again}, icon("retry"), h("span", {}, "Try again"));
-  if (message.state === "failed") return [h("div", {class: "notice failed"}, icon("warning"), h("span", {}, message.error), action)];
+  const action =
+    message.text && message.state !== "failed"
+      ? h(
+          "button",
+          {type: "button", class: "button small when-idle", onclick: goOn},
+          icon("continue"),
+          h("span", {}, "Continue"),
+        )
+      : h(
+          "button",
+          {type: "button", class: "button small when-idle", onclick: again},
+          icon("retry"),
+          h("span", {}, "Try again"),
+        );
+  if (message.state === "failed")
+    return [h("div", {class: "notice failed"}, icon("warning"), h("span", {}, message.error), action)];
   if (ENDS[message.state]) return [h("div", {class: "notice"}, h("span", {}, ENDS[message.state]), action)];
   return [];
 }
@@ -104,13 +138,17 @@ function branches(message) {
   const place = all.findIndex((other) => other.id === message.id);
   if (all.length < 2) return [];
   const what = message.role === "user" ? "question" : "answer";
-  const arrow = (name, label, to) => iconButton(name, label, () => all[to] && showBranch(all[to]), {class: "icon-button when-idle", disabled: !all[to]});
-  return [h(
-    "span", {class: "branches"},
-    arrow("left", `Previous ${what}`, place - 1),
-    h("span", {}, `${place + 1}/${all.length}`),
-    arrow("right", `Next ${what}`, place + 1),
-  )];
+  const arrow = (name, label, to) =>
+    iconButton(name, label, () => all[to] && showBranch(all[to]), {class: "icon-button when-idle", disabled: !all[to]});
+  return [
+    h(
+      "span",
+      {class: "branches"},
+      arrow("left", `Previous ${what}`, place - 1),
+      h("span", {}, `${place + 1}/${all.length}`),
+      arrow("right", `Next ${what}`, place + 1),
+    ),
+  ];
 }
 
 function copyButton(text) {
@@ -131,7 +169,9 @@ function factsOf({facts}) {
     tokens_per_second && `${tokens_per_second.toFixed(1)} tokens/s`,
     first_token_seconds !== null && `first after ${first_token_seconds.toFixed(2)} s`,
     `${number(prompt_tokens)} in the prompt${remembered_tokens ? `, ${number(remembered_tokens)} remembered` : ""}`,
-  ].filter(Boolean).join(" · ");
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 /** A text box in place of the question; what is sent from it becomes a branch beside it. */
@@ -139,15 +179,34 @@ function openEditor(element, message) {
   let pictures = [...message.pictures];
   const area = h("textarea", {"aria-label": "Your question", dir: "auto", rows: "1"});
   area.value = message.text;
-  const fit = () => { area.style.height = "auto"; area.style.height = `${area.scrollHeight + 2}px`; };
+  const fit = () => {
+    area.style.height = "auto";
+    area.style.height = `${area.scrollHeight + 2}px`;
+  };
   const chips = h("div", {class: "pictures"});
-  const drawChips = () => chips.replaceChildren(...pictures.map((id) => {
-    const image = h("img", {alt: "", class: "thumb"});
-    thumbUrl(id).then((url) => { if (url) image.src = url; });
-    const leave = () => { pictures = pictures.filter((other) => other !== id); drawChips(); };
-    return h("span", {class: "chip"}, image, iconButton("close", "Leave the picture out", leave, {class: "icon-button chip-close"}));
-  }));
-  const close = () => { editor.replaceWith(element); element.querySelector(".tools button:last-child")?.focus(); };
+  const drawChips = () =>
+    chips.replaceChildren(
+      ...pictures.map((id) => {
+        const image = h("img", {alt: "", class: "thumb"});
+        thumbUrl(id).then((url) => {
+          if (url) image.src = url;
+        });
+        const leave = () => {
+          pictures = pictures.filter((other) => other !== id);
+          drawChips();
+        };
+        return h(
+          "span",
+          {class: "chip"},
+          image,
+          iconButton("close", "Leave the picture out", leave, {class: "icon-button chip-close"}),
+        );
+      }),
+    );
+  const close = () => {
+    editor.replaceWith(element);
+    element.querySelector(".tools button:last-child")?.focus();
+  };
   const send = async () => {
     if (!area.value.trim() && !pictures.length) return announce("The message is empty.");
     editor.replaceWith(element);
@@ -157,15 +216,28 @@ function openEditor(element, message) {
     byId("message").focus({preventScroll: true});
   };
   const editor = h(
-    "div", {class: "message question editor"}, chips, area,
-    h("div", {class: "editor-buttons"},
+    "div",
+    {class: "message question editor"},
+    chips,
+    area,
+    h(
+      "div",
+      {class: "editor-buttons"},
       h("button", {type: "button", class: "button", onclick: close}, "Cancel"),
-      h("button", {type: "button", class: "button primary", onclick: send}, "Send")),
+      h("button", {type: "button", class: "button primary", onclick: send}, "Send"),
+    ),
   );
   area.addEventListener("input", fit);
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && hasKeyboard()) { event.preventDefault(); send(); }
-    if (event.key === "Escape") { event.preventDefault(); event.stopPropagation(); close(); }
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && hasKeyboard()) {
+      event.preventDefault();
+      send();
+    }
+    if (event.key === "Escape") {
+      event.preventDefault();
+      event.stopPropagation();
+      close();
+    }
   });
   drawChips();
   element.replaceWith(editor);

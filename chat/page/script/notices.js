@@ -5,14 +5,27 @@ import {byId, h} from "./dom.js";
 /** Has a screen reader say something once. */
 export function announce(text) {
   byId("announcer").textContent = "";
-  setTimeout(() => { byId("announcer").textContent = text; }, 50);
+  setTimeout(() => {
+    byId("announcer").textContent = text;
+  }, 50);
 }
 
 /** Shows a line for some seconds, with an action such as an undo; returns what takes it away. */
 export function toast(text, {action, onaction, seconds = 6} = {}) {
-  const close = () => { clearTimeout(timer); box.remove(); };
-  const act = () => { close(); onaction(); };
-  const box = h("div", {class: "toast"}, h("span", {}, text), action && h("button", {type: "button", class: "button small", onclick: act}, action));
+  const close = () => {
+    clearTimeout(timer);
+    box.remove();
+  };
+  const act = () => {
+    close();
+    onaction();
+  };
+  const box = h(
+    "div",
+    {class: "toast"},
+    h("span", {}, text),
+    action && h("button", {type: "button", class: "button small", onclick: act}, action),
+  );
   const timer = setTimeout(close, seconds * 1000);
   byId("toasts").append(box);
   announce(text);

@@ -6,9 +6,9 @@ import {read, result, transact, write} from "./database.js";
 import {randomId} from "./dom.js";
 import {Refused, fetchPreview, uploadPicture} from "./server.js";
 
-const THUMB = 256;  // pixels of the longer side
-const SVG_SIDE = 1568;  // likewise, of a drawing that becomes pixels
-const urls = new Map();  // object URLs, of what was shown since the page was opened
+const THUMB = 256; // pixels of the longer side
+const SVG_SIDE = 1568; // likewise, of a drawing that becomes pixels
+const urls = new Map(); // object URLs, of what was shown since the page was opened
 
 /** Keeps a file for a chat, with a thumbnail where the browser can draw it. Throws Refused for a damaged drawing. */
 export async function keepPicture(chat, file) {
@@ -80,7 +80,9 @@ async function drawThumb(picture, blob) {
     Object.assign(picture, {width: bitmap.width, height: bitmap.height});
     picture.thumb = await new Promise((resolve) => canvas.toBlob(resolve, "image/webp", 0.85));
     bitmap.close();
-  } catch { /* HEIC, TIFF and what else this browser does not draw */ }
+  } catch {
+    /* HEIC, TIFF and what else this browser does not draw */
+  }
 }
 
 async function urlOf(id, kind, choose) {

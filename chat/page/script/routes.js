@@ -5,10 +5,12 @@ import {randomId} from "./dom.js";
 import {on, tellTabs} from "./events.js";
 import {state} from "./state.js";
 
-const NEW = "new-chat";  // in this tab's session storage: the id that the new chat will have
+const NEW = "new-chat"; // in this tab's session storage: the id that the new chat will have
 
 export const chatAddress = (id) => `#/chat/${id}`;
-export const goTo = (id) => { location.hash = chatAddress(id); };
+export const goTo = (id) => {
+  location.hash = chatAddress(id);
+};
 
 /** The id in the address, or null for a new chat. */
 export const idInAddress = () => /^#\/chat\/([0-9a-f]{24})$/.exec(location.hash)?.[1] ?? null;

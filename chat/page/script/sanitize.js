@@ -7,12 +7,38 @@ const COMMON = {ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false, RETURN_DOM_FRAGM
 const ANSWER = {
   ...COMMON,
   ALLOWED_TAGS: [
-    "p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong", "s", "a",
-    "br", "hr", "table", "thead", "tbody", "tr", "th", "td", "span", "div", "#text",
+    "p",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "ul",
+    "ol",
+    "li",
+    "blockquote",
+    "pre",
+    "code",
+    "em",
+    "strong",
+    "s",
+    "a",
+    "br",
+    "hr",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "span",
+    "div",
+    "#text",
   ],
   ALLOWED_ATTR: ["href", "class", "dir", "start"],
   ALLOWED_URI_REGEXP: /^(?:https?:\/\/|mailto:)/i,
-  ADD_URI_SAFE_ATTR: ["class", "dir", "start"],  // no addresses
+  ADD_URI_SAFE_ATTR: ["class", "dir", "start"], // no addresses
 };
 const CODE = {...COMMON, ALLOWED_TAGS: ["span", "#text"], ALLOWED_ATTR: ["class"]};
 
@@ -20,7 +46,10 @@ const purifier = globalThis.DOMPurify;
 
 purifier.addHook("uponSanitizeAttribute", (_, attribute) => {
   if (attribute.attrName !== "class") return;
-  attribute.attrValue = attribute.attrValue.split(/\s+/).filter((name) => CLASSES.test(name)).join(" ");
+  attribute.attrValue = attribute.attrValue
+    .split(/\s+/)
+    .filter((name) => CLASSES.test(name))
+    .join(" ");
   attribute.keepAttr = Boolean(attribute.attrValue);
 });
 

@@ -8,7 +8,7 @@ export class Unreachable extends Error {}
 /** The server refuses, in a sentence for the user. */
 export class Refused extends Error {}
 
-const GATEWAYS = [502, 504];  // a proxy whose server is away
+const GATEWAYS = [502, 504]; // a proxy whose server is away
 
 async function reach(path, options) {
   try {
@@ -26,7 +26,9 @@ async function sentence(response) {
   try {
     const {error, detail} = JSON.parse(text);
     if (typeof (error ?? detail) === "string") return error ?? detail;
-  } catch { /* no JSON: then in our own words */ }
+  } catch {
+    /* no JSON: then in our own words */
+  }
   return `The server refused this (${response.status}).`;
 }
 
@@ -103,7 +105,10 @@ async function* messages(stream) {
       const events = (rest + decoder.decode(part.value, {stream: true})).split(/\r?\n\r?\n/);
       rest = events.pop();
       for (const event of events) {
-        const data = event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5));
+        const data = event
+          .split(/\r?\n/)
+          .filter((line) => line.startsWith("data:"))
+          .map((line) => line.slice(5));
         if (data.length) yield JSON.parse(data.join("\n"));
       }
     }

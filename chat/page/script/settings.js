@@ -7,7 +7,7 @@ import {h, number} from "./dom.js";
 import {emit} from "./events.js";
 import {state} from "./state.js";
 
-let base = null;  // for new chats
+let base = null; // for new chats
 
 /** The model's own defaults. */
 const defaults = () => ({system: "", sampling: {...state.info.defaults}, pan_and_scan: false});
@@ -37,7 +37,10 @@ async function save() {
   const value = chatSettings();
   base = structuredClone(value);
   await write("settings", {name: "base", value});
-  if (state.chat) await changeChat(state.chat.id, (chat) => { chat.settings = value; });
+  if (state.chat)
+    await changeChat(state.chat.id, (chat) => {
+      chat.settings = value;
+    });
   emit("settings");
 }
 
@@ -51,18 +54,37 @@ const SLIDERS = [
 
 export function openSettings() {
   const content = h("div", {class: "settings"});
-  const draw = () => content.replaceChildren(
-    h("p", {class: "help"}, "For this chat and for new ones. They are kept in this browser."),
-    drawSystem(),
-    ...SLIDERS.map(drawSlider),
-    drawCheck("Greedy", "Always the likeliest token: same question, same answer.", state.settings.sampling.greedy,
-      (checked) => { state.settings.sampling.greedy = checked; }),
-    state.info.pan_and_scan && state.info.sees ? drawCheck("Pan and scan", "Reads wide and tall pictures, such as documents, in several crops: more detail, more tokens.",
-      state.settings.pan_and_scan, (checked) => { state.settings.pan_and_scan = checked; }) : "",
-    drawTheme(),
-    h("button", {type: "button", class: "button", onclick: restore}, "Restore the model's defaults"),
-  );
-  const restore = async () => { state.settings = defaults(); await save(); draw(); };
+  const draw = () =>
+    content.replaceChildren(
+      h("p", {class: "help"}, "For this chat and for new ones. They are kept in this browser."),
+      drawSystem(),
+      ...SLIDERS.map(drawSlider),
+      drawCheck(
+        "Greedy",
+        "Always the likeliest token: same question, same answer.",
+        state.settings.sampling.greedy,
+        (checked) => {
+          state.settings.sampling.greedy = checked;
+        },
+      ),
+      state.info.pan_and_scan && state.info.sees
+        ? drawCheck(
+            "Pan and scan",
+            "Reads wide and tall pictures, such as documents, in several crops: more detail, more tokens.",
+            state.settings.pan_and_scan,
+            (checked) => {
+              state.settings.pan_and_scan = checked;
+            },
+          )
+        : "",
+      drawTheme(),
+      h("button", {type: "button", class: "button", onclick: restore}, "Restore the model's defaults"),
+    );
+  const restore = async () => {
+    state.settings = defaults();
+    await save();
+    draw();
+  };
   draw();
   openDialog("Settings", content, {class: "sheet"});
 }
@@ -70,8 +92,17 @@ export function openSettings() {
 function drawSystem() {
   const area = h("textarea", {id: "system", rows: "4", dir: "auto", "aria-describedby": "system-help"});
   area.value = state.settings.system;
-  area.addEventListener("input", () => { state.settings.system = area.value; save(); });
-  return h("div", {class: "field"}, h("label", {for: "system"}, "System prompt"), area, h("p", {class: "help", id: "system-help"}, "What the model reads before your first message."));
+  area.addEventListener("input", () => {
+    state.settings.system = area.value;
+    save();
+  });
+  return h(
+    "div",
+    {class: "field"},
+    h("label", {for: "system"}, "System prompt"),
+    area,
+    h("p", {class: "help", id: "system-help"}, "What the model reads before your first message."),
+  );
 }
 
 function drawSlider([name, label, low, high, step, help]) {
@@ -86,13 +117,23 @@ function drawSlider([name, label, low, high, step, help]) {
     state.settings.sampling[name] = Math.min(most, Math.max(low, step === 1 ? Math.round(wanted) : wanted));
     save();
   };
-  slider.addEventListener("input", () => { field.value = slider.value; set(slider.value); });
-  field.addEventListener("input", () => { slider.value = field.value; set(field.value); });
-  field.addEventListener("change", () => { field.value = state.settings.sampling[name]; });
+  slider.addEventListener("input", () => {
+    field.value = slider.value;
+    set(slider.value);
+  });
+  field.addEventListener("input", () => {
+    slider.value = field.value;
+    set(field.value);
+  });
+  field.addEventListener("change", () => {
+    field.value = state.settings.sampling[name];
+  });
   const {[name]: own} = state.info.defaults;
   return h(
-    "div", {class: "field"},
-    h("div", {class: "field-head"}, h("label", {for: name}, label), field), slider,
+    "div",
+    {class: "field"},
+    h("div", {class: "field-head"}, h("label", {for: name}, label), field),
+    slider,
     h("p", {class: "help", id: `${name}-help`}, `${help} The model's default is ${number(own)}.`),
   );
 }
@@ -100,13 +141,29 @@ function drawSlider([name, label, low, high, step, help]) {
 function drawCheck(label, help, checked, set) {
   const id = label.toLowerCase().replaceAll(" ", "-");
   const box = h("input", {type: "checkbox", id, checked, "aria-describedby": `${id}-help`});
-  box.addEventListener("change", () => { set(box.checked); save(); });
-  return h("div", {class: "field check"}, box, h("label", {for: id}, label), h("p", {class: "help", id: `${id}-help`}, help));
+  box.addEventListener("change", () => {
+    set(box.checked);
+    save();
+  });
+  return h(
+    "div",
+    {class: "field check"},
+    box,
+    h("label", {for: id}, label),
+    h("p", {class: "help", id: `${id}-help`}, help),
+  );
 }
 
 function drawTheme() {
-  const choose = h("select", {id: "theme"}, ["system", "light", "dark"].map((name) => h("option", {value: name, selected: theme() === name}, name)));
-  choose.addEventListener("change", () => { localStorage.setItem("theme", choose.value); applyTheme(); });
+  const choose = h(
+    "select",
+    {id: "theme"},
+    ["system", "light", "dark"].map((name) => h("option", {value: name, selected: theme() === name}, name)),
+  );
+  choose.addEventListener("change", () => {
+    localStorage.setItem("theme", choose.value);
+    applyTheme();
+  });
   return h("div", {class: "field field-head"}, h("label", {for: "theme"}, "Look"), choose);
 }
 

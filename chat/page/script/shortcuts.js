@@ -32,8 +32,8 @@ const LISTED = [
 
 const ACTIONS = {
   "shift+o": newChat,
-  "k": () => emit("search"),
-  "b": () => emit("toggle-sidebar"),
+  k: () => emit("search"),
+  b: () => emit("toggle-sidebar"),
   "shift+e": scrollToEnd,
   "shift+y": async () => {
     const text = lastAnswer();
@@ -55,7 +55,10 @@ export function startShortcuts() {
       return;
     }
     if (!(event.ctrlKey || event.metaKey) || event.altKey) return;
-    const action = ACTIONS[`${event.shiftKey && event.key.length === 1 && /[a-z]/i.test(event.key) ? "shift+" : ""}${event.key.toLowerCase()}`];
+    const action =
+      ACTIONS[
+        `${event.shiftKey && event.key.length === 1 && /[a-z]/i.test(event.key) ? "shift+" : ""}${event.key.toLowerCase()}`
+      ];
     if (!action) return;
     event.preventDefault();
     action();
@@ -63,6 +66,8 @@ export function startShortcuts() {
 }
 
 export function openShortcuts() {
-  const rows = LISTED.map(([keys, does]) => h("tr", {}, h("th", {scope: "row"}, h("kbd", {}, keys)), h("td", {}, does)));
+  const rows = LISTED.map(([keys, does]) =>
+    h("tr", {}, h("th", {scope: "row"}, h("kbd", {}, keys)), h("td", {}, does)),
+  );
   openDialog("Keyboard shortcuts", h("div", {}, h("table", {class: "shortcuts"}, h("tbody", {}, rows))));
 }

@@ -16,29 +16,51 @@ import {exportChats, importChats} from "./transfer.js";
 const DAY = 24 * 3600 * 1000;
 const UNDO_SECONDS = 12;
 const parts = {};
-let renaming = null;  // the chat whose title is being typed
+let renaming = null; // the chat whose title is being typed
 
 export function startSidebar() {
   const sidebar = byId("sidebar");
-  parts.search = h("input", {type: "search", id: "search", placeholder: "Search", "aria-label": "Search the chats", oninput: drawList});
+  parts.search = h("input", {
+    type: "search",
+    id: "search",
+    placeholder: "Search",
+    "aria-label": "Search the chats",
+    oninput: drawList,
+  });
   parts.list = h("nav", {id: "chat-list", "aria-label": "Chats in this browser"});
   parts.file = h("input", {type: "file", id: "import-file", hidden: true, accept: ".json,application/json"});
   parts.file.addEventListener("change", takeFile);
   sidebar.append(
-    h("div", {class: "sidebar-head"},
-      button("new", "New chat", () => { newChat(); closeIfNarrow(); }, {id: "new-chat"}),
-      iconButton("close", "Close the list of chats", () => toggleSidebar(false))),
+    h(
+      "div",
+      {class: "sidebar-head"},
+      button(
+        "new",
+        "New chat",
+        () => {
+          newChat();
+          closeIfNarrow();
+        },
+        {id: "new-chat"},
+      ),
+      iconButton("close", "Close the list of chats", () => toggleSidebar(false)),
+    ),
     h("div", {class: "search"}, icon("search"), parts.search),
     parts.list,
-    h("div", {class: "sidebar-foot"},
+    h(
+      "div",
+      {class: "sidebar-foot"},
       iconButton("upload", "Import chats", () => parts.file.click()),
       iconButton("download", "Export all chats", async () => exportChats(null)),
       iconButton("keyboard", "Keyboard shortcuts", openShortcuts),
-      iconButton("settings", "Settings", openSettings)),
+      iconButton("settings", "Settings", openSettings),
+    ),
     parts.file,
   );
   byId("shade").addEventListener("click", () => toggleSidebar(false));
-  sidebar.addEventListener("keydown", (event) => { if (event.key === "Escape" && isNarrow()) toggleSidebar(false); });
+  sidebar.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && isNarrow()) toggleSidebar(false);
+  });
   for (const type of ["chat", "tab:chat", "running", "tab:written", "route"]) on(type, () => drawList());
   toggleSidebar(!isNarrow() && localStorage.getItem("sidebar") !== "closed", false);
   matchMedia("(max-width: 800px)").addEventListener("change", ({matches}) => toggleSidebar(!matches, false));
@@ -65,7 +87,9 @@ export function focusSearch() {
   parts.search.select();
 }
 
-const closeIfNarrow = () => { if (isNarrow()) toggleSidebar(false); };
+const closeIfNarrow = () => {
+  if (isNarrow()) toggleSidebar(false);
+};
 
 let drawing = 0;
 async function drawList() {
@@ -81,8 +105,13 @@ async function drawList() {
     const name = groupOf(chat.updated);
     groups.set(name, [...(groups.get(name) ?? []), chat]);
   }
-  parts.list.replaceChildren(...[...groups].flatMap(([name, all]) => [h("h2", {}, name), h("ul", {}, all.map(drawItem))]));
-  if (!groups.size) parts.list.append(h("p", {class: "help"}, wanted ? "No chat has this in it." : "Chats are kept here, in this browser."));
+  parts.list.replaceChildren(
+    ...[...groups].flatMap(([name, all]) => [h("h2", {}, name), h("ul", {}, all.map(drawItem))]),
+  );
+  if (!groups.size)
+    parts.list.append(
+      h("p", {class: "help"}, wanted ? "No chat has this in it." : "Chats are kept here, in this browser."),
+    );
   if (focused) parts.list.querySelector(`li[data-id="${focused}"] a`)?.focus();
 }
 
@@ -103,15 +132,30 @@ function dateOf(time) {
 function drawItem(chat) {
   const mark = h("span", {class: "item-mark"}, icon("chat"));
   if (isAnswering(chat.id)) mark.replaceChildren(h("span", {class: "writing"}));
-  else if (chat.picture) thumbUrl(chat.picture).then((url) => { if (url) mark.replaceChildren(h("img", {src: url, alt: ""})); });
+  else if (chat.picture)
+    thumbUrl(chat.picture).then((url) => {
+      if (url) mark.replaceChildren(h("img", {src: url, alt: ""}));
+    });
   const link = h(
-    "a", {href: chatAddress(chat.id), title: chat.title, "aria-current": chat.id === state.id && "page", onclick: closeIfNarrow},
+    "a",
+    {
+      href: chatAddress(chat.id),
+      title: chat.title,
+      "aria-current": chat.id === state.id && "page",
+      onclick: closeIfNarrow,
+    },
     mark,
-    h("span", {class: "item-words"},
+    h(
+      "span",
+      {class: "item-words"},
       h("span", {class: "item-title", dir: "auto"}, chat.title),
-      h("time", {datetime: new Date(chat.updated).toISOString()}, dateOf(chat.updated))),
+      h("time", {datetime: new Date(chat.updated).toISOString()}, dateOf(chat.updated)),
+    ),
   );
-  const more = iconButton("more", `More about ${chat.title}`, () => openMenu(more, chatActions(chat, item)), {class: "icon-button item-more", "aria-haspopup": "menu"});
+  const more = iconButton("more", `More about ${chat.title}`, () => openMenu(more, chatActions(chat, item)), {
+    class: "icon-button item-more",
+    "aria-haspopup": "menu",
+  });
   const item = h("li", {dataset: {id: chat.id}}, link, more);
   return item;
 }
@@ -138,7 +182,10 @@ function rename(chat, item) {
   };
   field.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.isComposing) close(true);
-    if (event.key === "Escape") { event.stopPropagation(); close(false); }
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      close(false);
+    }
   });
   field.addEventListener("blur", () => close(true));
   item.replaceChildren(field);

@@ -9,8 +9,8 @@ import {announce, banner, toast} from "./notices.js";
 import {fetchInfo} from "./server.js";
 import {state} from "./state.js";
 
-const POLL = 1000;  // milliseconds, while the model loads or the server is away
-const LETTERS_PER_TOKEN = 3.5;  // a rough count of a draft
+const POLL = 1000; // milliseconds, while the model loads or the server is away
+const LETTERS_PER_TOKEN = 3.5; // a rough count of a draft
 const parts = {};
 let draft = {text: "", pictures: 0};
 let timer = null;
@@ -18,14 +18,30 @@ let timer = null;
 export function startStatus() {
   parts.facts = h("p", {id: "status"});
   parts.fill = h("span", {class: "meter-fill"});
-  parts.meter = h("div", {id: "context", role: "meter", "aria-label": "Context used", "aria-valuemin": "0"}, parts.fill);
+  parts.meter = h(
+    "div",
+    {id: "context", role: "meter", "aria-label": "Context used", "aria-valuemin": "0"},
+    parts.fill,
+  );
   parts.count = h("span", {id: "context-text"});
-  byId("dock").append(h("div", {class: "dock-foot"}, parts.facts, h("div", {class: "context"}, parts.meter, parts.count)));
-  on("draft", (now) => { draft = now; showContext(); });
-  on("shown", ({empty}) => { byId("start").hidden = !empty; showContext(); });
-  on("answer", ({ended}) => { if (ended) refreshInfo(); });
+  byId("dock").append(
+    h("div", {class: "dock-foot"}, parts.facts, h("div", {class: "context"}, parts.meter, parts.count)),
+  );
+  on("draft", (now) => {
+    draft = now;
+    showContext();
+  });
+  on("shown", ({empty}) => {
+    byId("start").hidden = !empty;
+    showContext();
+  });
+  on("answer", ({ended}) => {
+    if (ended) refreshInfo();
+  });
   on("unreachable", () => lost());
-  on("reached", () => { if (!byId("banner").hidden) refreshInfo(); });
+  on("reached", () => {
+    if (!byId("banner").hidden) refreshInfo();
+  });
   addEventListener("offline", () => lost());
   addEventListener("online", () => refreshInfo());
 }
@@ -41,7 +57,7 @@ export async function refreshInfo() {
     lost();
   }
   clearTimeout(timer);
-  if (!state.info?.ready && !state.info?.failure || !byId("banner").hidden) timer = setTimeout(refreshInfo, POLL);
+  if ((!state.info?.ready && !state.info?.failure) || !byId("banner").hidden) timer = setTimeout(refreshInfo, POLL);
 }
 
 function lost() {
@@ -56,7 +72,9 @@ function showInfo() {
   const text = info.failure
     ? `Could not be loaded: ${info.failure}`
     : info.ready
-      ? [info.facts, info.sees ? "" : "reads text only, no pictures", memoryFacts(info.memory)].filter(Boolean).join(" · ")
+      ? [info.facts, info.sees ? "" : "reads text only, no pictures", memoryFacts(info.memory)]
+          .filter(Boolean)
+          .join(" · ")
       : `${(info.progress ?? "loading").replace(/^./, (letter) => letter.toUpperCase())} …`;
   if (parts.facts.textContent !== text) parts.facts.textContent = text;
   parts.facts.title = text;
@@ -74,14 +92,30 @@ const memoryFacts = (memory) =>
 /** What runs here, and what is kept where. */
 export function openAbout() {
   const {info} = state;
-  openDialog("About", h(
-    "div", {class: "settings"},
-    h("p", {}, h("strong", {}, info.name), info.about && ` · ${info.about}`),
-    h("p", {}, parts.facts.textContent),
-    h("p", {}, `Context: ${number(info.context)} tokens. A chat takes up to ${info.limits.pictures} pictures, each of at most ${bytes(info.limits.picture_bytes)}.`),
-    h("p", {}, "Chats, drafts, pictures and settings are kept in this browser, until you delete them here or clear the site's data."),
-    h("p", {}, "The server keeps uploaded pictures for a day at most, and what the model computed of chats in its memory, within the bound above."),
-  ));
+  openDialog(
+    "About",
+    h(
+      "div",
+      {class: "settings"},
+      h("p", {}, h("strong", {}, info.name), info.about && ` · ${info.about}`),
+      h("p", {}, parts.facts.textContent),
+      h(
+        "p",
+        {},
+        `Context: ${number(info.context)} tokens. A chat takes up to ${info.limits.pictures} pictures, each of at most ${bytes(info.limits.picture_bytes)}.`,
+      ),
+      h(
+        "p",
+        {},
+        "Chats, drafts, pictures and settings are kept in this browser, until you delete them here or clear the site's data.",
+      ),
+      h(
+        "p",
+        {},
+        "The server keeps uploaded pictures for a day at most, and what the model computed of chats in its memory, within the bound above.",
+      ),
+    ),
+  );
 }
 
 function showStart(info, status) {
@@ -90,8 +124,12 @@ function showStart(info, status) {
     start.dataset.drawn = "";
     parts.startStatus = h("p", {class: "start-status"});
     start.append(
-      h("h1", {dir: "auto"}, info.name), info.about ? h("p", {class: "about", dir: "auto"}, info.about) : "", parts.startStatus,
-      info.examples.length ? h("div", {class: "examples", role: "group", "aria-label": "Examples"}, info.examples.map(drawExample)) : "",
+      h("h1", {dir: "auto"}, info.name),
+      info.about ? h("p", {class: "about", dir: "auto"}, info.about) : "",
+      parts.startStatus,
+      info.examples.length
+        ? h("div", {class: "examples", role: "group", "aria-label": "Examples"}, info.examples.map(drawExample))
+        : "",
     );
   }
   parts.startStatus.textContent = info.ready ? "" : status;
@@ -119,15 +157,21 @@ function showContext() {
   const {info, chat} = state;
   if (!info) return;
   const perPicture = info.picture_tokens ?? 256;
-  const path = chat && !chat.context ? pathOf(chat) : [];  // not answered yet: it is counted as a draft is
+  const path = chat && !chat.context ? pathOf(chat) : []; // not answered yet: it is counted as a draft is
   const letters = path.reduce((sum, message) => sum + message.text.length, draft.text.length);
   const newPictures = (path.flatMap((message) => message.pictures).length + draft.pictures) * perPicture;
   const added = Math.ceil(letters / LETTERS_PER_TOKEN) + newPictures;
-  const used = (chat?.context?.tokens ?? 0) + added, share = Math.min(1, used / info.context);
+  const used = (chat?.context?.tokens ?? 0) + added,
+    share = Math.min(1, used / info.context);
   const inPictures = (chat?.context?.pictures ?? 0) + newPictures;
   const text = `${added ? "about " : ""}${number(used)} of ${number(info.context)} tokens${inPictures ? `, ${number(inPictures)} in pictures` : ""}`;
   parts.count.textContent = text;
-  for (const [name, value] of [["aria-valuemax", info.context], ["aria-valuenow", Math.min(used, info.context)], ["aria-valuetext", text]]) parts.meter.setAttribute(name, value);
+  for (const [name, value] of [
+    ["aria-valuemax", info.context],
+    ["aria-valuenow", Math.min(used, info.context)],
+    ["aria-valuetext", text],
+  ])
+    parts.meter.setAttribute(name, value);
   parts.fill.style.width = `${100 * share}%`;
   parts.meter.classList.toggle("full", share > 0.9);
 }

@@ -9,13 +9,18 @@ import {announce} from "./notices.js";
 import {startScrolling} from "./scrolling.js";
 import {state} from "./state.js";
 
-let views = new Map();  // by message, in the order of the chat
+let views = new Map(); // by message, in the order of the chat
 let scrolling = null;
 
 export function startThread() {
   scrolling = startScrolling();
-  for (const type of ["chat", "tab:chat"]) on(type, ({id}) => { if (id === state.id) refresh(); });
-  on("running", ({chat}) => { if (chat === state.id) markAnswering(); });
+  for (const type of ["chat", "tab:chat"])
+    on(type, ({id}) => {
+      if (id === state.id) refresh();
+    });
+  on("running", ({chat}) => {
+    if (chat === state.id) markAnswering();
+  });
   on("answer", ({message, progress, ended}) => {
     if (message.chat !== state.id || !state.chat) return;
     state.chat.messages.set(message.id, message);
@@ -23,7 +28,11 @@ export function startThread() {
     if (!view) return void refresh();
     view.update(message, progress);
     markAnswering();
-    if (ended) announce(message.error ?? `${message.state === "done" ? "" : "Incomplete answer. "}${view.element.querySelector(".answer").innerText}`);
+    if (ended)
+      announce(
+        message.error ??
+          `${message.state === "done" ? "" : "Incomplete answer. "}${view.element.querySelector(".answer").innerText}`,
+      );
     else if (progress?.text && !message.text && !progress.total) announce(progress.text);
   });
 }
@@ -69,7 +78,8 @@ async function refresh() {
 function arrange(elements) {
   const thread = byId("thread");
   for (const child of [...thread.children]) if (!elements.includes(child) && !child.matches(".editor")) child.remove();
-  for (const editor of thread.querySelectorAll(".editor")) if (elements.every((element) => element.dataset.id !== editor.dataset.id)) editor.remove();
+  for (const editor of thread.querySelectorAll(".editor"))
+    if (elements.every((element) => element.dataset.id !== editor.dataset.id)) editor.remove();
   let place = thread.firstElementChild;
   for (const element of elements) {
     if (place?.matches(".editor") && place.dataset.id === element.dataset.id) place = place.nextElementSibling;
@@ -89,4 +99,5 @@ function markAnswering() {
 export const editLast = () => [...views.values()].findLast((view) => view.edit)?.edit();
 
 /** The text of the last answer that is shown. */
-export const lastAnswer = () => (state.chat ? pathOf(state.chat).findLast((message) => message.role === "assistant")?.text : null);
+export const lastAnswer = () =>
+  state.chat ? pathOf(state.chat).findLast((message) => message.role === "assistant")?.text : null;

@@ -4,13 +4,18 @@ import {openDialog} from "./dialogs.js";
 import {download, h, iconButton, number} from "./dom.js";
 import {readPicture, viewUrl} from "./pictures.js";
 
-const MOST = 8, LEAST = 0.05;
+const MOST = 8,
+  LEAST = 0.05;
 
 export async function openViewer(id) {
   const [picture, url] = [await readPicture(id), await viewUrl(id)];
   if (!url) return;
   const image = h("img", {src: url, alt: picture.name, draggable: "false"});
-  const frame = h("div", {class: "viewer-frame", tabindex: "0", role: "group", "aria-label": "Picture; arrow keys move it"}, image);
+  const frame = h(
+    "div",
+    {class: "viewer-frame", tabindex: "0", role: "group", "aria-label": "Picture; arrow keys move it"},
+    image,
+  );
   const scaleText = h("span", {class: "viewer-scale", role: "status"});
   const size = picture.width ? `${number(picture.width)} × ${number(picture.height)} pixels` : "";
   let scale = 1;
@@ -27,7 +32,8 @@ export async function openViewer(id) {
   const toggle = () => zoom(Math.abs(scale - fitted()) < 0.01 ? Math.max(1, 2 * fitted()) : fitted());
 
   const tools = h(
-    "div", {class: "viewer-tools"},
+    "div",
+    {class: "viewer-tools"},
     iconButton("minus", "Zoom out", () => zoom(scale / 1.4)),
     scaleText,
     iconButton("plus", "Zoom in", () => zoom(scale * 1.4)),
@@ -41,11 +47,15 @@ export async function openViewer(id) {
   zoom(fitted());
 
   image.addEventListener("dblclick", toggle);
-  frame.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const {left, top} = frame.getBoundingClientRect();
-    zoom(scale * (event.deltaY < 0 ? 1.15 : 1 / 1.15), event.clientX - left, event.clientY - top);
-  }, {passive: false});
+  frame.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const {left, top} = frame.getBoundingClientRect();
+      zoom(scale * (event.deltaY < 0 ? 1.15 : 1 / 1.15), event.clientX - left, event.clientY - top);
+    },
+    {passive: false},
+  );
   frame.addEventListener("pointermove", (event) => {
     if (event.pointerType === "mouse" && event.buttons === 1) frame.scrollBy(-event.movementX, -event.movementY);
   });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -11,12 +12,11 @@ from chat.engine import Engine
 from tests.chat.helpers.browser import ChatPage
 from tests.chat.helpers.waiting import until
 
-LONG = "\n\n".join(f"{number}. a line of a long answer" for number in range(60))
 
-
-def start_long_answer(chat: ChatPage) -> None:
-    chat.ask(LONG)
-    expect(chat.answers.locator("p, li").nth(22)).to_be_visible()
+def start_long_answer(chat: ChatPage, lines: int = 60, seen: int = 26) -> None:
+    """Asks for so many lines, and waits until some of them are there; the stub's context holds about 80."""
+    chat.ask("\n\n".join(f"line {number} of a long answer" for number in range(lines)))
+    expect(chat.answers.locator("p").nth(seen)).to_be_visible()
 
 
 def test_a_small_scroll_up_stays_and_a_button_leads_to_the_end(chat: ChatPage, echo: list[str]) -> None:
@@ -53,8 +53,8 @@ def test_keys_and_the_scrollbar_hold_too(chat: ChatPage, echo: list[str]) -> Non
     chat.stop.click()
 
 
-def test_typing_and_attaching_during_an_answer(chat: ChatPage, echo: list[str], red) -> None:
-    start_long_answer(chat)
+def test_typing_and_attaching_during_an_answer(chat: ChatPage, echo: list[str], red: Path) -> None:
+    start_long_answer(chat, 20, 2)
     chat.attach(red)
     chat.textbox.press_sequentially("what is this?")
     chat.textbox.press("Enter")
@@ -86,7 +86,7 @@ def test_an_answer_at_its_limit_goes_on(chat: ChatPage, engine: Engine) -> None:
 
 
 def test_a_stopped_answer_goes_on(chat: ChatPage, echo: list[str]) -> None:
-    start_long_answer(chat)
+    start_long_answer(chat, 30, 8)
     chat.stop.click()
     expect(chat.replies).to_contain_text("Stopped.")
     part = chat.answers.text_content()
