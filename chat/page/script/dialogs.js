@@ -51,7 +51,8 @@ export function openMenu(anchor, items) {
   menu.showPopover();
   const {left, right, bottom, top} = anchor.getBoundingClientRect();
   const {width, height} = menu.getBoundingClientRect();
-  menu.style.left = `${Math.max(8, Math.min(left + width > innerWidth - 8 ? right - width : left, innerWidth - width - 8))}px`;
-  menu.style.top = `${bottom + height > innerHeight - 8 ? Math.max(8, top - height - 4) : bottom + 4}px`;
+  const [x, y] = [left + width > innerWidth - 8 ? right - width : left, bottom + 4];
+  menu.style.left = `${Math.max(8, Math.min(x, innerWidth - width - 8))}px`;
+  menu.style.top = `${y + height > innerHeight - 8 ? Math.max(8, top - height - 4) : y}px`;
   menu.firstElementChild.focus();
 }

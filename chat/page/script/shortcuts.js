@@ -55,10 +55,8 @@ export function startShortcuts() {
       return;
     }
     if (!(event.ctrlKey || event.metaKey) || event.altKey) return;
-    const action =
-      ACTIONS[
-        `${event.shiftKey && event.key.length === 1 && /[a-z]/i.test(event.key) ? "shift+" : ""}${event.key.toLowerCase()}`
-      ];
+    const isShifted = event.shiftKey && /^[a-z]$/i.test(event.key); // a sign itself may need Shift
+    const action = ACTIONS[`${isShifted ? "shift+" : ""}${event.key.toLowerCase()}`];
     if (!action) return;
     event.preventDefault();
     action();

@@ -11,6 +11,10 @@ import {state} from "./state.js";
 
 const POLL = 1000; // milliseconds, while the model loads or the server is away
 const LETTERS_PER_TOKEN = 3.5; // a rough count of a draft
+const KEPT = [
+  "Chats, drafts, pictures and settings are in this browser, until you delete them here or clear the site's data.",
+  "The server keeps uploaded pictures for a day at most, and in its memory what the model computed of chats.",
+];
 const parts = {};
 let draft = {text: "", pictures: 0};
 let timer = null;
@@ -99,21 +103,8 @@ export function openAbout() {
       {class: "settings"},
       h("p", {}, h("strong", {}, info.name), info.about && ` · ${info.about}`),
       h("p", {}, parts.facts.textContent),
-      h(
-        "p",
-        {},
-        `Context: ${number(info.context)} tokens. A chat takes up to ${info.limits.pictures} pictures, each of at most ${bytes(info.limits.picture_bytes)}.`,
-      ),
-      h(
-        "p",
-        {},
-        "Chats, drafts, pictures and settings are kept in this browser, until you delete them here or clear the site's data.",
-      ),
-      h(
-        "p",
-        {},
-        "The server keeps uploaded pictures for a day at most, and what the model computed of chats in its memory, within the bound above.",
-      ),
+      h("p", {}, `Context: ${number(info.context)} tokens. A chat takes up to ${info.limits.pictures} pictures.`),
+      ...KEPT.map((text) => h("p", {}, text)),
     ),
   );
 }
@@ -161,10 +152,11 @@ function showContext() {
   const letters = path.reduce((sum, message) => sum + message.text.length, draft.text.length);
   const newPictures = (path.flatMap((message) => message.pictures).length + draft.pictures) * perPicture;
   const added = Math.ceil(letters / LETTERS_PER_TOKEN) + newPictures;
-  const used = (chat?.context?.tokens ?? 0) + added,
-    share = Math.min(1, used / info.context);
+  const used = (chat?.context?.tokens ?? 0) + added;
+  const share = Math.min(1, used / info.context);
   const inPictures = (chat?.context?.pictures ?? 0) + newPictures;
-  const text = `${added ? "about " : ""}${number(used)} of ${number(info.context)} tokens${inPictures ? `, ${number(inPictures)} in pictures` : ""}`;
+  const ofPictures = inPictures ? `, ${number(inPictures)} in pictures` : "";
+  const text = `${added ? "about " : ""}${number(used)} of ${number(info.context)} tokens${ofPictures}`;
   parts.count.textContent = text;
   for (const [name, value] of [
     ["aria-valuemax", info.context],

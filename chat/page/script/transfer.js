@@ -37,7 +37,7 @@ export async function exportChats(ids) {
   download(`${name || "chat"}.json`, file);
 }
 
-/** Adds the chats of a file to those that are here, as chats of their own; returns how many. Throws Error in a sentence. */
+/** Adds the chats of a file to those that are here; returns how many. Throws Error in a sentence. */
 export async function importChats(file) {
   let data;
   try {
