@@ -32,8 +32,8 @@ class Answers:
             {"type": "reading", "text", "done", "total"}, {"type": "answer", "text"}, and at the end one of {"type":
             "done", "text", ...}, {"type": "missing", "pictures"} and {"type": "error", "message"}.
         """
-        self._forget(request.session_hash)
-        engine = self.engine
+        engine, sessions = self.engine, gr.context.LocalContext.blocks.get().state_holder.session_data
+        sessions.pop(request.session_hash, None)  # with the last input, which here is a whole chat
         try:
             question = read_question(asked, engine.context)
             while not engine.loaded.is_set():
@@ -46,10 +46,8 @@ class Answers:
             yield {"type": "missing", "pictures": error.ids}
         except ChatError as error:
             yield {"type": "error", "message": str(error)}
-
-    def _forget(self, session: str) -> None:
-        """Gradio keeps the last input of each session, which here is a whole chat."""
-        gr.context.LocalContext.blocks.get().state_holder.session_data.pop(session, None)
+        finally:
+            sessions.pop(request.session_hash, None)  # begun anew meanwhile; else it took an API client's place
 
     def _event(self, answer: Answer | Reading) -> dict:
         if isinstance(answer, Reading):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -51,6 +53,7 @@ class Routes:
         self._access = access
         self._answer_fn = answer_fn
         self._examples = engine.repo.examples() if engine.sees else []
+        self._decoder = ThreadPoolExecutor(1, "pictures")  # of its own: those of answers shall not wait for pictures
 
     def all(self) -> list[Route | Mount]:
         return [
@@ -122,7 +125,7 @@ class Routes:
     async def keep_picture(self, request: Request) -> Response:
         """Keeps an uploaded picture; the body is the file."""
         try:
-            number, width, height = await asyncio.to_thread(self._engine.uploads.add, await request.body())
+            number, width, height = await self._decode(self._engine.uploads.add, await request.body())
         except PictureError as error:
             return _refused(Refusal(error.status, str(error)))
         return JSONResponse({"id": number, "width": width, "height": height})
@@ -134,7 +137,7 @@ class Routes:
             return preview_of(self._engine.uploads.open(request.path_params["number"]))
 
         try:
-            return Response(await asyncio.to_thread(preview), media_type="image/png", headers=KEPT_BY_BROWSER)
+            return Response(await self._decode(preview), media_type="image/png", headers=KEPT_BY_BROWSER)
         except MissingPictures as error:
             return _refused(Refusal(404, str(error)))
 
@@ -146,9 +149,12 @@ class Routes:
                 if isinstance(file, str):
                     return _refused(Refusal(400, "A form of files is wanted."))
                 name = Path((file.filename or "").replace("\\", "/")).name[:100] or "This file"
-                number = await asyncio.to_thread(self._engine.uploads.add_or_remember, await file.read(), name)
+                number = await self._decode(self._engine.uploads.add_or_remember, await file.read(), name)
                 paths.append(f"{number}/{quote(name)}")
         return JSONResponse(paths)
+
+    async def _decode(self, function: Callable, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, function, *arguments)
 
     async def login(self, request: Request) -> Response:
         try:

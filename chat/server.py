@@ -22,7 +22,7 @@ from chat.routes import Routes
 from chat.waiting import QUEUE_LIMIT, Waiting
 
 DAY = 24 * 3600
-SESSIONS = 1000  # of API clients, each with the texts of a chat
+SESSIONS = 256  # of API clients, each with the texts of a chat; who was not heard of for the longest time goes first
 IN_TURN: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": AT_ONCE}
 
 
