@@ -70,10 +70,12 @@ function drawAnswer(message) {
     notice,
     tools,
   );
+  let drawn = {};
   const update = (now, progress) => {
     const isWriting = now.state === "writing";
     element.setAttribute("aria-busy", isWriting);
-    drawMarkdown(text, now.text, !isWriting);
+    if (drawn.text !== now.text || drawn.isWriting !== isWriting) drawMarkdown(text, now.text, !isWriting);
+    drawn = {text: now.text, isWriting};
     doing.replaceChildren(...(isWriting ? [drawProgress(progress, now.text)] : []));
     notice.replaceChildren(...noticeOf(now));
     tools.hidden = isWriting;

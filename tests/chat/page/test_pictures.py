@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,10 @@ def test_a_drawing_is_drawn_and_cannot_act(chat: ChatPage, echo: list[str], tmp_
     assert color[1] < 15
 
 
-def test_what_is_no_picture_is_refused_by_name(chat: ChatPage, echo: list[str], tmp_path: Path) -> None:
+def test_what_is_no_picture_is_refused_by_name(
+    open_tab: Callable[..., ChatPage], echo: list[str], tmp_path: Path
+) -> None:
+    chat = open_tab(allowed_complaint="415")
     (tmp_path / "broken.png").write_text("this is no picture")
     chat.page.locator("#file").set_input_files(tmp_path / "broken.png")
     expect(chat.toasts).to_contain_text(re.compile("broken.png: .*not a picture"))

@@ -185,7 +185,8 @@ def test_a_screen_reader_hears_an_answer_once(chat: ChatPage) -> None:
     chat.wait_for_answer(1)
     chat.page.wait_for_timeout(300)
     heard = chat.page.evaluate("window.heard")
-    assert [text for text in heard if "another" in text] == ["a word and another and one more"]
+    (text,) = [text for text in heard if "another" in text]
+    assert text.endswith("a word and another and one more")
     assert chat.page.locator("[aria-live], [role=log], [role=alert], [role=status]").evaluate_all(
         "all => all.every(region => !region.closest('#thread') && !region.querySelector('#thread'))"
     )
