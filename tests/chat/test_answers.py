@@ -26,7 +26,8 @@ def test_an_answer_comes_in_events(engine: Engine, monkeypatch: pytest.MonkeyPat
     sent = events(engine, asked([said("user", picture(number), "x" * 40)]))
     assert list(dict.fromkeys(event["type"] for event in sent)) == ["reading", "answer", "done"]
     read = [event for event in sent if re.fullmatch(r"reading \d+ of \d+ tokens", event["text"])]
-    assert all(0 < event["done"] < event["total"] for event in read)
+    assert [event["done"] for event in read] == sorted({event["done"] for event in read})
+    assert all(event["done"] < event["total"] for event in read)
     assert any(event["text"] == "looking at picture 1 of 1" for event in sent)
     done = sent[-1]
     assert done["finish"] == "length"
