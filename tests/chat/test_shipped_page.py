@@ -99,7 +99,6 @@ def test_examples_and_a_later_picture_on_a_desktop(browser: Browser, url: str, t
     with watched_context(browser, color_scheme="light", **DESKTOP) as context:
         chat = ChatPage(context.new_page(), url)
         choose_greedy(chat)
-        take_screenshot(chat, "start", tmp_path)
         chat.page.get_by_text("What animal is it?").click()
         chat.wait_for_answer(1)
         expect(chat.answers).to_contain_text("turtle")
