@@ -163,8 +163,7 @@ async function once(answer, settings, uploadAgain) {
   throw new Unreachable("The answer ended early.");
 }
 
-const placeInLine = ({rank, size}) =>
-  size > 1 || rank > 0 ? `Waiting in line: ${rank + 1} of ${Math.max(size, rank + 1)}` : "Waiting for the model";
+const placeInLine = ({rank, size}) => `Waiting in line: ${rank + 1} of ${Math.max(size, rank + 1)}`;
 
 /** What the model reads: questions that were not answered are joined, refused ones are left out. */
 async function toMessages(path, ids, uploadAgain) {
