@@ -189,5 +189,6 @@ def _check_belongs(path: Path, vocabulary: dict[str, int], whole: Gemma3Config |
         raise BadInput(f"{path}: its last token is {last}, the embedding has {config.vocab_size} rows: {take}")
     if (bos := vocabulary.get("<bos>", config.bos_token_id)) != config.bos_token_id:
         raise BadInput(f"{path}: <bos> is token {bos}, expected {config.bos_token_id}: {take}")
-    if isinstance(whole, Gemma3Config) and whole.image_token_id not in vocabulary.values():
-        raise BadInput(f"{path}: has no token {whole.image_token_id}, a picture's; it is a text model's")
+    picture = getattr(whole, "image_token_id", config.vocab_size)
+    if picture < config.vocab_size and picture not in vocabulary.values():
+        raise BadInput(f"{path}: has no token {picture}, a picture's; it is a text model's")
