@@ -16,6 +16,9 @@ const SILENCE = 90_000; // milliseconds after which another tab that was writing
 const FRESH = 10 * 60_000; // an answer interrupted so long ago at most goes on by itself
 const REMOVED = "[picture no longer available]";
 
+/** The server has ended the answer without saying why. */
+class EndedEarly extends Error {}
+
 const running = new Map(); // by chat
 
 export const runningIn = (chat) => running.get(chat) ?? null;
@@ -78,6 +81,7 @@ async function run(message, settings) {
     await untilAnswered(answer, settings);
   } catch (error) {
     if (answer.controller.signal.aborted) await end(answer, "stopped");
+    else if (error instanceof EndedEarly) await end(answer, "interrupted");
     else await end(answer, "failed", error instanceof Refused ? error.message : `The page failed: ${error.message}`);
   } finally {
     forget(answer);
@@ -160,7 +164,7 @@ async function once(answer, settings, uploadAgain) {
       return [];
     }
   }
-  throw new Unreachable("The answer ended early.");
+  throw new EndedEarly();
 }
 
 const placeInLine = ({rank, size}) => `Waiting in line: ${rank + 1} of ${Math.max(size, rank + 1)}`;

@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Browser, expect
 
+import chat.waiting
 from chat.engine import Engine
 from chat.repo import find_repo
 from chat.server import open_server
@@ -165,16 +166,16 @@ def test_two_users_wait_for_each_other_and_do_not_mix(open_tab: Callable[..., Ch
 def test_a_full_queue_is_told_in_the_chat(
     open_tab: Callable[..., ChatPage], page: gr.Blocks, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(chat.waiting, "QUEUE_LIMIT", 1)
     first, second, third = open_tab(), open_tab(), open_tab(allowed_complaint="503")
     started, go = threading.Event(), threading.Event()
     monkeypatch.setattr(engine.model, "generate", lambda **_: (started.set(), go.wait(30)))
-    monkeypatch.setattr(page._queue, "max_size", 1)
     first.ask("me first")
     assert started.wait(30)
     second.ask("me next")
     until(lambda: len(page._queue) == 1)
     third.ask("and I?")
-    expect(third.page.locator(".notice.failed")).to_contain_text("queue is full")
+    expect(third.page.locator(".notice.failed")).to_contain_text("The queue is full, with 1 waiting")
     go.set()
     expect(second.send).to_be_visible()
     monkeypatch.undo()
