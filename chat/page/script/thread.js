@@ -44,7 +44,8 @@ export async function showChat(id) {
   byId("thread").replaceChildren();
   await refresh();
   if (state.id !== id) return;
-  scrolling.toEnd();
+  if (state.chat) scrolling.toEnd();
+  else scrolling.toTop();
   const last = state.chat && pathOf(state.chat).at(-1);
   if (last) takeUp(last, state.settings);
 }

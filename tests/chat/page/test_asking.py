@@ -225,7 +225,7 @@ def test_the_page_is_up_while_the_model_loads(browser: Browser, stub_folder: Pat
         engine.start_loading()
         chat.wait_for_answer(1)
         expect(chat.status).to_contain_text("backend transformers")
-        expect(chat.answers).to_have_text(SOME)
+        expect(chat.answers).to_have_text(re.compile(r"\S"))
     server.close()
 
 
