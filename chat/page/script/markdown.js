@@ -27,8 +27,8 @@ markdown.core.ruler.push("page", (parsed) => parsed.tokens.forEach(prepare));
 // A picture is not fetched: it becomes a link that says where it would come from.
 markdown.renderer.rules.image = (tokens, place) => {
   const {escapeHtml} = markdown.utils;
-  const [address, name] = [tokens[place].attrGet("src"), `Picture: ${tokens[place].content || "without a name"}`];
-  return markdown.validateLink(address) ? `<a href="${escapeHtml(address)}">${escapeHtml(name)}</a>` : escapeHtml(name);
+  const name = `Picture: ${tokens[place].content || "without a name"}`;
+  return `<a href="${escapeHtml(tokens[place].attrGet("src"))}">${escapeHtml(name)}</a>`;
 };
 
 function prepare(token, place, tokens) {

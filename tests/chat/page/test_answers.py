@@ -36,7 +36,7 @@ HEADINGS = {f"h{level}" for level in range(1, 7)}
 TEXT = {"p", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong", "s", "a", "br", "hr", "span", "bdi", "div"}
 TABLES = {"table", "thead", "tbody", "tr", "th", "td"}
 COPY_BUTTON = {"button", "svg", "use"}
-MATHS = {"math", "semantics", "annotation", "mrow", "mi", "mo", "mn", "mtext"}
+MATHS = {"math", "semantics", "annotation", "mrow", "mstyle", "mi", "mo", "mn", "mtext"}
 
 
 def test_an_answer_with_html_shows_it_and_does_nothing(chat: ChatPage, echo: list[str]) -> None:
@@ -51,7 +51,8 @@ def test_an_answer_with_html_shows_it_and_does_nothing(chat: ChatPage, echo: lis
     assert not {"style", "id", "name", "src", "srcset", "onclick", "onerror", "onload", "action", "data"} & set(
         attributes
     )
-    assert chat.answers.evaluate("answer => answer.querySelectorAll('a').length") == 0
+    links = chat.answers.locator("a").evaluate_all("all => all.map(link => link.href)")
+    assert set(links) == {"http://192.0.2.1/"}  # addresses that stand in the text, shown as they are
     assert chat.page.evaluate("window.ran") is None
     expect(chat.answers).to_contain_text('<input name="password"')
     assert chat.page.locator("#message").evaluate("box => box.tagName") == "TEXTAREA"
@@ -102,7 +103,7 @@ def test_a_picture_in_an_answer_is_a_link_and_not_fetched(chat: ChatPage, echo: 
     chat.ask("![spy](http://192.0.2.1/pixel.png) seen ![](data:image/png;base64,AAAA)")
     chat.wait_for_answer(1)
     expect(chat.answers.locator("img")).to_have_count(0)
-    expect(chat.answers).to_have_text("Picture: spy (192.0.2.1) seen Picture: without a name")
+    expect(chat.answers).to_have_text("Picture: spy (192.0.2.1) seen ![](data:image/png;base64,AAAA)")
 
 
 def test_maths_inline_and_in_blocks_and_prices(chat: ChatPage, echo: list[str]) -> None:
