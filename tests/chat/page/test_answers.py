@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import pytest
@@ -160,15 +159,14 @@ def test_what_is_drawn_already_is_not_drawn_again(chat: ChatPage, echo: list[str
 
 
 @pytest.mark.parametrize("text", ["$" * 2000, "[" * 2000, "*a_ " * 1000, "> " * 500 + "x", "`" * 1001, "\\(" * 1000])
-def test_an_odd_text_does_not_hold_the_page_up(chat: ChatPage, text: str) -> None:
-    took = chat.page.evaluate(
+def test_an_odd_text_does_not_hang_the_page(chat: ChatPage, text: str) -> None:
+    shown = chat.page.evaluate(
         """async (text) => {
             const {drawMarkdown} = await import("/page/script/markdown.js");
-            const began = performance.now();
-            drawMarkdown(document.createElement("div"), text);
-            return performance.now() - began;
+            const element = document.createElement("div");
+            drawMarkdown(element, text);
+            return element.textContent;
         }""",
         text,
     )
-    assert took < 10_000, f"{took:.0f} ms"
-    assert re.match(r".", text)
+    assert shown.strip()
