@@ -244,5 +244,6 @@ function openEditor(element, message) {
   drawChips();
   element.replaceWith(editor);
   fit();
-  area.focus();
+  area.focus({preventScroll: true});
+  editor.scrollIntoView({block: "nearest"});
 }
