@@ -182,7 +182,7 @@ def test_a_full_queue_is_told_in_the_chat(
     third.set(max_new_tokens=9)
     third.page.get_by_role("button", name="Try again").click()
     third.wait_for_answer(1)
-    expect(third.answers).to_have_text(SOME)
+    expect(third.answers).to_have_text(re.compile(r"\S"))
 
 
 def test_keyboard_only(chat: ChatPage, slow_steps: list[float]) -> None:
