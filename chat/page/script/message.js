@@ -3,6 +3,7 @@
 import {answerTo, continueAnswer} from "./answers.js";
 import {addMessage, childrenOf, showBranch} from "./chats.js";
 import {byId, copyText, h, hasKeyboard, icon, iconButton, number} from "./dom.js";
+import {emit} from "./events.js";
 import {drawMarkdown} from "./markdown.js";
 import {announce} from "./notices.js";
 import {thumbUrl} from "./pictures.js";
@@ -215,6 +216,7 @@ function openEditor(element, message) {
     const text = area.value;
     const asked = await addMessage(message.chat, {parent: message.parent, role: "user", text, pictures});
     await answerTo(asked, state.settings);
+    emit("edited");
     byId("message").focus({preventScroll: true});
   };
   const editor = h(
@@ -242,6 +244,7 @@ function openEditor(element, message) {
     }
   });
   drawChips();
+  emit("editing");
   element.replaceWith(editor);
   fit();
   area.focus({preventScroll: true});

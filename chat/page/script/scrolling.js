@@ -54,11 +54,12 @@ export function startScrolling() {
   grown.observe(byId("thread"));
   grown.observe(scroller);
   byId("main").append(jump);
-  return {
-    toEnd,
-    toTop: () => {
-      following = false;
-      scroller.scrollTop = 0;
-    },
+  const hold = () => {
+    following = false;
   };
+  const toTop = () => {
+    hold();
+    scroller.scrollTop = 0;
+  };
+  return {toEnd, toTop, hold};
 }

@@ -18,6 +18,8 @@ export function startThread() {
     on(type, ({id}) => {
       if (id === state.id) refresh();
     });
+  on("editing", scrolling.hold);
+  on("edited", scrolling.toEnd);
   on("running", ({chat}) => {
     if (chat === state.id) markAnswering();
   });
