@@ -79,6 +79,8 @@ def page(engine: Engine) -> Iterator[gr.Blocks]:
 @pytest.fixture
 def one_at_a_time(page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the server answer one question at a time, so that a second one waits in the queue."""
+    for function in page.fns.values():
+        page._queue.create_event_queue_for_fn(function)  # as gradio does with the first question
     monkeypatch.setattr(page._queue.event_queue_per_concurrency_id["model"], "concurrency_limit", 1)
 
 
