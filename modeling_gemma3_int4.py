@@ -3,10 +3,10 @@
 
     model = AutoModelForImageTextToText.from_pretrained(repo, trust_remote_code=True)
 
-The two classes are transformers' own Gemma 3 with int4 modules in place of the language model's linear layers and of
-the tied embedding. This file loads and saves. `int4_layers.py` has the modules; `int4_backend.py` chooses what
-multiplies, `int4_fused.py` what computes around the products; `int4_attention.py` has the attention; `int4_codes.py`
-says what an int4 weight is.
+The four classes are transformers' own Gemma 3, with and without an output head, with int4 modules in place of the
+language model's linear layers and of the tied embedding. This file loads and saves. `int4_layers.py` has the modules;
+`int4_backend.py` chooses what multiplies, `int4_fused.py` what computes around the products; `int4_attention.py` has
+the attention; `int4_codes.py` says what an int4 weight is.
 
 Loading goes around transformers' own AWQ support, which needs gptqmodel and casts to float16, in which Gemma 3
 overflows: `quantization_config` is put aside on a copy of the config while the stock loader runs, and put back after.
@@ -51,6 +51,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import Gemma3ForCausalLM as StockForCausalLM
 from transformers import Gemma3ForConditionalGeneration as StockForConditionalGeneration
+from transformers import Gemma3Model as StockModel
 from transformers import GenerationMixin
 from transformers.utils import logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
@@ -60,6 +61,7 @@ from .int4_codes import GROUP_SIZE, recover_codes
 from .int4_fused import use_fused_modules
 from .int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, exchange, prepare_linears
 from .int4_memory import bytes_needed, check_memory
+from .int4_prefill import Gemma3TextModel as ChunkedTextModel
 from .int4_saving import ADAPTER_CONFIG, INDEX, SIDE_FILE, push, replacing
 from .int4_training import announce_training
 from .int4_versions import cache_among
@@ -75,6 +77,12 @@ KEY_MAPPING = {
     "^vision_tower": "model.vision_tower",
     "^multi_modal_projector": "model.multi_modal_projector",
 }
+# The auto_map of a repo: transformers' auto class -> ours.
+PICTURES = dict.fromkeys(
+    ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"),
+    "Gemma3ForConditionalGeneration",
+) | {"AutoModel": "Gemma3Model"}
+TEXT = {"AutoModel": "Gemma3TextModel", "AutoModelForCausalLM": "Gemma3ForCausalLM"}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # In the names of tensors of adapters that are in the model.
 PEFT_TENSOR = re.compile(r"\.(lora_|modules_to_save\.|original_module\.)")
@@ -96,7 +104,9 @@ class Int4Checkpoint:
 
 
 class _Int4Gemma3:
-    """Loading and saving, shared by the two classes below."""
+    """Loading and saving, shared by the four classes below."""
+
+    _prefix = ""  # what the names of the tensors of a model without output head lack
 
     def __init__(self, config, *args, **kwargs):
         checkpoint = config.__dict__.pop("_int4_checkpoint", None)
@@ -146,7 +156,7 @@ class _Int4Gemma3:
         config._int4_checkpoint = checkpoint = Int4Checkpoint(
             keep=tuple(quantization["modules_to_not_convert"]),
             packed_embedding=any(name.endswith("embed_tokens.qweight") for name in stored),
-            scale_dtypes={_in_model(name): t.dtype for name, t in stored.items() if name.endswith(".scales")},
+            scale_dtypes={cls._in_model(name): t.dtype for name, t in stored.items() if name.endswith(".scales")},
         )
         if checkpoint.packed_embedding and int4_embedding is False:
             raise Int4LoadError(
@@ -227,9 +237,20 @@ class _Int4Gemma3:
 
     def _set_int4_embedding(self, embedding: Int4Embedding | PackedEmbedding) -> None:
         exchange(self, self._embedding_name, embedding)
-        self.lm_head = Int4LMHead(embedding)
+        if hasattr(self, "lm_head"):
+            self.lm_head = Int4LMHead(embedding)
         self._tied_weights_keys = {}
         self.all_tied_weights_keys = {}
+
+    @classmethod
+    def _in_model(cls, name: str) -> str:
+        """Name of a tensor on disk -> its name in this model."""
+        return _in_model(name).removeprefix(cls._prefix)
+
+    @classmethod
+    def _on_disk(cls, name: str) -> str:
+        """Name of a tensor in this model -> its name on disk."""
+        return _on_disk(cls._prefix + name)
 
     @property
     def _embedding_name(self) -> str:
@@ -306,7 +327,7 @@ class _Int4Gemma3:
 
     def load_state_dict(self, state_dict: Mapping[str, torch.Tensor], strict: bool = True, assign: bool = False):
         """As for torch; takes the names of the files that `save_pretrained` writes as well as the model's own."""
-        return super().load_state_dict({_in_model(name): t for name, t in state_dict.items()}, strict, assign)
+        return super().load_state_dict({self._in_model(name): t for name, t in state_dict.items()}, strict, assign)
 
     def save_pretrained(
         self, save_directory, is_main_process=True, state_dict=None, *, variant=None, safe_serialization=True, **kwargs
@@ -342,13 +363,12 @@ class _Int4Gemma3:
                 )
         if not is_main_process:
             return None
-        own_class = f"{Path(__file__).stem}.{type(self).__name__}"
-        self.config.auto_map = dict.fromkeys(self._auto_classes, own_class)
+        self.config.auto_map = {auto: f"{Path(__file__).stem}.{name}" for auto, name in self._auto_classes.items()}
         on_disk = self._tensors_on_disk(state_dict)
         embedding = self.get_input_embeddings()
         with replacing(folder) as new:
             if isinstance(embedding, Int4Embedding) and embedding.plain_dtype is not None:
-                scales = {_on_disk(f"{self._embedding_name}.scales"): embedding.codes_and_scales()[1].cpu()}
+                scales = {self._on_disk(f"{self._embedding_name}.scales"): embedding.codes_and_scales()[1].cpu()}
                 save_file(scales, new / SIDE_FILE, metadata={"format": "pt"})
             kwargs["save_original_format"] = False  # the names are the old ones already
             kwargs.setdefault("repo_id", folder.resolve().name)
@@ -370,7 +390,9 @@ class _Int4Gemma3:
             if tensor.shape != own[name].shape:
                 raise TypeError(f"save_pretrained: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}.")
             if name != "lm_head.weight":
-                tensors[_on_disk(name.replace(".base_layer.", "."))] = tensor  # a deleted adapter leaves that level
+                tensors[self._on_disk(name.replace(".base_layer.", "."))] = (
+                    tensor  # a deleted adapter leaves that level
+                )
         return tensors
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
@@ -387,7 +409,7 @@ class _Int4Gemma3:
 class Gemma3ForConditionalGeneration(_Int4Gemma3, StockForConditionalGeneration, GenerationMixin):
     """Gemma 3 with pictures, on int4 weights. Named as the stock class, because `save_pretrained` writes the name."""
 
-    _auto_classes = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+    _auto_classes = PICTURES
 
     @functools.wraps(StockForConditionalGeneration.forward)
     def forward(self, *args, **kwargs):
@@ -419,7 +441,23 @@ class Gemma3ForConditionalGeneration(_Int4Gemma3, StockForConditionalGeneration,
 class Gemma3ForCausalLM(_Int4Gemma3, StockForCausalLM, GenerationMixin):
     """Gemma 3, text only, on int4 weights. Named as the stock class, because `save_pretrained` writes the name."""
 
-    _auto_classes = ("AutoModelForCausalLM",)
+    _auto_classes = TEXT
+
+
+class Gemma3Model(_Int4Gemma3, StockModel):
+    """Gemma 3 with pictures, on int4 weights, without an output head: features."""
+
+    _auto_classes = PICTURES
+    _prefix = "model."
+    _keys_to_ignore_on_load_unexpected = (r"lm_head\.",)
+
+
+class Gemma3TextModel(_Int4Gemma3, ChunkedTextModel):
+    """Gemma 3, text only, on int4 weights, without an output head: features."""
+
+    _auto_classes = TEXT
+    _prefix = "model."
+    _keys_to_ignore_on_load_unexpected = (r"lm_head\.",)
 
 
 def _of_all_tokens(token_type_ids: torch.Tensor, new: int, cache) -> torch.Tensor:
@@ -563,10 +601,10 @@ def _leave_file(module: nn.Module) -> None:
 
 def _check_loaded(path, model, info: dict) -> None:
     """No tensor missing, unexpected or mis-shaped, and nothing offloaded."""
-    problems = [f"missing: {name}" for name in sorted(map(_on_disk, info["missing_keys"]))]
+    problems = [f"missing: {name}" for name in sorted(map(model._on_disk, info["missing_keys"]))]
     problems += [f"unexpected: {name}" for name in sorted(info["unexpected_keys"])]
     problems += [
-        f"mis-shaped: {_on_disk(name)} is {tuple(found)}, expected {tuple(expected)}"
+        f"mis-shaped: {model._on_disk(name)} is {tuple(found)}, expected {tuple(expected)}"
         for name, found, expected in sorted(info["mismatched_keys"])
     ]
     problems += [str(message) for message in info.get("error_msgs") or []]
@@ -579,3 +617,5 @@ def _check_loaded(path, model, info: dict) -> None:
 
 Gemma3ForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 Gemma3ForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+Gemma3Model.register_for_auto_class("AutoModel")
+Gemma3TextModel.register_for_auto_class("AutoModel")

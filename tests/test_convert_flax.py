@@ -113,7 +113,10 @@ def test_a_text_only_checkpoint(tmp_path):
     assert all((found[name] == values).all() for name, values in expected.items())
     written = json.loads((tmp_path / "repo" / "config.json").read_text())
     assert written["architectures"] == ["Gemma3ForCausalLM"]
-    assert written["auto_map"] == {"AutoModelForCausalLM": "modeling_gemma3_int4.Gemma3ForCausalLM"}
+    assert written["auto_map"] == {
+        "AutoModel": "modeling_gemma3_int4.Gemma3TextModel",
+        "AutoModelForCausalLM": "modeling_gemma3_int4.Gemma3ForCausalLM",
+    }
 
 
 def test_text_only_drops_the_vision_tower(tree, config, checkpoint, config_file, tmp_path):
@@ -193,6 +196,7 @@ def test_the_configuration(repo, config):
     values = json.loads((repo / "config.json").read_text())
     assert values["dtype"] == values["text_config"]["dtype"] == "bfloat16"
     assert values["auto_map"] == {
+        "AutoModel": "modeling_gemma3_int4.Gemma3Model",
         "AutoModelForCausalLM": "modeling_gemma3_int4.Gemma3ForConditionalGeneration",
         "AutoModelForImageTextToText": "modeling_gemma3_int4.Gemma3ForConditionalGeneration",
         "AutoModelForMultimodalLM": "modeling_gemma3_int4.Gemma3ForConditionalGeneration",

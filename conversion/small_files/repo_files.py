@@ -55,12 +55,12 @@ def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str, kept: Iter
     values = config.to_dict()
     multimodal = isinstance(config, Gemma3Config)
     name = "Gemma3ForConditionalGeneration" if multimodal else "Gemma3ForCausalLM"
-    classes = ["AutoModelForCausalLM"]
+    classes = {"AutoModel": "Gemma3Model" if multimodal else "Gemma3TextModel", "AutoModelForCausalLM": name}
     if multimodal:
-        classes += ["AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
+        classes |= {"AutoModelForImageTextToText": name, "AutoModelForMultimodalLM": name}
     values |= {
         "architectures": [name],
-        "auto_map": {auto: f"modeling_gemma3_int4.{name}" for auto in classes},
+        "auto_map": {auto: f"modeling_gemma3_int4.{own}" for auto, own in classes.items()},
         "dtype": dtype,
         "quantization_config": awq.quantization_config(kept),
     }

@@ -188,14 +188,14 @@ def _write(path: Path, config, tensors: dict, dtype: torch.dtype, multimodal: bo
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
     own = "Gemma3ForConditionalGeneration" if multimodal else "Gemma3ForCausalLM"
-    classes = ["AutoModelForCausalLM"]
+    classes = {"AutoModel": "Gemma3Model" if multimodal else "Gemma3TextModel", "AutoModelForCausalLM": own}
     if multimodal:
-        classes += ["AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
+        classes |= {"AutoModelForImageTextToText": own, "AutoModelForMultimodalLM": own}
     values = config.to_dict() | {
         "architectures": [own],
         "dtype": str(dtype).removeprefix("torch."),
         "quantization_config": QUANTIZATION,
-        "auto_map": {name: f"modeling_gemma3_int4.{own}" for name in classes},
+        "auto_map": {auto: f"modeling_gemma3_int4.{name}" for auto, name in classes.items()},
     }
     (path / "config.json").write_text(json.dumps(values))
     (path / "generation_config.json").write_text(
