@@ -39,7 +39,11 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="app.py", description="Chat with a Gemma 3 INT4 checkpoint in the browser.")
+    parser = argparse.ArgumentParser(
+        prog="app.py",
+        usage="%(prog)s [options]",  # the list of all takes as many lines as an error should
+        description="Chat with a Gemma 3 INT4 checkpoint in the browser.",
+    )
     parser.add_argument("--model", help="folder or Hub id; default: $MODEL_ID, else the checkpoint beside this file")
     parser.add_argument(
         "--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="address to listen on"

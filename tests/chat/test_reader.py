@@ -103,7 +103,7 @@ def test_a_picture_is_looked_at_once(model: Any) -> None:
         ([2, *LONG, *with_picture(34)[1:]], picture(0)),
         (with_picture(31, *with_picture(35)[1:]), torch.cat([picture(1), picture(0)])),
     ):
-        ask(reader, ids, pixels, tell=told.append)
+        ask(reader, ids, pixels, tell=lambda progress, *_: told.append(progress))
     hook.remove()
     assert len(looks) == 2
     assert [line for line in told if "picture" in line] == ["looking at picture 1 of 1", "looking at picture 1 of 2"]
@@ -229,7 +229,7 @@ def test_what_the_memory_holds_may_go_while_it_is_used(model: Any) -> None:
     reader = Reader(model, 10**8)
     ask(reader, QUESTION)
     ids = [*QUESTION, *LONG, 22]
-    assert ask(reader, ids, tell=lambda _: reader.memory.resize(0), recalled=lambda _: reader.memory.resize(0)) == (
+    assert ask(reader, ids, tell=lambda *_: reader.memory.resize(0), recalled=lambda _: reader.memory.resize(0)) == (
         expected(model, ids)
     )
     assert reader.memory.bytes == 0
@@ -238,10 +238,10 @@ def test_what_the_memory_holds_may_go_while_it_is_used(model: Any) -> None:
 def test_progress_is_told_in_tokens(model: Any) -> None:
     reader, told = Reader(model, 10**8), []
     reader.chunk = 64
-    ask(reader, QUESTION, tell=told.append)
+    ask(reader, QUESTION, tell=lambda progress, *_: told.append(progress))
     assert told == [f"reading {start} of 163 tokens" for start in (0, 64, 128)]
     told.clear()
-    ask(reader, QUESTION, tell=told.append)
+    ask(reader, QUESTION, tell=lambda progress, *_: told.append(progress))
     assert told == []
 
 
