@@ -85,6 +85,7 @@ to see the arrows: `grep -rnE "^ *(from|import) conversion" conversion/`.
   What is written, and where
 
     small_files/model_card.py       README.md
+    small_files/guide.py            its sections on serving, training, other engines and memory
     small_files/repo_files.py       configuration, code, notice, tokenizer as it is
     small_files/tokenizer.py        tokenizer made from SentencePiece
     small_files/provenance.py       what weights are, by kind of source

@@ -15,7 +15,9 @@ from conversion.folders.work_folder import WorkFolder
 from conversion.options import Options
 from conversion.proof.manifest import MANIFEST
 from conversion.shards import INDEX, ShardLayout
+from conversion.small_files.guide import guide
 from conversion.small_files.model_card import model_card, precision
+from conversion.small_files.provenance import base_model
 from conversion.small_files.repo_files import write_json
 from conversion.source.hub_source import HubSource
 
@@ -36,7 +38,15 @@ def complete_repo(
     ):
         summaries["embedding_scales"] = scale_summary(found[1], found[0])
     kind = plan.source.kind
-    card = model_card(plan.config, plan.size and plan.size.name, plan.variant, precision(facts, kind), kind)
+    card = model_card(
+        plan.config,
+        plan.size and plan.size.name,
+        plan.variant,
+        precision(facts, kind),
+        kind,
+        base_model(plan.source.path),
+        guide(plan.config, plan.parts, int4_embedding=_holds_int4_embedding(plan, summaries)),
+    )
     write_text(work.repo / "README.md", card)
     write_json(work.repo / INDEX, _adopted_index(plan.source) if plan.adopted else _index(plan.shards, dtype))
     content = manifest(options, plan, facts, summaries, hashes(work.repo, options.workers))
@@ -44,6 +54,11 @@ def complete_repo(
     report_findings(facts, content, report)
     if not options.source_hashes:
         report(f"source files: not compared with hashes (--source-hashes); {plan.source.unseen}")
+
+
+def _holds_int4_embedding(plan: Plan, summaries: dict[str, dict | None]) -> bool:
+    """Whether the model computes from the codes of the embedding: they are stored, or have their scales beside them."""
+    return bool(summaries["embedding_scales"]) or any(part.is_embedding and part.int4 for part in plan.parts)
 
 
 def _complete_shards(

@@ -11,6 +11,7 @@ Interrupted anywhere, the same command goes on from the last complete shard and 
 from __future__ import annotations
 
 import errno
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from conversion.options import Options
 from conversion.proof.checkpoint_proof import prove_repo
 from conversion.proof.verify import check_repo
 from conversion.small_files import repo_files
+from conversion.small_files.provenance import license_files
 from conversion.source.source_hashes import check_source_hashes
 
 
@@ -153,3 +155,5 @@ def _write_small_files(options: Options, plan: Plan, repo: Path) -> None:
         repo_files.write_json(repo / "generation_config.json", generation)
     repo_files.copy_code(repo)
     write_text(repo / "NOTICE", repo_files.notice(plan.source.kind))
+    for file in license_files(plan.source.path):
+        shutil.copyfile(file, repo / file.name)

@@ -29,6 +29,7 @@ from conversion.repos.awq_repo import AwqRepo
 from conversion.repos.stored_repo import open_repo
 from conversion.shards import sha256
 from conversion.small_files.model_card import export_card
+from conversion.small_files.provenance import LICENSES
 from conversion.small_files.repo_files import write_json
 
 
@@ -145,9 +146,8 @@ def _write(repo: AwqRepo, work: WorkFolder, kind: str, gguf_embedding: str, repo
         report(line)
     for line in read_back(repo, open_repo(work.repo)):
         report(line)
-    for name in ("NOTICE", "LICENSE"):
-        if (repo.path / name).is_file():
-            shutil.copyfile(repo.path / name, work.repo / name)
+    for file in (*repo.path.glob("NOTICE"), *repo.path.glob(LICENSES)):
+        shutil.copyfile(file, work.repo / file.name)
     card = (repo.path / "README.md").read_text() if (repo.path / "README.md").is_file() else ""
     source = read_manifest(repo.path).get("source", {}).get("kind", "flax")
     write_text(work.repo / "README.md", export_card(card, kind, (repo.path / "NOTICE").is_file(), source))

@@ -23,11 +23,11 @@ extra_gated_prompt: >-
   These are Gemma weights. To fetch them from here, log in to Hugging Face, read Google's usage licence and agree to it
   with the button below. Requests are granted at once.
 extra_gated_button_content: Acknowledge the licence
-{base_model}tags:
+{base_model}{quantized_by}tags:
 - gemma3
 - int4
 - awq
-- qat
+{qat}- custom_code
 ---
 """
 
@@ -50,7 +50,9 @@ pip install torch transformers safetensors accelerate pillow
 {snippets}
 `trust_remote_code=True` runs the Python files of this repo, which compute from the int4 weights on CPUs and GPUs.
 Without it transformers takes its stock AWQ path, which asks for gptqmodel. float16 is refused: Gemma 3 overflows it.
+`AutoModel` gives the same model without its output head.
 
+{guide}
 ## The model
 
 Gemma is a family of light open models from Google DeepMind, built from the research behind Gemini. {abilities} Its
@@ -197,20 +199,29 @@ def _rounding(facts: list[LeafFacts]) -> str:
 
 
 def model_card(
-    config: Gemma3Config | Gemma3TextConfig, size: str | None, variant: str, precision: str, kind: str
+    config: Gemma3Config | Gemma3TextConfig,
+    size: str | None,
+    variant: str,
+    precision: str,
+    kind: str,
+    source: str | None,
+    guide: str,
 ) -> str:
     """The card of a converted repo.
 
     Args:
         config: multimodal or text-only.
-        size: `270M` ... `27B`, None if the configuration is the user's own; then no base model is named.
+        size: `270M` ... `27B`, None if the configuration is not one of Google's Flax checkpoints.
         variant: `it` (chat) or `pt` (completion).
         precision: what `precision` says.
         kind: of the source.
+        source: the repo of the Hub that the source is, or what it names as its base model; None if there is none.
+        guide: what `guide.guide` says.
     """
     provenance = PROVENANCES[kind]
     multimodal = isinstance(config, Gemma3Config)
-    base = f"google/gemma-3-{size.lower()}-{variant}" if size else None
+    google = f"google/gemma-3-{size.lower()}-{variant}" if size else None
+    base = google or source
     tuning = "instruction-tuned" if variant == "it" else "pre-trained"
     if variant == "it":
         snippets = PIPELINE_WITH_PICTURES if multimodal else CHAT
@@ -219,16 +230,23 @@ def model_card(
     return FRONT_MATTER.format(
         task="image-text-to-text" if multimodal else "text-generation",
         base_model=f"base_model: {base}\nbase_model_relation: quantized\n" if base else "",
+        quantized_by="quantized_by: google\n" if google else "",
+        qat="- qat\n" if google or "qat" in str(source).lower() else "",
     ) + BODY.format(
         title=", ".join([f"Gemma 3 {size}" if size else "Gemma 3", tuning, provenance.label]),
-        origin=provenance.origin,
+        origin=provenance.origin + (f" Base model: {_link(source)}." if source and not google else ""),
         precision=precision,
         snippets=snippets,
+        guide=guide,
         abilities="It reads text and pictures and writes text." if multimodal else "It reads and writes text.",
         context=f"{config.get_text_config().max_position_embeddings // 1024}K",
         pictures=", pictures" if multimodal else "",
-        card=f"https://huggingface.co/{base}" if base else "https://ai.google.dev/gemma/docs/core/model_card_3",
+        card=f"https://huggingface.co/{google}" if google else "https://ai.google.dev/gemma/docs/core/model_card_3",
     )
+
+
+def _link(repo: str) -> str:
+    return f"[{repo}](https://huggingface.co/{repo})"
 
 
 def export_card(card: str, kind: str, gemma: bool, source: str = "flax") -> str:
@@ -241,7 +259,8 @@ def export_card(card: str, kind: str, gemma: bool, source: str = "flax") -> str:
         source: the kind of source that the AWQ repo was made from.
     """
     front = re.match(r"---\n.*?\n---\n", card, re.DOTALL)
-    head = front[0].replace("- awq\n", f"- {kind}\n").replace("  - custom_code\n", "") if front else ""
+    head = front[0].replace("- awq\n", f"- {kind}\n") if front else ""
+    head = re.sub(r" *- custom_code\n", "", head)
     if kind in ("gguf", "mlx"):
         head = head.replace("library_name: transformers\n", f"library_name: {kind}\n")
     title = re.search(r"^# (.+)$", card, re.MULTILINE)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -61,4 +63,28 @@ Codes and scales were taken from that repo, as they are. Nothing was quantized h
     notice="a Gemma 3 in a repo of int4 weights",
 )
 
+LICENSES = "LICENSE*"  # the files of a repo that say under which terms it stands
+CACHED = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]")  # where the Hub's library keeps a repo
+BASE = re.compile(r"^base_model:[ \t]*(?:\n[ \t]*-)?[ \t]*[\"']?([\w-][\w.-]*/[\w-][\w.-]*)[\"']?[ \t]*$", re.MULTILINE)
+
 PROVENANCES = {"flax": FLAX, "gguf": GGUF, "awq": REPO, "compressed-tensors": REPO}
+
+
+def base_model(source: Path) -> str | None:
+    """The repo of the Hub that a folder or file was fetched from, else the base model that its card names, if any."""
+    if match := CACHED.search(f"{source}/"):
+        return f"{match[1]}/{match[2]}"
+    card = source / "README.md" if source.is_dir() else source.with_name("README.md")
+    if not card.is_file():
+        return None
+    front = re.match(r"---\n.*?\n---\n", card.read_text("utf-8", "replace"), re.DOTALL)
+    named = BASE.search(front[0]) if front else None
+    return named[1] if named else None
+
+
+def license_files(source: Path) -> list[Path]:
+    """Those of a repo of the Hub, or of a folder of the same kind; none of a folder that only holds a GGUF file."""
+    folder = source if source.is_dir() else source.parent
+    if not (CACHED.search(f"{source}/") or (folder / "config.json").is_file()):
+        return []
+    return sorted(path for path in folder.glob(LICENSES) if path.is_file())

@@ -67,6 +67,10 @@ def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str, kept: Iter
     for part in ("text_config", "vision_config"):
         if part in values:
             values[part]["dtype"] = dtype
+    text = values.get("text_config", values)
+    rotary = text["rope_parameters"]["full_attention"]
+    if rotary["rope_type"] != "default":  # under its older name too, where mlx-lm and transformers 4 look for it
+        text["rope_scaling"] = {name: value for name, value in rotary.items() if name != "rope_theta"}
     return values
 
 

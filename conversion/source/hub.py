@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, list_repo_files, snapshot_download
@@ -23,8 +24,10 @@ from huggingface_hub.errors import (
 
 from conversion.errors import BadInput, NoSpace, SourceLost, first_line
 from conversion.identify import HUB, HUB_EXAMPLE, SHOWN, first_part, is_tower
+from conversion.small_files.provenance import LICENSES
 
-WHOLE = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")  # what is fetched of a repo without GGUF files
+# What is fetched of a repo without GGUF files.
+WHOLE = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", LICENSES)
 
 
 def cache_folder() -> Path:
@@ -60,6 +63,7 @@ def download(reference: str, *, tower: bool = True) -> Path:
         wanted = [name for name in models if first_part(name) == model]
         if tower:
             wanted += _tower(reference, files, model)
+        wanted += [name for name in files if fnmatch(name, LICENSES)]
         first, *_ = [Path(hf_hub_download(repo, name)) for name in wanted]
         return first
 

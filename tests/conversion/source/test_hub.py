@@ -47,6 +47,7 @@ def repos(monkeypatch, tmp_path):
     ("files", "asked", "expected"),
     [
         ([MODEL, TOWER, "README.md"], "", [MODEL, TOWER]),
+        ([MODEL, TOWER, "LICENSE"], "", [MODEL, TOWER, "LICENSE"]),
         ([MODEL, TOWER], f"/{MODEL}", [MODEL, TOWER]),
         ([MODEL], "/", [MODEL]),
         (["a-Q8_0.gguf", "a-Q4_0.gguf", "a-Q4_K_M.gguf"], "", ["a-Q4_0.gguf"]),

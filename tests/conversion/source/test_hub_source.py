@@ -113,14 +113,20 @@ def test_an_awq_repos_files_are_linked_and_the_source_can_go(ours, tmp_path):
 
 def test_card_notice_and_manifest_say_what_these_weights_are(ours, tmp_path):
     repo = tmp_path / "repo"
-    assert convert(FORMS["compressed-tensors"](tmp_path / "source", ours, tensors_of(ours)), repo) == 0
+    source = FORMS["compressed-tensors"](tmp_path / "source", ours, tensors_of(ours))
+    (source / "README.md").write_text("---\nbase_model: someone/gemma-3\n---\n")
+    (source / "LICENSE").write_text("The terms of someone.\n")
+    assert convert(source, repo) == 0
+    assert (repo / "LICENSE").read_text() == "The terms of someone.\n"
     card = (repo / "README.md").read_text()
+    assert "\nbase_model: someone/gemma-3\nbase_model_relation: quantized\n" in card
     assert "# Gemma 3, pre-trained, INT4" in card  # there is no chat template
     assert "in a Hugging Face repo with 4-bit codes" in card
     assert "Kaggle, in float32" not in card
     assert "a Gemma 3 in a repo of int4 weights" in (repo / "NOTICE").read_text()
     manifest = json.loads((repo / "conversion.json").read_text())
     assert manifest["source"]["kind"] == "compressed-tensors"
+    assert "LICENSE" in manifest["files"]
     assert manifest["embedding_scales"]["dtype"] == "bfloat16"
     assert set(manifest["source"]["files"]) == {
         "config.json",
