@@ -13,10 +13,12 @@ What this file offers:
 | x86 CPU, Linux   | bfloat16 | native-cpu | our kernels, compiled here: AVX512 (VNNI, BF16) or AVX2             |
 | any other CPU    | bfloat16 | aten-cpu   | PyTorch's int4 kernel; wants bfloat16 activations and scales        |
 | CPU              | float32  | reference  | exact: float32(code * scale) from the scales as stored              |
+| any GPU          | bfloat16 | aten-gpu   | PyTorch's int4 operator; only on request                            |
+| any accelerator  | any      | compiled   | the reference in torch.compile's hands; only on request             |
 | any other device | any      | reference  | works everywhere                                                    |
 
-The environment variable GEMMA3_INT4_BACKEND names the first of triton, native-cpu, aten-cpu, reference to be
-considered; without it, that is native-cpu (`FIRST_BACKEND`), so that GPUs use the reference.
+The environment variable GEMMA3_INT4_BACKEND names the first of triton, aten-gpu, compiled, native-cpu, aten-cpu,
+reference to be considered; without it, that is native-cpu (`FIRST_BACKEND`), so that GPUs use the reference.
 """
 
 import os
@@ -26,8 +28,10 @@ import torch
 from transformers.utils import logging
 
 from .int4_codes import Packed, Reference
+from .int4_compiled import Compiled
 from .int4_cpu_aten import AtenCpu
 from .int4_cpu_native import NativeCpu
+from .int4_gpu_aten import AtenGpu
 from .int4_gpu_triton import Triton
 
 logger = logging.get_logger(__name__)
@@ -71,8 +75,8 @@ class Backend(Protocol):
         """ids [n] -> rows [n, K]: float32(code * scale), rounded to `dtype`. Touches these rows only."""
 
 
-BACKENDS: tuple[type[Backend], ...] = (Triton, NativeCpu, AtenCpu, Reference)
-FIRST_BACKEND = NativeCpu  # Triton, once its kernels have run and been measured on a GPU
+BACKENDS: tuple[type[Backend], ...] = (Triton, AtenGpu, Compiled, NativeCpu, AtenCpu, Reference)
+FIRST_BACKEND = NativeCpu  # an earlier one, once it has run and been measured on a GPU
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, outputs: int, inputs: int) -> type[Backend]:

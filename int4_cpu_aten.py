@@ -4,6 +4,7 @@
 What this file offers:
     AtenCpu                      the backend
     split_scales, join_scales    scales of any dtype <-> bfloat16 ones and the bits beyond
+    scales_of                    some outputs' scales, put together
 
 The layout is the one that `aten::_weight_int4pack_mm_for_cpu` reads: blocks of B consecutive outputs, k-major inside a
 block. B and the place of an output's nibble depend on the instruction set that torch runs on (`cpu().aten_layout`). The
@@ -96,17 +97,17 @@ class AtenCpu:
         byte, high = (lane % half, lane >= half) if layout.halves else (lane // 2, lane % 2 == 1)
         bytes_ = packed["int4pack"][ids // layout.outputs, :, byte]  # [n, K]
         codes = torch.where(high.unsqueeze(-1), bytes_ >> 4, bytes_ & 15)
-        return dequantize(join_codes(codes), _scales_of(ids, packed).T, dtype)
+        scales = scales_of(ids, packed["scales_and_zeros"][:, :, 0], packed.get("scales_rest"))
+        return dequantize(join_codes(codes), scales.T, dtype)
 
 
-def _scales_of(ids: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """The scales [K/32, n] of these outputs, as they are on disk."""
-    rounded, rest = packed["scales_and_zeros"][:, :, 0], packed.get("scales_rest")
+def scales_of(ids: torch.Tensor, rounded: torch.Tensor, rest: torch.Tensor | None) -> torch.Tensor:
+    """The scales [K/32, n] of outputs `ids`, as they are on disk, from what `split_scales` made of all of them."""
     if rest is None or rest.dtype != torch.uint8:
         return join_scales(rounded[:, ids], None if rest is None else rest[:, ids])
     pairs = rounded.unflatten(1, (-1, 2))[:, ids // 2].flatten(1)  # two outputs to a byte: fetch the pair, keep the one
     both = join_scales(pairs, rest[:, ids // 2]).unflatten(1, (-1, 2))
-    return both[:, torch.arange(len(ids)), ids % 2]
+    return both[:, torch.arange(len(ids), device=ids.device), ids % 2]
 
 
 def _column_blocks(int4pack: torch.Tensor) -> list[tuple[slice, slice]]:

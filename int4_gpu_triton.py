@@ -3,6 +3,7 @@
 
 What this file offers:
     Triton                    the backend with the kernels of `int4_gpu_kernels.py`, in the layout described there
+    HAS_TRITON, has_compiler  what it takes that a computer may not have
     rms_norm, heads, gated    what stands between the products, as single kernels, for `int4_gpu_fused.py`
 
 | rows of activations | kernel (`int4_gpu_tuning.py` has the block sizes and the thresholds)                 |
@@ -63,7 +64,7 @@ class Triton:
             return "this GPU is older than Ampere, whose tensor cores are the first with bfloat16"
         if not HAS_TRITON:
             return "triton is not installed"
-        return None if _has_compiler() else "Triton needs a C compiler and Python's header files"
+        return None if has_compiler() else "Triton needs a C compiler and Python's header files"
 
     @staticmethod
     def pack(codes: torch.Tensor, scales: torch.Tensor) -> Packed:
@@ -118,7 +119,7 @@ class Triton:
         return run(ids, packed["group_codes"], packed["group_scales"], dtype)
 
 
-def _has_compiler() -> bool:
+def has_compiler() -> bool:
     """Whether there is what Triton builds its kernels' launchers with: a C compiler, and Python's header for it."""
     header = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")
     return header.exists() and bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))

@@ -1,7 +1,7 @@
 """What every backend promises, the same checks for all: a layout that loses nothing, and products as close as they say.
 
 What only one of them promises stands in a file of its own: `test_int4_cpu_native.py`,
-`test_int4_cpu_aten.py`, `test_int4_gpu.py`.
+`test_int4_cpu_aten.py`, `test_int4_gpu.py`, `test_int4_gpu_aten.py`.
 """
 
 import contextlib
@@ -10,15 +10,25 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from gemma3_int4 import int4_codes, int4_cpu_aten, int4_cpu_native, int4_gpu_triton, int4_layers
+from gemma3_int4 import (
+    int4_codes,
+    int4_compiled,
+    int4_cpu_aten,
+    int4_cpu_native,
+    int4_gpu_aten,
+    int4_gpu_triton,
+    int4_layers,
+)
 from gemma3_int4.int4_backend import BACKENDS, Backend
 from gemma3_int4.int4_codes import Packed, Reference, dequantize
+from gemma3_int4.int4_compiled import Compiled
 from gemma3_int4.int4_cpu_aten import AtenCpu
 from gemma3_int4.int4_cpu_native import NativeCpu
+from gemma3_int4.int4_gpu_aten import AtenGpu, Layout
 from gemma3_int4.int4_gpu_triton import Triton
 from gemma3_int4.int4_layers import Int4LMHead
 
-from tests.modeling import triton_kernels
+from tests.modeling import aten_gpu_operator, triton_kernels
 from tests.modeling.hardware import cpu_with, only
 from tests.modeling.matrices import (
     DTYPES,
@@ -41,6 +51,7 @@ class Case:
     backend: type[Backend]
     instruction_set: str | None = None
     cpu: dict = field(default_factory=dict)  # attributes of `Cpu`
+    gpu: Layout | None = None  # whose operator of PyTorch's is to be written out
     exact_rows: int = 0  # up to so many rows, weights are not rounded to bfloat16
     device: torch.device = CPU
     outputs: int = 192
@@ -48,11 +59,14 @@ class Case:
 
     def __str__(self) -> str:
         changes = (f"{name}={value}" for name, value in self.cpu.items())
-        return " ".join(filter(None, [self.backend.name, self.instruction_set, *changes]))
+        gpu = self.gpu and self.gpu.name
+        return " ".join(filter(None, [self.backend.name, self.instruction_set, gpu, *changes]))
 
 
 CASES = [
     Case(Reference),
+    Case(Compiled, exact_rows=1),
+    *(Case(AtenGpu, gpu=layout) for layout in Layout),
     Case(AtenCpu, cpu={"aten_rows": 8, "bf16_gemm": True}),
     Case(AtenCpu, cpu={"aten_rows": 8, "bf16_gemm": False}),
     Case(AtenCpu, cpu={"aten_rows": 256}),
@@ -72,6 +86,10 @@ def packing(request, monkeypatch):
     monkeypatch.setattr(int4_cpu_aten, "BLOCK_WEIGHTS", 1 << 14)
     monkeypatch.setattr(int4_cpu_native, "TILE_WEIGHTS", 5000)
     monkeypatch.setattr(int4_layers, "choose_backend", lambda *shape: case.backend)
+    if case.gpu:
+        monkeypatch.setattr(int4_gpu_aten, "layout_of", lambda device: case.gpu)
+        monkeypatch.setattr(int4_gpu_aten, "FEW_ROWS", {"cpu": 24})
+        monkeypatch.setattr(int4_gpu_aten, "_operator", aten_gpu_operator.operator(case.gpu))
     with contextlib.ExitStack() as stack:
         if case.instruction_set:
             stack.enter_context(only(case.instruction_set, "gemma3_int4"))
@@ -83,6 +101,7 @@ def packing(request, monkeypatch):
 def case(packing, monkeypatch):
     """A case whose backend can compute here."""
     torch.compiler.reset()  # which compiles for so many backends at most
+    monkeypatch.setattr(int4_compiled, "_make", lambda function: torch.compile(function, backend="eager", dynamic=True))
     if packing.backend is Triton:
         if not triton_kernels.RUN_HERE:
             pytest.skip(triton_kernels.WHY_NOT)
@@ -118,9 +137,9 @@ def test_a_backend_has_the_members_of_the_protocol_and_no_more_parameters(backen
 
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend is not Reference])
 def test_a_reason_is_given(backend):
-    assert "bfloat16" in backend.why_not(triton_kernels.CUDA if backend is Triton else CPU, torch.float32, 64, 64) or (
-        backend is Triton and torch.version.cuda is None
-    )
+    device = triton_kernels.CUDA if backend in (Triton, AtenGpu) else CPU
+    reason = backend.why_not(device, torch.float32, 64, 64)
+    assert "bfloat16" in reason or (backend is Triton and torch.version.cuda is None) or backend is Compiled
     assert backend.why_not(torch.device("meta"), torch.bfloat16, 64, 64)
 
 
@@ -147,7 +166,8 @@ def test_what_is_packed_is_unpacked_to_the_bit(packing, scale_dtype, wild):
 @pytest.mark.parametrize("scale_dtype", DTYPES)
 def test_the_weights_are_in_memory_once(packing, scale_dtype):
     codes, rows, scales, _ = random_matrix(packing.outputs, packing.inputs, scale_dtype)
-    overhead = {AtenCpu: scales.numel() * 5 // 2}  # for each scale a zero, and four bits more if it is float16
+    beside = scales.numel() * 5 // 2  # for each scale a zero, and four bits more if it is float16
+    overhead = {AtenCpu: beside, AtenGpu: beside}
     nbytes = linear_from(codes.to(packing.device), scales.to(packing.device), torch.bfloat16).int4_bytes()
     assert rows.nbytes + scales.nbytes <= nbytes <= rows.nbytes + scales.nbytes + overhead.get(packing.backend, 0)
 

@@ -328,7 +328,7 @@ def test_no_import_among_the_modeling_files_runs_back_up():
     del imports["modeling_gemma3_int4"]
     list(TopologicalSorter(imports).static_order())  # an error where there is a circle
     assert imports["int4_codes"] == set()
-    backends = {"int4_cpu_native", "int4_cpu_aten", "int4_gpu_triton"}
+    backends = {"int4_compiled", "int4_cpu_native", "int4_cpu_aten", "int4_gpu_aten", "int4_gpu_triton"}
     for name in imports.keys() - {"int4_backend", "int4_layers"}:
         above_backends = imports[name] & {"int4_backend", "int4_layers", "int4_fused", "modeling_gemma3_int4"}
         assert not above_backends or name.endswith(("_fused", "_saving")), (name, above_backends)
