@@ -8,6 +8,7 @@ import torch
 from gemma3_int4 import int4_gpu_aten
 from gemma3_int4.int4_codes import dequantize
 from gemma3_int4.int4_gpu_aten import AtenGpu, Layout, layout_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.modeling import aten_gpu_operator
 from tests.modeling.matrices import DTYPES, random_matrix
@@ -56,14 +57,13 @@ def test_intels_operator_gets_scales_and_zeros_apart():
 
 
 def test_the_operators_have_the_arguments_that_are_given():
-    """On meta tensors, which PyTorch checks as it does for torch.compile."""
-    x = torch.empty(3, 256, dtype=torch.bfloat16, device="meta")
-    pairs = torch.empty(8, 48, 2, dtype=torch.bfloat16, device="meta")
-    tiles = torch.empty(6, 2, 32, 4, dtype=torch.int32, device="meta")
-    rows = torch.empty(48, 32, dtype=torch.int32, device="meta")
-    zeros = torch.empty(8, 48, dtype=torch.int8, device="meta")
-    assert int4_gpu_aten._operator(x, tiles, pairs, None).shape == (3, 48)
-    assert int4_gpu_aten._operator(x, rows, pairs[..., 0], zeros).shape == (3, 48)
+    """On fake tensors, which PyTorch checks as it does for torch.compile."""
+    with FakeTensorMode():
+        x, pairs = torch.empty(3, 256, dtype=torch.bfloat16), torch.empty(8, 48, 2, dtype=torch.bfloat16)
+        tiles, rows = (torch.empty(*shape, dtype=torch.int32) for shape in [(6, 2, 32, 4), (48, 32)])
+        zeros = torch.empty(8, 48, dtype=torch.int8)
+        assert int4_gpu_aten._operator(x, tiles, pairs, None).shape == (3, 48)
+        assert int4_gpu_aten._operator(x, rows, pairs[..., 0], zeros).shape == (3, 48)
 
 
 @pytest.mark.parametrize(("device", "outputs"), [("cpu", 64), ("meta", 64), ("cuda", 60), ("mps", 60)])
