@@ -187,7 +187,8 @@ def _codes_of(ids: torch.Tensor, packed: Packed) -> torch.Tensor:
         words = words.view(-1, groups // 4, 8, 4, 4)[tile, :, row]
     else:
         words = words.view(-1, groups // 4, 4, 16, 4)[tile, :, :, row]
-    words = words.transpose(2, 3).contiguous()  # [n, K/128, group, c]
+    # [n, K/128, group, c]; contiguous() would leave an empty tensor's strides as they are
+    words = words.transpose(2, 3).clone(memory_format=torch.contiguous_format)
     part = words.view(torch.uint8).unflatten(3, (4, 2, 2))  # [n, K/128, group, c, b, h]
     halves = torch.stack([part & 15, part >> 4], dim=-1)  # [n, K/128, group, c, b, h, p]
     codes = halves[:, :, :, :, 0] | (halves[:, :, :, :, 1] << 4)  # [n, K/128, group, c, h, p]
