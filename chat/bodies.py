@@ -54,8 +54,6 @@ class Bodies:
             if not picture and body and scope["path"] != "/login":
                 body = check_json(body)
         except Refusal as refusal:
-            if refusal.status == 413:
-                await _drain(receive)
             await refuse(send, refusal)
         else:
             replaced = (b"content-length", b"transfer-encoding")
@@ -87,11 +85,14 @@ async def _read(receive: Any, limit: int, seconds: float) -> bytes:
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limit:
-                    raise Refusal(413, _too_large(size, limit))
+                    break
                 if not message.get("more_body"):
                     return b"".join(parts)
     except TimeoutError:
         raise Refusal(408, f"The request did not arrive within {seconds} seconds.") from None
+    if message.get("more_body"):
+        await _drain(receive)
+    raise Refusal(413, _too_large(size, limit))
 
 
 async def _drain(receive: Any) -> None:
