@@ -154,7 +154,7 @@ def test_two_users_wait_for_each_other_and_do_not_mix(open_tab: Callable[..., Ch
     alice.ask("alice tells a long story " * 8)
     expect(alice.answers).to_contain_text("alice")
     bob.ask("bob is short")
-    expect(bob.page.get_by_text(re.compile("Waiting in line: 1 of 1"))).to_be_visible()
+    expect(bob.page.get_by_text(re.compile("Waiting in line: 1 of 1 …"))).to_be_visible()
     bob.wait_for_answer(1)
     alice.wait_for_answer(1)
     expect(bob.answers).to_have_text("bob is short")
