@@ -179,7 +179,7 @@ def test_a_full_queue_is_told_in_the_chat(
     go.set()
     expect(second.send).to_be_visible()
     monkeypatch.undo()
-    third.set(max_new_tokens=9)
+    third.set(max_new_tokens=60)
     third.page.get_by_role("button", name="Try again").click()
     third.wait_for_answer(1)
     expect(third.answers).to_have_text(re.compile(r"\S"))
