@@ -13,7 +13,10 @@ Tensors go in and out as copies: no question can change what is kept, nor lose w
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +34,13 @@ def digest_of(pixels: torch.Tensor) -> bytes:
     """SHA-256 of a picture as the model sees it: pixels [3, side, side] and their dtype."""
     pixels = pixels.detach().cpu().contiguous()
     return hashlib.sha256(str(pixels.dtype).encode() + pixels.view(torch.uint8).numpy().tobytes()).digest()
+
+
+def give_back_freed() -> None:
+    """Gives the system what was freed. Of small tensors the C library keeps it; glibc's can be asked not to."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def key_of(ids: torch.Tensor, soft_token: int | None, digests: list[bytes]) -> torch.Tensor:
@@ -204,6 +214,7 @@ class Memory:
         with self._lock:
             self.limit = limit
             self._make_room(0)
+        give_back_freed()
 
     def expire(self) -> None:
         """Drops what was not used for a day."""
@@ -216,6 +227,7 @@ class Memory:
             self._stretches.clear()
             self._features.clear()
             self.bytes = 0
+        give_back_freed()
 
     def _longest(self, key: torch.Tensor, window: int) -> Place:
         best = Place()
