@@ -60,6 +60,7 @@ def test_a_picture_that_the_server_has_dropped_is_sent_again(
     for path in dropped:
         path.unlink()
     chat.page.reload()
+    expect(chat.questions).to_have_text("what is this?")
     chat.ask("and now?")
     chat.wait_for_answer(2)
     expect(chat.answers.last).to_have_text("and now?")
