@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 LOOK_SECONDS = 10  # in which a request's first line and headers, or some of an answer, have to arrive
 SEND_SECONDS = 60  # for a client to take a part of an answer that goes on
 MOST = 512  # connections at once
@@ -62,6 +64,6 @@ class Deadline:
 
         try:
             await self._app(scope, receive, send_soon)
-        except Exception:
+        except (TimeoutError, ExceptionGroup, ClientDisconnect):  # what Starlette's responses make of the first
             if not gave_up:
                 raise

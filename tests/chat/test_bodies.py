@@ -10,12 +10,14 @@ import random
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import gradio as gr
 import httpx
 import pytest
 from PIL import Image
+from starlette.responses import StreamingResponse
 
 from chat import bodies, connections, uploads
 from chat.bodies import MAX_VALUES, check_json
@@ -200,3 +202,26 @@ def test_what_is_no_picture_is_refused_in_a_sentence(page: gr.Blocks, content: b
     answer = httpx.post(f"{page.local_url}pictures", content=content)
     assert answer.status_code == status
     assert answer.json()["error"].startswith("This file is ")
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])  # Starlette makes an error of its own of it in one of them
+def test_a_response_of_starlettes_is_given_up_too(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(connections, "SEND_SECONDS", 0.05)
+
+    async def parts() -> AsyncIterator[bytes]:
+        while True:
+            yield b"part"
+
+    async def never(message: dict | None = None) -> None:
+        await asyncio.Event().wait()
+
+    scope = {"type": "http", "asgi": {"spec_version": version}}
+    asyncio.run(connections.Deadline(StreamingResponse(parts()))(scope, never, never))
+
+
+def test_other_errors_are_not_kept_quiet() -> None:
+    async def app(scope: dict, receive: object, send: object) -> None:
+        raise TimeoutError("of the app's own")
+
+    with pytest.raises(TimeoutError, match="of the app's own"):
+        asyncio.run(connections.Deadline(app)({}, None, None))
