@@ -257,6 +257,7 @@ def test_export_and_import(
     chat.ask("what is this?", red)
     chat.wait_for_answer(1)
     chat.edit("what is that?")
+    expect(chat.answers).to_have_text("what is that?")
     chat.wait_for_answer(1)
     with chat.page.expect_download() as download:
         chat.page.get_by_label("Export all chats").click()
