@@ -26,6 +26,7 @@ export function startComposer() {
     dir: "auto",
     "aria-label": "Your message",
     enterkeyhint: "enter",
+    readonly: true, // until there is a chat that the text belongs to
   });
   parts.chips = h("div", {id: "attachments", class: "pictures"});
   parts.file = h("input", {
@@ -73,6 +74,7 @@ export async function showDraft(chat) {
   draft = await readDraft(chat);
   sendNext = false;
   parts.area.value = draft.text;
+  parts.area.readOnly = false;
   fit();
   drawChips();
   say("");
