@@ -8,7 +8,7 @@ What this file offers:
 
 import torch
 
-from .int4_cpu_hardware import cpu
+from .int4_cpu_hardware import cpu, threads
 from .int4_cpu_library import Attention, library
 from .int4_masks import Rule
 
@@ -63,5 +63,5 @@ def attend(
         if rule.seen is not None:
             call.seen = rule.seen.data_ptr()
             call.seen_stride = rule.seen.stride(0) if len(rule.seen) > 1 else 0
-    library().int4_attention(call, torch.get_num_threads())
+    library().int4_attention(call, threads())
     return out

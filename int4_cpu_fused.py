@@ -24,7 +24,7 @@ from transformers.models.gemma3 import modeling_gemma3 as stock
 
 from .int4_attention import IMPLEMENTATION
 from .int4_cache import KVBuffer
-from .int4_cpu_hardware import cpu
+from .int4_cpu_hardware import cpu, threads
 from .int4_cpu_library import Gated, Layer, Norm, Step, library
 from .int4_cpu_native import NativeCpu, empty, native_matrix
 from .int4_layers import Int4Linear
@@ -51,9 +51,8 @@ class Gemma3RMSNorm(stock.Gemma3RMSNorm):
         n = x.shape[-1]
         y = torch.empty(x.shape, dtype=x.dtype)
         x, weight = x.contiguous(), self.weight
-        threads = torch.get_num_threads() if x.numel() > 1 << 14 else 1
         call = Norm(x.data_ptr(), weight.data_ptr(), x.numel() // n, n, self.eps, y.data_ptr())
-        library().int4_rms_norm(call, threads)
+        library().int4_rms_norm(call, threads() if x.numel() > 1 << 14 else 1)
         return y
 
 
@@ -68,7 +67,7 @@ class Gemma3MLP(stock.Gemma3MLP):
             return self.down_proj(self.act_fn(gate) * up)
         y = empty(gate.shape, gate.dtype)
         call = Gated(gate.data_ptr(), up.data_ptr(), gate.numel(), y.data_ptr())
-        library().int4_gated(call, torch.get_num_threads())
+        library().int4_gated(call, threads())
         return self.down_proj(y)
 
 
@@ -119,7 +118,7 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
             mask_stride=0 if mask is None else _stride(mask),
             out=out.data_ptr(),
         )
-        library().int4_decoder_layer(step, torch.get_num_threads())
+        library().int4_decoder_layer(step, threads())
         return out
 
     def _native(self) -> "_NativeLayer | None":

@@ -3,15 +3,20 @@
 
 What this file offers:
     cpu                 the facts, one `Cpu`
+    threads             how many threads a kernel of ours runs on
     INSTRUCTION_SETS    what our kernels are compiled for
     bf16_matmul         a product of bfloat16 matrices, in the arithmetic that it is fast in
     BlockLayout         an order of nibbles in which PyTorch's int4 operator may read weights
 """
 
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from .int4_memory import control_groups
 
 # Best first. Features as /proc/cpuinfo spells them; the compiler's flags are the same without the underscore.
 INSTRUCTION_SETS = {
@@ -58,6 +63,7 @@ class Cpu:
         aten_layout: how torch's int4 operator wants weights; None where it is missing or its layout unknown to us.
         native_rows, aten_rows: rows of activations up to which our int4 kernel, or torch's, beats multiplying by
             dequantized weights (benchmarks/RESULTS.md).
+        given: CPUs that this process may use, as `given_cpus` counts them.
     """
 
     features: frozenset[str]
@@ -67,6 +73,7 @@ class Cpu:
     aten_layout: BlockLayout | None
     native_rows: int
     aten_rows: int
+    given: int
 
     @classmethod
     def with_features(cls, features: frozenset[str]) -> "Cpu":
@@ -81,6 +88,7 @@ class Cpu:
             aten_layout=_find_aten_layout(),
             native_rows=1 if name == "AVX2" else 24 if amx else 16,  # with AVX2, 2 to 12 rows have a product of theirs
             aten_rows=256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8,
+            given=given_cpus(),
         )
 
 
@@ -93,6 +101,42 @@ def cpu() -> Cpu:
     if _cpu is None:
         _cpu = Cpu.with_features(_features())
     return _cpu
+
+
+def threads() -> int:
+    """Threads for a kernel of ours: torch's number, and no more than the CPUs that this process is given.
+
+    A kernel's threads wait for each other several times a layer, spinning, so that one that the system does not let run
+    stops all of them. torch counts CPUs as it is loaded, by the affinity mask and one for two hyperthreads, which share
+    the units that multiply and the way to memory; but it knows nothing of a container's quota, nor of a mask that was
+    narrowed later. A number that was set by hand counts, hyperthreads too, up to what is given.
+    """
+    return min(torch.get_num_threads(), cpu().given)
+
+
+def given_cpus() -> int:
+    """CPUs of the affinity mask, or of the least quota of this process's control groups, rounded up, where it is less.
+
+    Rounded up, since a thread that is stopped for half of the time still does more than none.
+    """
+    counted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min([counted, *(math.ceil(quota) for quota in _quotas())]), 1)
+
+
+def _quotas() -> list[float]:
+    """Limits on this process's time on CPUs, as numbers of CPUs."""
+    quotas = []
+    for version, folder in control_groups("cpu"):
+        try:
+            if version == 2:
+                quota, period = map(int, (folder / "cpu.max").read_text().split())
+            else:
+                quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        except (OSError, ValueError):  # no limit ("max"), or no such group in this container
+            continue
+        if quota > 0 and period > 0:  # -1: no limit
+            quotas.append(quota / period)
+    return quotas
 
 
 def bf16_matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import torch
 
 from .int4_codes import Packed, dequantize
-from .int4_cpu_hardware import bf16_matmul, cpu
+from .int4_cpu_hardware import bf16_matmul, cpu, threads
 from .int4_cpu_library import Dequantize, Matrix, PackAwq, Product, library
 from .int4_operator import operator
 
@@ -63,7 +63,7 @@ class NativeCpu:
         blocks = weight_memory((outputs // 16, inputs // 8, 16), torch.int32)
         source = qweight.contiguous()
         call = PackAwq(source.data_ptr(), blocks.data_ptr(), outputs, inputs)
-        library().int4_pack_awq(call, torch.get_num_threads())
+        library().int4_pack_awq(call, threads())
         scales = scales.unflatten(1, (-1, 16)).transpose(0, 1)
         return {"block_codes": blocks, "block_scales": weight_memory(scales.shape, scales.dtype).copy_(scales)}
 
@@ -97,15 +97,15 @@ def _linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch
     x = x.contiguous()
     rows, outputs = x.shape[0], codes.shape[0] * 16
     y = empty((rows, outputs), torch.bfloat16)
-    matrix, threads = native_matrix(codes, scales), torch.get_num_threads()
+    matrix = native_matrix(codes, scales)
     if rows <= cpu().native_rows:
-        library().int4_linear(Product(matrix, x.data_ptr(), rows, None, y.data_ptr()), threads)
+        library().int4_linear(Product(matrix, x.data_ptr(), rows, None, y.data_ptr()), threads())
     elif not cpu().amx:
         step = max(TILE_WEIGHTS // x.shape[1] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
         packed = _buffer(2 * (step + PRODUCT_ROWS) * x.shape[1])  # in float32
         for part, out in zip(x.split(step), y.split(step), strict=True):
             call = Product(matrix, part.data_ptr(), len(part), packed.data_ptr(), out.data_ptr())
-            library().int4_product(call, threads)
+            library().int4_product(call, threads())
     else:
         for columns, tile in _tiles(codes, scales):
             torch.mm(x, tile, out=y[:, columns])
@@ -144,7 +144,7 @@ def _tiles(codes: torch.Tensor, scales: torch.Tensor) -> Iterator[tuple[slice, t
     for start in range(0, outputs, width):
         count = min(width, outputs - start)
         tile = buffer[: inputs * count].view(inputs, count)
-        library().int4_dequantize(Dequantize(matrix, start, count, tile.data_ptr()), torch.get_num_threads())
+        library().int4_dequantize(Dequantize(matrix, start, count, tile.data_ptr()), threads())
         yield slice(start, start + count), tile
 
 

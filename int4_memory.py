@@ -6,10 +6,11 @@ What this file offers:
     bytes_available     on a device, before loading
     check_memory        the two compared: an error, a warning, or nothing
     check_prompt        whether a prompt fits, before it is read
+    control_groups      the folders where Linux has the limits of this process
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -20,10 +21,10 @@ logger = logging.get_logger(__name__)
 # Of the published models in bfloat16 with the int4 embedding, in GB: what to advise where one does not fit.
 PUBLISHED = {"12B": 7.5, "4B": 3.0, "1B": 0.6}
 CGROUP = Path("/sys/fs/cgroup")
-# By the controller's name in /proc/self/cgroup: version 2, version 1.
+# By the version of control groups.
 CGROUP_FILES = {
-    "": ("memory.max", "memory.current", ""),
-    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    2: ("memory.max", "memory.current", ""),
 }
 MEMINFO = Path("/proc/meminfo")
 GROUPS = Path("/proc/self/cgroup")
@@ -150,28 +151,43 @@ def check_prompt(config, batch: int, tokens: int, chunk: int, dtype: torch.dtype
     )
 
 
-def _below_limits() -> list[int]:
-    """Bytes that are left below the limits of this process's control groups, of both versions, and of those above."""
+def control_groups(controller: str) -> Iterator[tuple[int, Path]]:
+    """The folders of this process's control groups, each before the one above it, up to where a container's begin.
+
+    Args:
+        controller: "memory", "cpu".
+
+    Yields:
+        The version of control groups, 1 or 2, and a folder, which need not exist.
+    """
     try:
         groups = [line.split(":", 2) for line in GROUPS.read_text().splitlines()]
     except OSError:
-        return []
-    left = []
+        return
     for _, controllers, own in groups:
-        if controllers not in ("", "memory"):
+        if controllers and controller not in controllers.split(","):
             continue
         top = CGROUP / controllers
-        limit, used, prefix = CGROUP_FILES[controllers]
+        if not top.exists():  # the kernel may order "cpuacct,cpu" otherwise than the mount point
+            top = CGROUP / controller
         group = top / own.lstrip("/")
         for folder in (group, *group.parents):
             if not folder.is_relative_to(top):
                 break
-            try:
-                room = int((folder / limit).read_text()) - int((folder / used).read_text())
-                cached = _numbers((folder / "memory.stat").read_text().splitlines())
-            except (OSError, ValueError):  # no limit ("max"), or no such group in this container
-                continue
-            left.append(max(room + cached.get(f"{prefix}inactive_file", 0) + cached.get(f"{prefix}active_file", 0), 0))
+            yield (1 if controllers else 2), folder
+
+
+def _below_limits() -> list[int]:
+    """Bytes that are left below the limits of this process's control groups, of both versions, and of those above."""
+    left = []
+    for version, folder in control_groups("memory"):
+        limit, used, prefix = CGROUP_FILES[version]
+        try:
+            room = int((folder / limit).read_text()) - int((folder / used).read_text())
+            cached = _numbers((folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # no limit ("max"), or no such group in this container
+            continue
+        left.append(max(room + cached.get(f"{prefix}inactive_file", 0) + cached.get(f"{prefix}active_file", 0), 0))
     return left
 
 

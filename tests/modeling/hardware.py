@@ -10,10 +10,10 @@ import pytest
 
 @contextlib.contextmanager
 def cpu_with(package: str, **changes) -> Iterator[None]:
-    """Let a package, one copy of our modules, see a `Cpu` with these attributes changed."""
+    """Let a package, one copy of our modules, see a `Cpu` with these attributes changed, and CPUs enough."""
     hardware, kernels = (sys.modules[f"{package}.{module}"] for module in ("int4_cpu_hardware", "int4_cpu_library"))
     before = hardware.cpu()
-    hardware._cpu = dataclasses.replace(before, **changes)
+    hardware._cpu = dataclasses.replace(before, **({"given": 64} | changes))
     kernels.library.cache_clear()
     try:
         yield

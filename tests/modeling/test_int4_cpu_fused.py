@@ -98,7 +98,8 @@ def test_any_number_of_threads(model, fused, threads, length, monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert_close(step_by_step(model, ids), expected)
+        with cpu_with(package(model)):
+            assert_close(step_by_step(model, ids), expected)
     finally:
         torch.set_num_threads(before)
 
