@@ -2,6 +2,7 @@
 """What is around the int4 matrices, on a CPU: parts of Gemma 3 as single calls of `csrc/`.
 
 What this file offers:
+    Gemma3TextModel       one token of each sequence: layer after layer, without what transformers does for each
     Gemma3DecoderLayer    one token of each sequence: a whole layer in one call
     Gemma3RMSNorm         any number of rows: one pass instead of seven
     Gemma3MLP             gelu(gate) * up in one pass
@@ -15,20 +16,24 @@ the fused kernels wherever nothing forbids it (gradients, compilation, and for t
 """
 
 import ctypes
+import functools
 
 import torch
 from torch import nn
 from transformers.activations import GELUTanh
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.gemma3 import modeling_gemma3 as stock
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
+from . import int4_prefill as prefill
 from .int4_attention import IMPLEMENTATION
 from .int4_cache import KVBuffer
 from .int4_cpu_hardware import cpu, threads
 from .int4_cpu_library import Gated, Layer, Norm, Step, library
 from .int4_cpu_native import NativeCpu, empty, native_matrix
 from .int4_layers import Int4Linear
-from .int4_versions import cache_among
+from .int4_versions import CACHE, cache_among
 
 
 def _is_plain_bfloat16(x: torch.Tensor) -> bool:
@@ -101,31 +106,150 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
 
         hidden_states = hidden_states.contiguous()
         out = torch.empty_like(hidden_states)
-        keys, values, head_stride, length = _append(cache)
-        step = Step(
-            layer=native.refreshed(),
-            rows=rows,
-            few=cpu().native_rows,
-            hidden=hidden_states.data_ptr(),
-            cos=cos.data_ptr(),
-            sin=sin.data_ptr(),
-            table_stride=_stride(cos),
-            keys=keys,
-            values=values,
-            head_stride=head_stride,
-            length=length,
-            mask=None if mask is None else mask.data_ptr(),
-            mask_stride=0 if mask is None else _stride(mask),
-            out=out.data_ptr(),
-        )
-        library().int4_decoder_layer(step, threads())
+        _compute(native, cache, hidden_states, out, cos, sin, mask)
         return out
+
+    def is_watched(self) -> bool:
+        """Whether it has to be called as a module: there is a hook, a forward of its own, or training."""
+        return bool(self._forward_hooks or self._forward_pre_hooks or "forward" in self.__dict__ or self.training)
 
     def _native(self) -> "_NativeLayer | None":
         native = self.__dict__.get("_native_layer")
         if native is None or not native.is_current():
             native = self._native_layer = _NativeLayer(self)
         return native if native.usable else None
+
+
+def _compute(
+    native: "_NativeLayer",
+    cache: DynamicLayer,
+    hidden: torch.Tensor,
+    out: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> None:
+    """One token of each sequence through a layer, hidden -> out [B, 1, D]; its keys and values go to the cache."""
+    keys, values, head_stride, length = _append(cache)
+    step = Step(
+        layer=native.refreshed(),
+        rows=len(hidden),
+        few=cpu().native_rows,
+        hidden=hidden.data_ptr(),
+        cos=cos.data_ptr(),
+        sin=sin.data_ptr(),
+        table_stride=_stride(cos),
+        keys=keys,
+        values=values,
+        head_stride=head_stride,
+        length=length,
+        mask=None if mask is None else mask.data_ptr(),
+        mask_stride=0 if mask is None else _stride(mask),
+        out=out.data_ptr(),
+    )
+    library().int4_decoder_layer(step, threads())
+
+
+class Gemma3TextModel(prefill.Gemma3TextModel):
+    """Takes one token of each sequence from layer to layer itself, unless there are masks to make.
+
+    Calling a layer as a module, making masks for it and asking the config for its kind takes transformers as long as
+    multiplying by a small model's weights.
+    """
+
+    @functools.wraps(stock.Gemma3TextModel.forward)
+    def forward(self, *args, **kwargs):
+        stages = None if args else self._stages(kwargs)
+        if stages is None:
+            return super().forward(*args, **kwargs)
+        cache, ids = cache_among(kwargs), kwargs.get("input_ids")
+        hidden = self.embed_tokens(ids) if ids is not None else kwargs["inputs_embeds"].contiguous()
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.tensor([[cache.get_seq_length()]])
+        tables = {kind: self.rotary_emb(hidden, positions, kind) for kind in {kind for _, _, kind, _ in stages}}
+        if not all(_is_table(table, len(hidden)) for pair in tables.values() for table in pair):
+            return super().forward(**kwargs)
+        buffers = torch.empty_like(hidden), torch.empty_like(hidden)
+        for number, (native, layer, kind, mask) in enumerate(stages):
+            _compute(native, layer, hidden, buffers[number % 2], *tables[kind], mask)
+            hidden = buffers[number % 2]
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), **{CACHE: cache})
+
+    def _stages(self, kwargs: dict) -> "list[tuple[_NativeLayer, DynamicLayer, str, torch.Tensor | None]] | None":
+        """For each layer the C code's view of it, its part of the cache, its kind, and its mask or None.
+
+        None where a layer is to be called as a module, where masks are still to be made, or where more than the result
+        is asked for.
+        """
+        new = kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else kwargs.get("input_ids")
+        if (
+            torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
+            or new is None
+            or new.shape[1] != 1
+            or new.device.type != "cpu"
+            or (kwargs.get("input_ids") is None) == (kwargs.get("inputs_embeds") is None)
+            or any(not (kwargs[name] is None or kwargs[name] is False) for name in kwargs.keys() - _UNDERSTOOD)
+            or kwargs.get("return_dict") is False
+        ):
+            return None
+        rows, config, cache = len(new), self.config, cache_among(kwargs)
+        mask, positions, dtype = kwargs.get("attention_mask"), kwargs.get("position_ids"), self.norm.weight.dtype
+        if (
+            config._attn_implementation not in ("sdpa", IMPLEMENTATION)
+            or config.use_bidirectional_attention
+            or config.output_hidden_states
+            or config.output_attentions
+            or not config.return_dict
+            or dtype != torch.bfloat16
+            or (new.is_floating_point() and new.dtype != dtype)
+            or (cpu().amx and rows > cpu().native_rows)  # torch's GEMM is faster
+            or type(cache) is not DynamicCache
+            or (positions is not None and positions.shape not in ((rows, 1), (1, 1)))
+            or _any_hooks()
+        ):
+            return None
+        seen = rows, cache.get_seq_length() + 1
+        if not (mask is None or isinstance(mask, dict) or (mask.shape == seen and bool(mask.all()))):
+            return None
+        masks = mask if isinstance(mask, dict) else {}
+        kinds, window, stages = config.layer_types, config.sliding_window, []
+        if config.num_hidden_layers != len(self.layers):
+            return None
+        for index, decoder_layer in enumerate(self.layers):
+            layer = _layer_of(cache, index, rows)
+            if layer is None or type(decoder_layer) is not Gemma3DecoderLayer or decoder_layer.is_watched():
+                return None
+            own = masks.get(kinds[index])
+            if own is None and kinds[index] == "sliding_attention" and not _is_window(layer, window):
+                return None
+            if own is not None and not _is_plain(own, rows, layer.keys.shape[2] + 1):
+                return None
+            native = decoder_layer._native()
+            if native is None:
+                return None
+            stages.append((native, layer, kinds[index], own))
+        return stages
+
+
+# Arguments of a model that a step takes as transformers does; of others, only that they are not given.
+_UNDERSTOOD = frozenset(
+    ("input_ids", "inputs_embeds", "attention_mask", "position_ids", CACHE, "use_cache", "return_dict")
+)
+
+
+def _any_hooks() -> bool:
+    """Whether something wants to see every module that is called."""
+    module = nn.modules.module
+    return bool(module._global_forward_hooks or module._global_forward_pre_hooks)
+
+
+def _is_window(layer: DynamicLayer, window: int) -> bool:
+    """Whether a cache layer, and a token more, is no more than a sliding layer sees."""
+    if type(layer) is DynamicSlidingWindowLayer:
+        return layer.sliding_window == window
+    return layer.keys.shape[2] < window
 
 
 def _both_bfloat16(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -252,7 +376,11 @@ def _append(cache: DynamicLayer) -> tuple[int, int, int, int]:
     return attended
 
 
+# By its class transformers knows which outputs of a model can be recorded, and learns that where one is constructed.
+_CAN_RECORD_REGISTRY.update({str(Gemma3TextModel): Gemma3TextModel._can_record_outputs})
+
 FUSED = {
+    prefill.Gemma3TextModel: Gemma3TextModel,
     stock.Gemma3DecoderLayer: Gemma3DecoderLayer,
     stock.Gemma3RMSNorm: Gemma3RMSNorm,
     stock.Gemma3MLP: Gemma3MLP,
