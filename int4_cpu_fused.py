@@ -153,8 +153,8 @@ def _compute(
 class Gemma3TextModel(prefill.Gemma3TextModel):
     """Takes one token of each sequence from layer to layer itself, unless there are masks to make.
 
-    Calling a layer as a module, making masks for it and asking the config for its kind takes transformers as long as
-    multiplying by a small model's weights.
+    Calling layers as modules, making masks for them and asking the config for their kind is a few percent of a small
+    model's step: 3 % with the real 270M on one thread of an AVX2 CPU, more where the kernels are faster.
     """
 
     @functools.wraps(stock.Gemma3TextModel.forward)
