@@ -167,10 +167,8 @@ def _tiled(codes: torch.Tensor, layout: Layout) -> torch.Tensor:
         else:
             part = part.reshape(-1, inputs // 128, 4, 2, 4, 2).permute(0, 1, 2, 4, 3, 5)
         halves = torch.stack([part & 15, part >> 4], dim=4)  # [n, K/128, group, c, b, h, p]
-        words = (
-            (halves[..., 0] | (halves[..., 1] << 4)).flatten(4).view(torch.int32).squeeze(-1)
-        )  # [n, K/128, group, c]
-        words = words.unflatten(0, (-1, layout.value))
+        bytes_ = (halves[..., 0] | (halves[..., 1] << 4)).flatten(4)  # [n, K/128, group, c, b and h]
+        words = bytes_.view(torch.int32).squeeze(-1).unflatten(0, (-1, layout.value))
         order = (0, 2, 1, 4, 3) if layout is Layout.NVIDIA else (0, 2, 4, 1, 3)
         tiles[block] = words.permute(order).flatten(1)
     return tiles

@@ -392,9 +392,8 @@ class _Int4Gemma3:
             if tensor.shape != own[name].shape:
                 raise TypeError(f"save_pretrained: {name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}.")
             if name != "lm_head.weight":
-                tensors[self._on_disk(name.replace(".base_layer.", "."))] = (
-                    tensor  # a deleted adapter leaves that level
-                )
+                name = name.replace(".base_layer.", ".")  # a level that a deleted adapter leaves
+                tensors[self._on_disk(name)] = tensor
         return tensors
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):

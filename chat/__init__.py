@@ -38,3 +38,4 @@ except ImportError:
     spaces = None
 
 ON_ZERO_GPU = spaces is not None and os.environ.get("SPACES_ZERO_GPU") == "true"
+DAY = 24 * 3600  # seconds for which the server keeps anything of a chat at most

@@ -17,6 +17,7 @@ ALL_BODIES = 256 * 2**20  # bytes that all requests together may have in memory
 PICTURE_SECONDS, JSON_SECONDS = 120, 20  # for a body to arrive
 MAX_VALUES = 20_000  # of a JSON text: strings, numbers, lists and objects
 DRAINED = 256 * 2**20  # bytes of a refused body that are read, so that its sender hears the answer
+PAUSE_SECONDS = 2  # in which nothing more of it comes, where its sender waits for the answer
 UPLOADED = re.compile(rf"({PICTURE_ID.pattern})/[^/\\]*")
 
 
@@ -39,10 +40,12 @@ class Bodies:
             return
         picture = scope["path"] in PICTURE_PATHS
         limit = MAX_PICTURE_BYTES + AROUND if picture else self._text_limit
-        length = dict(scope["headers"]).get(b"content-length", b"")
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
         size = int(length) if length.isdigit() else limit
         if size > limit:
-            await _drain(receive)
+            if b"expect" not in headers:  # else its sender waits to be told to send it
+                await _drain(receive)
             await refuse(send, Refusal(413, _too_large(size, limit)))
             return
         if self._held + size > ALL_BODIES:
@@ -57,9 +60,9 @@ class Bodies:
             await refuse(send, refusal)
         else:
             replaced = (b"content-length", b"transfer-encoding")
-            headers = [(name, value) for name, value in scope["headers"] if name not in replaced]
-            headers.append((b"content-length", str(len(body)).encode()))
-            await self._app({**scope, "headers": headers}, _replay(body, receive), send)
+            kept = [(name, value) for name, value in scope["headers"] if name not in replaced]
+            kept.append((b"content-length", str(len(body)).encode()))
+            await self._app({**scope, "headers": kept}, _replay(body, receive), send)
         finally:
             self._held -= size
 
@@ -101,7 +104,7 @@ async def _drain(receive: Any) -> None:
     try:
         async with asyncio.timeout(JSON_SECONDS):
             while size < DRAINED:
-                message = await receive()
+                message = await asyncio.wait_for(receive(), PAUSE_SECONDS)
                 size += len(message.get("body", b""))
                 if not message.get("more_body"):
                     return

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers.cache_utils import DynamicCache
 
-DAY = 24 * 3600  # seconds for which something is kept after its last use
+from chat import DAY
 
 Pairs = dict[int, tuple[torch.Tensor, torch.Tensor]]  # layer -> keys and values [1, heads, tokens, head_dim]
 

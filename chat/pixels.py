@@ -8,7 +8,8 @@ from collections import OrderedDict
 
 import torch
 
-DAY = 24 * 3600
+from chat import DAY
+
 LIMIT = 256 * 2**20  # bytes, of which a picture of 896 x 896 takes 10 million
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from starlette.responses import JSONResponse, Response
 
 
 class Refusal(Exception):
@@ -22,12 +23,13 @@ class Refusal(Exception):
         self.headers = headers or {}
 
 
+def refused(refusal: Refusal) -> Response:
+    """The sentence as {"error": ...}; "detail" has it too, where Gradio's clients look for it."""
+    headers = {"connection": "close"} if refusal.status in (408, 413) else {}
+    body = {"error": refusal.message, "detail": refusal.message}
+    return JSONResponse(body, refusal.status, headers | refusal.headers)
+
+
 async def refuse(send: Any, refusal: Refusal) -> None:
-    """Answers with the sentence as {"error": ...}; "detail" has it too, where Gradio's clients look for it."""
-    body = json.dumps({"error": refusal.message, "detail": refusal.message}).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
-    if refusal.status in (408, 413):
-        headers["connection"] = "close"
-    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+    """Answers an HTTP request with it, in an ASGI middleware."""
+    await refused(refusal)({"type": "http"}, None, send)

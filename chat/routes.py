@@ -20,7 +20,7 @@ from chat.errors import MissingPictures, PictureError, without_folders
 from chat.gate import Access, check_login
 from chat.pictures import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, preview_of
 from chat.question import CHARACTERS_A_TOKEN, MAX_NEW_TOKENS, MAX_PICTURES
-from chat.refusals import Refusal
+from chat.refusals import Refusal, refused
 
 PAGE = Path(__file__).resolve().parent / "page"
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -127,7 +127,7 @@ class Routes:
         try:
             number, width, height = await self._decode(self._engine.uploads.add, await request.body())
         except PictureError as error:
-            return _refused(Refusal(error.status, str(error)))
+            return refused(Refusal(error.status, str(error)))
         return JSONResponse({"id": number, "width": width, "height": height})
 
     async def picture(self, request: Request) -> Response:
@@ -139,7 +139,7 @@ class Routes:
         try:
             return Response(await self._decode(preview), media_type="image/png", headers=KEPT_BY_BROWSER)
         except MissingPictures as error:
-            return _refused(Refusal(404, str(error)))
+            return refused(Refusal(404, str(error)))
 
     async def upload(self, request: Request) -> Response:
         """Keeps the files of a form, as Gradio's clients upload them; answers with what they write as their paths."""
@@ -147,7 +147,7 @@ class Routes:
         async with request.form(max_files=MAX_PICTURES, max_fields=MAX_PICTURES) as form:
             for file in form.getlist("files"):
                 if isinstance(file, str):
-                    return _refused(Refusal(400, "A form of files is wanted."))
+                    return refused(Refusal(400, "A form of files is wanted."))
                 name = Path((file.filename or "").replace("\\", "/")).name[:100] or "This file"
                 number = await self._decode(self._engine.uploads.add_or_remember, await file.read(), name)
                 paths.append(f"{number}/{quote(name)}")
@@ -160,10 +160,5 @@ class Routes:
         try:
             headers = await check_login(await request.body(), self._access)
         except Refusal as refusal:
-            return _refused(refusal)
+            return refused(refusal)
         return JSONResponse({"success": True}, headers=headers)
-
-
-def _refused(refusal: Refusal) -> Response:
-    body = {"error": refusal.message, "detail": refusal.message}
-    return JSONResponse(body, status_code=refusal.status, headers=refusal.headers)

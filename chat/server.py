@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.components.api_component import Api
 
+from chat import DAY
 from chat.answers import Answers
 from chat.bodies import Bodies
 from chat.connections import MOST, Deadline, hurry
@@ -21,7 +22,6 @@ from chat.question import MAX_NEW_TOKENS, RANGES
 from chat.routes import Routes
 from chat.waiting import QUEUE_LIMIT, Waiting
 
-DAY = 24 * 3600
 SESSIONS = 256  # of API clients, each with the texts of a chat; who was not heard of for the longest time goes first
 IN_TURN: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": AT_ONCE}
 
@@ -34,12 +34,12 @@ class ChatServer(gr.Server):
         self._engine = engine
         self._access = access
         (answer_fn,) = (number for number, function in blocks.fns.items() if function.api_name == "page_answer")
-        self._waiting_blocks = blocks
+        self._blocks = blocks
         self.router.routes[:0] = Routes(engine, access, answer_fn).all()
 
     def build_middleware_stack(self) -> Any:
         """Ours around Gradio's, of which one lets other sites in that it takes for its own."""
-        app = Waiting(super().build_middleware_stack(), self._waiting_blocks)
+        app = Waiting(super().build_middleware_stack(), self._blocks)
         return Deadline(Gate(Bodies(app, self._engine.context), self._access))
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from chat import DAY
 from chat.errors import MissingPictures, PictureError
 from chat.pictures import read_picture
 from chat.question import PICTURE_ID
 
-DAY = 24 * 3600
 LIMIT = 10**9  # bytes
 REFUSED_KEPT = 256  # reasons for which uploads were refused
 

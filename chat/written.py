@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-DAY = 24 * 3600
+from chat import DAY
+
 KEPT = 64  # answers
 
 

@@ -40,6 +40,15 @@ def test_a_body_over_the_limit_is_refused_before_it_is_parsed(
     assert response.json()["error"].startswith("This request has 60.0 MB, and ")
 
 
+@pytest.mark.parametrize("expect", ["", "Expect: 100-continue\r\n"])
+def test_who_announces_too_much_and_waits_is_answered(page: gr.Blocks, expect: str) -> None:
+    with connect(page) as connection:
+        connection.settimeout(bodies.JSON_SECONDS / 2)
+        head = f"POST /pictures HTTP/1.1\r\nHost: localhost\r\nContent-Length: {1 << 30}\r\n{expect}\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_body_without_a_length_is_counted(page: gr.Blocks) -> None:
     def endless() -> object:
         for _ in range(40):

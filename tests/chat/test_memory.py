@@ -7,7 +7,8 @@ import torch
 from transformers import Gemma3TextConfig
 from transformers.cache_utils import DynamicCache
 
-from chat.memory import DAY, Memory, Place, digest_of, key_of, length_of, splits_picture
+from chat import DAY
+from chat.memory import Memory, Place, digest_of, key_of, length_of, splits_picture
 
 WINDOW = 8
 CONFIG = Gemma3TextConfig(

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from chat import DAY
 from chat.errors import MissingPictures, PictureError
-from chat.uploads import DAY, Uploads, make_private
+from chat.uploads import Uploads, make_private
 from tests.chat.helpers.histories import png
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from chat.written import DAY, Written
+from chat import DAY
+from chat.written import Written
 
 WORDS = {1: "a", 2: "b", 3: "bc", 4: "", 5: "c"}
 

@@ -13,6 +13,8 @@ from playwright.sync_api import expect
 
 from tests.chat.helpers.browser import ChatPage
 
+HEIC = Path(__file__).parents[1] / "data" / "photo.heic"
+
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30">
 <script>parent.ran = 1; window.ran = 1</script><image href="http://192.0.2.1/x.png" width="9" height="9"/>
 <rect width="40" height="30" fill="red"/></svg>"""
@@ -83,6 +85,15 @@ def test_other_kinds_are_shown(chat: ChatPage, echo: list[str], tmp_path: Path, 
     chat.wait_for_answer(1)
     expect(chat.pictures).to_have_attribute("src", re.compile("^blob:"))
     assert chat.pictures.evaluate("async image => { await image.decode(); return image.naturalWidth }") == 60
+    assert "<start_of_image>" in echo[-1]
+
+
+def test_a_phones_picture_is_shown(chat: ChatPage, echo: list[str]) -> None:
+    pi_heif = pytest.importorskip("pi_heif")
+    chat.ask("what is this?", HEIC)
+    chat.wait_for_answer(1)
+    width = chat.pictures.evaluate("async image => { await image.decode(); return image.naturalWidth }")
+    assert width == pi_heif.open_heif(HEIC).size[0]
     assert "<start_of_image>" in echo[-1]
 
 
