@@ -60,6 +60,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .int4_attention import IMPLEMENTATION
 from .int4_codes import GROUP_SIZE, recover_codes
+from .int4_config import PICTURES, TEXT
 from .int4_fused import use_fused_modules
 from .int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, exchange, prepare_linears
 from .int4_memory import bytes_needed, check_memory
@@ -79,12 +80,6 @@ KEY_MAPPING = {
     "^vision_tower": "model.vision_tower",
     "^multi_modal_projector": "model.multi_modal_projector",
 }
-# The auto_map of a repo: transformers' auto class -> ours.
-PICTURES = dict.fromkeys(
-    ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"),
-    "Gemma3ForConditionalGeneration",
-) | {"AutoModel": "Gemma3Model"}
-TEXT = {"AutoModel": "Gemma3TextModel", "AutoModelForCausalLM": "Gemma3ForCausalLM"}
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # In the names of tensors of adapters that are in the model.
 PEFT_TENSOR = re.compile(r"\.(lora_|modules_to_save\.|original_module\.)")
@@ -365,7 +360,7 @@ class _Int4Gemma3:
                 )
         if not is_main_process:
             return None
-        self.config.auto_map = {auto: f"{Path(__file__).stem}.{name}" for auto, name in self._auto_classes.items()}
+        self.config.auto_map = dict(self._auto_classes)
         on_disk = self._tensors_on_disk(state_dict)
         embedding = self.get_input_embeddings()
         with replacing(folder) as new:

@@ -114,6 +114,7 @@ def test_a_text_only_checkpoint(tmp_path):
     written = json.loads((tmp_path / "repo" / "config.json").read_text())
     assert written["architectures"] == ["Gemma3ForCausalLM"]
     assert written["auto_map"] == {
+        "AutoConfig": "int4_config.Gemma3TextConfig",
         "AutoModel": "modeling_gemma3_int4.Gemma3TextModel",
         "AutoModelForCausalLM": "modeling_gemma3_int4.Gemma3ForCausalLM",
     }
@@ -196,6 +197,7 @@ def test_the_configuration(repo, config):
     values = json.loads((repo / "config.json").read_text())
     assert values["dtype"] == values["text_config"]["dtype"] == "bfloat16"
     assert values["auto_map"] == {
+        "AutoConfig": "int4_config.Gemma3Config",
         "AutoModel": "modeling_gemma3_int4.Gemma3Model",
         "AutoModelForCausalLM": "modeling_gemma3_int4.Gemma3ForConditionalGeneration",
         "AutoModelForImageTextToText": "modeling_gemma3_int4.Gemma3ForConditionalGeneration",

@@ -27,8 +27,8 @@ from peft import LoraConfig, get_peft_model
 model = get_peft_model(model, LoraConfig(target_modules={targets}, task_type="CAUSAL_LM"))
 ```
 
-Give a trainer the loaded model: given the name alone, TRL takes transformers' own class, which asks for gptqmodel. The
-adapter stays beside the model: merged, it would have to be quantized anew.
+TRL's trainers take the repo by its name too, with `trust_remote_code=True` and `model_init_kwargs={{"dtype":
+"bfloat16"}}` among their settings. The adapter stays beside the model: merged, it would have to be quantized anew.
 
 ## Other engines
 

@@ -58,9 +58,10 @@ def model_config(config: Gemma3Config | Gemma3TextConfig, dtype: str, kept: Iter
     classes = {"AutoModel": "Gemma3Model" if multimodal else "Gemma3TextModel", "AutoModelForCausalLM": name}
     if multimodal:
         classes |= {"AutoModelForImageTextToText": name, "AutoModelForMultimodalLM": name}
+    auto_map = {"AutoConfig": f"int4_config.{type(config).__name__}"}
     values |= {
         "architectures": [name],
-        "auto_map": {auto: f"modeling_gemma3_int4.{own}" for auto, own in classes.items()},
+        "auto_map": auto_map | {auto: f"modeling_gemma3_int4.{own}" for auto, own in classes.items()},
         "dtype": dtype,
         "quantization_config": awq.quantization_config(kept),
     }

@@ -1,6 +1,17 @@
-"""MLX, on its CPU backend: the exported repo, text in mlx-lm, pictures in mlx-vlm."""
+"""MLX, on its CPU backend: the exported repo, text in mlx-lm, pictures in mlx-vlm; and the AWQ repo in mlx-lm."""
 
-from tests.engines.helpers.agreement import agreement, run
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engines.drivers.decoding import decode
+from tests.engines.drivers.jobs import Job, Prompt, summary
+from tests.engines.helpers.agreement import NO_WINDOWS, STEPS, agreement, reference, run, run_driver
+from tests.engines.helpers.cases import Case
+from tests.test_goldens import convert
 
 EXCUSED = 0.25
 
@@ -11,3 +22,31 @@ def test_mlx(case, reference_of, report, tmp_path):
     found = agreement(ours, result)
     report(*found.lines())
     assert found.widest < EXCUSED
+
+
+def test_mlx_lm_on_the_awq_repo(case, report, tmp_path):
+    text = dataclasses.replace(case, prompts=[prompt for prompt in case.prompts if not len(prompt.pictures)])
+    ours = reference(text)
+    found = agreement(ours, run("mlx", "run_mlx.py", text.repo, text, ours, tmp_path))
+    report(*found.lines())
+    assert found.widest < EXCUSED
+
+
+@pytest.mark.parametrize("kind", ["awq", "mlx"])
+def test_mlx_lm_has_the_rope_factor_of_the_large_sizes(kind, goldens, report, tmp_path):
+    """In float32, on the model of the 27B's form that DeepMind's logits are known of; without the factor these move by
+    0.3. The text is longer than the window.
+    """
+    repo = convert(goldens / "mm-27b-style", tmp_path, "--dtype", "float32", "--scale-dtype", "float32")
+    scaling = json.loads((repo / "config.json").read_text())["text_config"]["rope_scaling"]
+    assert scaling == {"rope_type": "linear", "factor": 8.0}
+    ids = np.load(goldens / "mm-27b-style" / "expected.npz")["text_hf_input_ids"].reshape(-1)
+    case = Case(repo, goldens, [Prompt(ids[:-STEPS], ids[:-STEPS], np.zeros((0, 0, 0, 3), np.uint8))])
+    follow = torch.from_numpy(ids[None, -STEPS:]).long()
+    ours = summary(decode(case.ours(torch.float32), case.prompts, STEPS, follow).numpy(), follow.numpy())
+    model = repo if kind == "awq" else case.exported(kind, tmp_path)
+    result = run_driver("mlx", "run_mlx.py", model, Job(case.prompts, follow.numpy(), -1, NO_WINDOWS), tmp_path)
+    apart = float(np.abs(result["logprobs"] - ours["logprobs"]).max())
+    report(f"{kind}: log-probabilities within {apart:.1e}")
+    assert apart < 1e-3
+    assert (result["tokens"] == ours["tokens"]).all()

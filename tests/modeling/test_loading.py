@@ -265,6 +265,9 @@ def test_config_loads_with_and_without_trust(picture_repo):
         config = AutoConfig.from_pretrained(picture_repo.path, trust_remote_code=trust)
         assert type(config).__module__.startswith("transformers.models.gemma3")
         assert config.quantization_config["quant_method"] == "awq"
+        # Of which a trainer looks for the first in transformers, and finds none where it can load ours.
+        ours = ["Int4Gemma3ForConditionalGeneration"] if trust else []
+        assert config.architectures == [*ours, "Gemma3ForConditionalGeneration"]
 
 
 @pytest.mark.parametrize("embedding", ["plain", "int4"])

@@ -195,7 +195,8 @@ def _write(path: Path, config, tensors: dict, dtype: torch.dtype, multimodal: bo
         "architectures": [own],
         "dtype": str(dtype).removeprefix("torch."),
         "quantization_config": QUANTIZATION,
-        "auto_map": {auto: f"modeling_gemma3_int4.{name}" for auto, name in classes.items()},
+        "auto_map": {"AutoConfig": f"int4_config.{type(config).__name__}"}
+        | {auto: f"modeling_gemma3_int4.{name}" for auto, name in classes.items()},
     }
     (path / "config.json").write_text(json.dumps(values))
     (path / "generation_config.json").write_text(

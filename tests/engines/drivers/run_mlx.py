@@ -1,4 +1,6 @@
-"""Driver: an MLX repo, text alone in mlx-lm, pictures in mlx-vlm, on whatever device MLX has here."""
+"""Driver: an MLX repo, text alone in mlx-lm, pictures in mlx-vlm, on whatever device MLX has here; an AWQ repo too,
+text alone.
+"""
 
 import json
 import sys
@@ -19,9 +21,12 @@ def pixels(prompt: Prompt) -> mx.array:
 def main() -> None:
     folder, job, result = sys.argv[1:]
     job = Job.read(job)
-    sees = "vision_config" in json.loads((Path(folder) / "config.json").read_text())
+    config = json.loads((Path(folder) / "config.json").read_text())
+    # mlx-lm takes the vocabulary to be Google's where the size is not at the top of config.json.
+    sizes = {"vocab_size": config.get("text_config", config)["vocab_size"]}
+    blind, _ = mlx_lm.utils.load_model(Path(folder), model_config=sizes)
+    sees = any(len(prompt.pictures) for prompt in job.prompts)
     model = mlx_vlm.utils.load_model(Path(folder)) if sees else None
-    blind, _ = mlx_lm.utils.load_model(Path(folder))
 
     rows = []
     for prompt, continuation in zip(job.prompts, job.continuations, strict=True):

@@ -48,6 +48,19 @@ def test_sft_has_the_loss_of_a_plain_head(tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
 
 
+def test_the_repo_by_its_name(tmp_path):
+    """With the code trusted, TRL finds our class and not the stock one of the same name."""
+    config = SFTConfig(tmp_path, trust_remote_code=True, model_init_kwargs={"dtype": "bfloat16"}, **COMMON)
+    trainer = SFTTrainer(
+        model=str(ROOT),
+        args=config,
+        train_dataset=Dataset.from_dict({"messages": [[USER, GOOD]] * 4}),
+        peft_config=LoraConfig(r=4, target_modules=r".*language_model.*_proj", task_type="CAUSAL_LM"),
+    )
+    assert trainer.model.base_model.model.int4_bytes > 0
+    trainer.train()
+
+
 def test_sft_on_pictures(tmp_path):
     row = {"prompt": [USER], "completion": [GOOD]}
     pictures = [str(ROOT / "examples" / "turtle.png")]
