@@ -59,7 +59,7 @@ answers OpenAI's API at http://localhost:8000/v1, with pictures and streaming.
 
 SERVE_TEXT = """\
 `vllm serve PATH_OR_REPO_ID --dtype bfloat16` answers OpenAI's API at http://localhost:8000/v1. (`transformers serve`
-takes transformers' own class of a text model, which asks for gptqmodel.)
+looks for the class of a text model in transformers alone.)
 """
 
 
