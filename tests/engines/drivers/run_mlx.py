@@ -32,7 +32,9 @@ def main() -> None:
     for prompt, continuation in zip(job.prompts, job.continuations, strict=True):
         ids = mx.array(np.concatenate([prompt.ids, continuation[:-1]]))[None]
         if len(prompt.pictures):
-            logits = model(ids, pixels(prompt), mask=mx.ones(ids.shape, mx.int32)).logits
+            # As its `generate` does, which gives the language model no mask for pictures.
+            embedded = model.get_input_embeddings(ids, pixels(prompt), mask=mx.ones(ids.shape, mx.int32))
+            logits = model.language_model(ids, inputs_embeds=embedded.inputs_embeds).logits
         else:
             logits = blind(ids)
         rows.append(np.array(logits[0, len(prompt.ids) - 1 :].astype(mx.float32)))
