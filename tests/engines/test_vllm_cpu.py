@@ -24,18 +24,3 @@ def test_vllm_cpu(case, kind, reference_of, report, tmp_path):
         alike = answered_alike(case, proper.tokens, result["tokens"])
         report(f"{alike} of {len(case.prompts)} answers are those of our model with its soft tokens seeing each other")
     assert found.widest < EXCUSED
-
-
-@pytest.mark.parametrize("kind", ["awq", "compressed-tensors"])
-def test_vllm_cpu_in_two_processes(real_270m, kind, reference_of, report, tmp_path):
-    """Tensor parallelism: each has half of every matrix. (The three heads of the shipped checkpoint have no half.)"""
-    ours = reference_of(real_270m)
-    model = real_270m.repo if kind == "awq" else real_270m.exported(kind, tmp_path)
-    alone, both = (
-        run("vllm-cpu", "run_vllm.py", model, real_270m, ours, tmp_path, options=("--tensor-parallel-size", count))
-        for count in "12"
-    )
-    same = int((alone["tokens"] == both["tokens"]).sum())
-    found = agreement(ours, both)
-    report(f"{same} of {both['tokens'].size} greedy tokens are those of one process", *found.lines())
-    assert found.widest < EXCUSED

@@ -1,7 +1,4 @@
-"""Driver: an AWQ or compressed-tensors repo in vLLM on the CPU, bfloat16.
-
-python run_vllm.py MODEL JOB RESULT [--tensor-parallel-size N], of N processes then
-"""
+"""Driver: an AWQ or compressed-tensors repo in vLLM on the CPU, bfloat16."""
 
 import os
 import sys
@@ -27,14 +24,12 @@ def request(prompt: Prompt, *tokens: int) -> dict:
 
 
 def main() -> None:
-    model_path, job, result, *parallel = sys.argv[1:]
+    model_path, job, result = sys.argv[1:]
     job = Job.read(job)
     prompts, continuations = job.prompts, job.continuations
     steps = continuations.shape[1]
     most = max(len(prompt.pictures) for prompt in prompts)
     options = {"limit_mm_per_prompt": {"image": most}} if most else {}
-    if parallel:
-        options["tensor_parallel_size"] = int(parallel[-1])
     model = LLM(model_path, dtype="bfloat16", max_model_len=512, enforce_eager=True, max_num_seqs=20, **options)
 
     # Free decoding; where a prompt leaves its continuation, it starts again after the continuation's token.

@@ -39,32 +39,13 @@ def reference(case: Case, causal_pictures: bool = False) -> Reference:
     return Reference(logits, **summary(logits, logits.argmax(-1)))
 
 
-def run(
-    engine: str,
-    driver: str,
-    model: Path,
-    case: Case,
-    ours: Reference,
-    folder: Path,
-    windows=NO_WINDOWS,
-    options: tuple[str, ...] = (),
-) -> dict:
+def run(engine: str, driver: str, model: Path, case: Case, ours: Reference, folder: Path, windows=NO_WINDOWS) -> dict:
     """Runs a driver on the prompts of a case; as `run_driver`."""
-    return run_driver(engine, driver, model, Job(case.prompts, ours.tokens, case.soft_token, windows), folder, options)
+    return run_driver(engine, driver, model, Job(case.prompts, ours.tokens, case.soft_token, windows), folder)
 
 
-def run_driver(
-    engine: str, driver: str, model: Path, job: Job, folder: Path, options: tuple[str, ...] = ()
-) -> dict[str, np.ndarray]:
+def run_driver(engine: str, driver: str, model: Path, job: Job, folder: Path) -> dict[str, np.ndarray]:
     """Runs a driver in its engine's environment; returns its result.
-
-    Args:
-        engine: Name of the environment.
-        driver: Name of the driver's file.
-        model: What it loads.
-        job: What it does.
-        folder: Scratch.
-        options: What it takes besides.
 
     Raises:
         AssertionError: the driver failed; the message is the end of what it printed.
@@ -73,8 +54,7 @@ def run_driver(
     python = environment(engine)
     result = folder / "result.npz"
     job.write(folder / "job.npz")
-    command = [python, DRIVERS / driver, model, folder / "job.npz", result, *options]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([python, DRIVERS / driver, model, folder / "job.npz", result], capture_output=True, text=True)
     assert done.returncode == 0, f"{driver} failed:\n{(done.stdout + done.stderr)[-5000:]}"
     with np.load(result) as arrays:
         return dict(arrays)
