@@ -4,24 +4,29 @@
 What this file offers:
     Backend           the protocol: one layout of codes and scales, and the arithmetic on it
     BACKENDS          all of them, in the order in which they are considered
-    choose_backend    the first that can
+    choose_backend    the first that can; on accelerators, the one that was proven there
+    settle            takes note of what was proven
+    asking_for        names the backend for what is done within
     reasons           why each can or cannot
 
-| model on         | dtype    | backend    | why                                                                 |
-|------------------|----------|------------|---------------------------------------------------------------------|
-| NVIDIA GPU       | bfloat16 | triton     | our kernels, Ampere and later; only on request until measured       |
-| x86 CPU, Linux   | bfloat16 | native-cpu | our kernels, compiled here: AVX512 (VNNI, BF16) or AVX2             |
-| any other CPU    | bfloat16 | aten-cpu   | PyTorch's int4 kernel; wants bfloat16 activations and scales        |
-| CPU              | float32  | reference  | exact: float32(code * scale) from the scales as stored              |
-| any GPU          | bfloat16 | aten-gpu   | PyTorch's int4 operator; only on request                            |
-| any accelerator  | any      | compiled   | the reference in torch.compile's hands; only on request             |
-| any other device | any      | reference  | works everywhere                                                    |
+| model on            | dtype    | backend                      |                                                     |
+|---------------------|----------|------------------------------|-----------------------------------------------------|
+| x86 CPU, Linux      | bfloat16 | native-cpu                   | our kernels, compiled here: AVX512 or AVX2          |
+| any other CPU       | bfloat16 | aten-cpu                     | PyTorch's int4 operator                             |
+| CPU                 | float32  | reference                    | exact: float32(code * scale), from the stored scales|
+| NVIDIA GPU          | bfloat16 | triton, aten-gpu or compiled | the fastest of those that were proven on this GPU   |
+| another accelerator | bfloat16 | aten-gpu or compiled         | likewise                                            |
+| any accelerator     | float32  | compiled                     | likewise                                            |
+| where none is right | any      | reference                    | works everywhere                                    |
 
-The environment variable GEMMA3_INT4_BACKEND names the first of triton, aten-gpu, compiled, native-cpu, aten-cpu,
-reference to be considered; without it, that is native-cpu (`FIRST_BACKEND`), so that GPUs use the reference.
+The environment variable GEMMA3_INT4_BACKEND, or the argument `int4_backend` of `from_pretrained`, names the first of
+triton, aten-gpu, compiled, native-cpu, aten-cpu, reference to be considered, proven or not.
 """
 
+import contextlib
+import contextvars
 import os
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -76,28 +81,60 @@ class Backend(Protocol):
 
 
 BACKENDS: tuple[type[Backend], ...] = (Triton, AtenGpu, Compiled, NativeCpu, AtenCpu, Reference)
-FIRST_BACKEND = NativeCpu  # an earlier one, once it has run and been measured on a GPU
+# Device as a string, dtype of the model, outputs and inputs of a matrix -> the backend that was proven for them.
+_SETTLED: dict[tuple[str, torch.dtype, int, int], type[Backend]] = {}
+_asked: contextvars.ContextVar[str | None] = contextvars.ContextVar("asked", default=None)
+
+
+def needs_proof(device: torch.device) -> bool:
+    """Whether a backend has to be proven on a device before it is chosen there: on all but CPUs."""
+    return device.type not in ("cpu", "meta")
+
+
+def settle(device: torch.device, dtype: torch.dtype, outputs: int, inputs: int, backend: type[Backend]) -> None:
+    """From now on such a matrix is multiplied by `backend` on this device."""
+    _SETTLED[str(device), dtype, outputs, inputs] = backend
+
+
+@contextlib.contextmanager
+def asking_for(name: str | None) -> Iterator[None]:
+    """Within, `name` is the first backend to be considered; None: as without this."""
+    token = _asked.set(name or _asked.get())
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def asked() -> tuple[str, str] | None:
+    """The name that was asked for, and where; None: the choice is ours."""
+    argument, variable = _asked.get(), os.environ.get("GEMMA3_INT4_BACKEND")
+    if argument:
+        return argument, "int4_backend"
+    return (variable, "GEMMA3_INT4_BACKEND") if variable else None
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, outputs: int, inputs: int) -> type[Backend]:
-    """The first backend that can multiply by a matrix [outputs, inputs] on `device` in a model of `dtype`.
+    """The backend that multiplies by a matrix [outputs, inputs] on `device` in a model of `dtype`.
 
     Raises:
         TypeError: for float16.
-        ValueError: GEMMA3_INT4_BACKEND names none; says for each what is against it.
+        ValueError: what was asked for is no backend; says for each what is against it.
     """
     if dtype == torch.float16:
         raise TypeError("Gemma 3 overflows float16: use bfloat16 or float32.")
     shape = device, dtype, outputs, inputs
-    asked = os.environ.get("GEMMA3_INT4_BACKEND")
+    wanted = asked()
+    if wanted is None and needs_proof(device):
+        return _SETTLED.get((str(device), dtype, outputs, inputs), Reference)
+    name, where = wanted or (BACKENDS[0].name, "")
     names = [backend.name for backend in BACKENDS]
-    first = asked or FIRST_BACKEND.name
-    if first not in names:
+    if name not in names:
         known = ", ".join(f"{name} ({reason or 'usable'})" for name, reason in reasons(*shape).items())
-        raise ValueError(f"GEMMA3_INT4_BACKEND={first}: no such backend; there are {known}.")
-    chosen = next(backend for backend in BACKENDS[names.index(first) :] if backend.why_not(*shape) is None)
-    if asked and chosen.name != asked:
-        logger.warning_once(f"GEMMA3_INT4_BACKEND={asked}: {reasons(*shape)[asked]}; {chosen.name} is used instead.")
+        raise ValueError(f"{where}={name}: no such backend; there are {known}.")
+    chosen = next(backend for backend in BACKENDS[names.index(name) :] if backend.why_not(*shape) is None)
+    if wanted and chosen.name != name:
+        logger.warning_once(f"{where}={name}: {reasons(*shape)[name]}; {chosen.name} is used instead.")
     return chosen
 
 

@@ -2,8 +2,9 @@
 """The CPU kernels compiled on the user's machine, once, and kept in a cache.
 
 What this file offers:
-    build          the compiled kernels, as a ctypes.CDLL
-    Unavailable    why they cannot be had
+    build           the compiled kernels, as a ctypes.CDLL
+    Unavailable     why they cannot be had
+    cache_folder    a folder for what is made once on this machine
 
 The cache is `$XDG_CACHE_HOME/gemma3-int4/kernels`, or `~/.cache/gemma3-int4/kernels`: a folder that only the user may
 write. Compiling takes about two seconds. Where nothing can be kept, every start compiles anew, in a temporary folder,
@@ -63,7 +64,7 @@ def build() -> ctypes.CDLL:
     command = [*compiler, *flags]
     key = _key(command, _run([*compiler, "--version"], timeout=60).stdout)
     try:
-        folder = _cache_folder()
+        folder = cache_folder("kernels")
         if (library := _found(folder, key)) is not None:
             return library
     except (OSError, RuntimeError) as error:
@@ -128,17 +129,17 @@ def _compiled(command: list[str]) -> Iterator[Path]:
         yield made
 
 
-def _cache_folder() -> Path:
-    """The folder, made if missing.
+def cache_folder(name: str) -> Path:
+    """A folder of the user's cache, made if missing.
 
     Raises:
-        OSError: It cannot be made, or is no place to load code from.
+        OSError: It cannot be made, or is no place to trust: another user may write to it.
         RuntimeError: There is no home to have it in.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not root.is_absolute():  # as the XDG specification has it
         root = Path.home() / ".cache"
-    folder = root / "gemma3-int4" / "kernels"
+    folder = root / "gemma3-int4" / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_mine_alone(folder.stat()):
         raise PermissionError(f"{folder} belongs to, or can be written by, someone else")
@@ -146,6 +147,8 @@ def _cache_folder() -> Path:
 
 
 def _is_mine_alone(status: os.stat_result) -> bool:
+    if os.name == "nt":  # where a home has no such bits, and is the user's
+        return True
     return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 

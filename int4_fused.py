@@ -33,7 +33,10 @@ def use_fused_modules(model: nn.Module) -> None:
         module.__class__ = ORIGINAL.get(type(module), type(module))
     backends = {module.backend for module in model.modules() if isinstance(module, Int4Linear)}
     _exchange(model, PREFILL)
-    _exchange(model, next((FUSED[backend] for backend in FUSED if backend in backends), {}))
+    for backend, classes in FUSED.items():
+        if any(issubclass(used, backend) for used in backends):
+            _exchange(model, classes)
+            break
     if not cpu().bf16_gemm:
         for tower in (module for module in model.modules() if isinstance(module, SiglipVisionModel)):
             _exchange(tower, CPU_FUSED_TOWER)

@@ -48,7 +48,7 @@ def _together(x: torch.Tensor, linears: list[nn.Module]) -> torch.Tensor | None:
     for linear in linears:
         if (
             type(linear) is not Int4Linear  # an adapter in its place, say
-            or linear.backend is not Triton
+            or not issubclass(linear.backend, Triton)
             or linear.packed["group_scales"].dtype != linears[0].packed["group_scales"].dtype
             or linear.device != x.device
             or linear._forward_hooks

@@ -5,8 +5,8 @@
 
 The four classes are transformers' own Gemma 3, with and without an output head, with int4 modules in place of the
 language model's linear layers and of the tied embedding. This file loads and saves. `int4_layers.py` has the modules;
-`int4_backend.py` chooses what multiplies, `int4_fused.py` what computes around the products; `int4_attention.py` has
-the attention; `int4_codes.py` says what an int4 weight is.
+`int4_backend.py` chooses what multiplies, and on a GPU `int4_record.py` has it proven first; `int4_fused.py` has what
+computes around the products, `int4_attention.py` the attention; `int4_codes.py` says what an int4 weight is.
 
 Loading goes around transformers' own AWQ support, which needs gptqmodel and casts to float16, in which Gemma 3
 overflows: `quantization_config` is put aside on a copy of the config while the stock loader runs, and put back after.
@@ -31,7 +31,10 @@ transformers 4 copies only those files out of a folder that this one names, and 
     from .int4_masks import ...
     from .int4_operator import ...
     from .int4_prefill import ...
+    from .int4_proof import ...
+    from .int4_prove import ...
     from .int4_training import ...
+    from .int4_trial import ...
     from .int4_weight import ...
 """
 
@@ -59,12 +62,14 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .int4_attention import IMPLEMENTATION
+from .int4_backend import asking_for
 from .int4_codes import GROUP_SIZE, recover_codes
 from .int4_config import PICTURES, TEXT
 from .int4_fused import use_fused_modules
 from .int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, exchange, prepare_linears
 from .int4_memory import bytes_needed, check_memory
 from .int4_prefill import Gemma3TextModel as ChunkedTextModel
+from .int4_record import report, settle_backends
 from .int4_saving import ADAPTER_CONFIG, INDEX, SIDE_FILE, push, replacing
 from .int4_training import announce_training
 from .int4_versions import cache_among
@@ -113,17 +118,30 @@ class _Int4Gemma3:
                 "For random weights take the config without its quantization_config and transformers' own class."
             )
         super().__init__(config, *args, **kwargs)
+        self._int4_source = self._int4_backend_asked = None  # of from_pretrained, for a move to another device
         self._build_int4_modules(checkpoint)
         self.post_init()  # again: the modules that it looks at have changed
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, int4_embedding=None, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *model_args,
+        config=None,
+        int4_embedding=None,
+        int4_backend=None,
+        int4_proof=None,
+        **kwargs,
+    ):
         """Load a repo that `convert_flax.py` (or `save_pretrained`) wrote.
 
         Args:
             pretrained_model_name_or_path: folder or Hub id.
             int4_embedding: True: the embedding and the output head compute from int4 codes; an error where the repo
                 does not allow it. False: keep the plain embedding. None (default): int4 where the repo allows it.
+            int4_backend: name of the backend to use, as in GEMMA3_INT4_BACKEND; None (default): on CPUs by rule, on
+                accelerators the fastest of those that are proven to be right (`int4_report`).
+            int4_proof: how that is proven, "skip", "again" or "here", as in GEMMA3_INT4_PROOF (`int4_record.py`).
             **kwargs: as for transformers. `dtype` is bfloat16, float32 or "auto"; `device_map` any that leaves no
                 int4 module offloaded; `attn_implementation` this project's own unless given, as "sdpa" or "eager".
 
@@ -131,12 +149,18 @@ class _Int4Gemma3:
             Int4LoadError: whatever is wrong, in one message.
         """
         try:
-            return cls._from_pretrained(pretrained_model_name_or_path, model_args, config, int4_embedding, kwargs)
+            with asking_for(int4_backend):
+                model, info = cls._from_pretrained(
+                    pretrained_model_name_or_path, model_args, config, int4_embedding, int4_proof, kwargs
+                )
         except (OSError, ValueError, TypeError, RuntimeError, MemoryError, SafetensorError) as error:
             raise Int4LoadError(f"{pretrained_model_name_or_path}: {error}") from error
+        model._int4_backend_asked = int4_backend
+        return model if info is None else (model, info)
 
     @classmethod
-    def _from_pretrained(cls, path, model_args, config, int4_embedding, kwargs):
+    def _from_pretrained(cls, path, model_args, config, int4_embedding, int4_proof, kwargs):
+        """The model, and the loading info where that is asked for."""
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or "auto"
         with_loading_info = kwargs.pop("output_loading_info", False)
@@ -149,7 +173,8 @@ class _Int4Gemma3:
         quantization = _take_quantization_config(path, config)
         _refuse_float16(path, dtype if dtype != "auto" else getattr(config, "dtype", None))
 
-        stored = _stored_tensors(path, hub)
+        files = _shards(path, hub)
+        stored = _stored_tensors(files)
         config._int4_checkpoint = checkpoint = Int4Checkpoint(
             keep=tuple(quantization["modules_to_not_convert"]),
             packed_embedding=any(name.endswith("embed_tokens.qweight") for name in stored),
@@ -184,6 +209,8 @@ class _Int4Gemma3:
         )
         _check_loaded(path, model, info)
         _refuse_float16(path, model.dtype)
+        model._int4_source = files, side_file, int4_proof
+        model._settle_backends({parameter.device for parameter in model.parameters()}, model.dtype)
         if side_file is not None:  # first, so that the plain embedding and the repacked layers never meet in memory
             model._recover_int4_embedding(side_file, stored)
         for module in model.modules():
@@ -194,7 +221,12 @@ class _Int4Gemma3:
         use_fused_modules(model)
         model.config.quantization_config = quantization
         logger.info(f"{path}: int4 backend {model.int4_backend}, {model.int4_bytes / 1e6:.1f} MB of codes and scales")
-        return (model, info) if with_loading_info else model
+        return model, info if with_loading_info else None
+
+    def _settle_backends(self, devices: set[torch.device], dtype: torch.dtype) -> None:
+        """Proves, where these devices are accelerators, what multiplies on them."""
+        if self._int4_source is not None:
+            settle_backends(devices, dtype, *self._int4_source)
 
     def _build_int4_modules(self, checkpoint: Int4Checkpoint) -> None:
         """Replace the linear layers that are quantized on disk, and the embedding where it is stored as int4."""
@@ -265,6 +297,11 @@ class _Int4Gemma3:
         return ", ".join(counts) if len(counts) < 2 else ", ".join(f"{name} ({n})" for name, n in counts.items())
 
     @property
+    def int4_report(self) -> str:
+        """What was proven of the backends on the devices that the int4 matrices are on, in Markdown."""
+        return report({module.device for module in _int4_modules(self)}, self.dtype)
+
+    @property
     def int4_bytes(self) -> int:
         """Bytes of int4 codes and scales in memory."""
         return sum(module.int4_bytes() for module in _int4_modules(self))
@@ -279,14 +316,18 @@ class _Int4Gemma3:
 
         Buffers that no file holds (rotary frequencies) stay float32, as they are after loading in any dtype.
         """
-        if fn(torch.empty(0, dtype=self.dtype, device=self.device)).dtype == torch.float16:  # before anything is cast
+        landed = fn(torch.empty(0, dtype=self.dtype, device=self.device))
+        if landed.dtype == torch.float16:  # before anything is cast
             raise TypeError("Gemma 3 overflows float16: use bfloat16 or float32.")
         computed = [
             (module, name, module._buffers[name])
             for module in self.modules()
             for name in module._non_persistent_buffers_set
         ]
-        super()._apply(fn, *args, **kwargs)
+        with asking_for(self._int4_backend_asked):
+            if (landed.device, landed.dtype) != (self.device, self.dtype):
+                self._settle_backends({landed.device}, landed.dtype)
+            super()._apply(fn, *args, **kwargs)
         for module, name, before in computed:
             if module._buffers[name].dtype != before.dtype:
                 module._buffers[name] = before.to(module._buffers[name].device)
@@ -545,13 +586,21 @@ def _take_quantization_config(path, config) -> dict:
     return quantization | {"modules_to_not_convert": quantization.get("modules_to_not_convert") or []}
 
 
-def _stored_tensors(path, hub: dict) -> dict[str, torch.Tensor]:
-    """Every tensor on disk as a meta tensor, from the headers alone."""
+def weight_files(path) -> tuple[list[str], str | None]:
+    """The files of a repo that hold weights, and the one with the scales of a plain embedding, where it has that."""
+    return _shards(path, {}), cached_file(path, SIDE_FILE, _raise_exceptions_for_missing_entries=False)
+
+
+def _shards(path, hub: dict) -> list[str]:
     single = cached_file(path, "model.safetensors", _raise_exceptions_for_missing_entries=False, **hub)
     index = None if single else cached_file(path, INDEX, _raise_exceptions_for_missing_entries=False, **hub)
     if single is None and index is None:
         raise Int4LoadError(f"{path} holds no weights: neither model.safetensors nor {INDEX}.")
-    files = [single] if single else get_checkpoint_shard_files(path, index, **hub)[0]
+    return [single] if single else get_checkpoint_shard_files(path, index, **hub)[0]
+
+
+def _stored_tensors(files: list[str]) -> dict[str, torch.Tensor]:
+    """Every tensor on disk as a meta tensor, from the headers alone."""
     stored = {}
     for file in files:
         try:

@@ -44,7 +44,8 @@ def test_both_ways_to_load_are_shown() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/cpu.md", "docs/engines.md", "docs/training.md", "demo/RESULTS.md", "benchmarks/RESULTS.md"],
+    ["README.md", *(f"docs/{name}.md" for name in ("cpu", "devices", "engines", "training"))]
+    + ["demo/RESULTS.md", "benchmarks/RESULTS.md"],
 )
 def test_every_target_that_a_page_names_is_there(page: str) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE))

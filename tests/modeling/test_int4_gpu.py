@@ -1,8 +1,8 @@
 """The GPU backend: its kernels against float64, its layout element by element, and who gets to use it.
 
-With a GPU the kernels run there. Without, `test_kernels_in_tritons_interpreter` runs this file and the contract of all
-backends a second time in a process of its own, where TRITON_INTERPRET=1 is set before anything imports triton, and the
-kernels run as NumPy:
+With a GPU the kernels run there. Without, `test_kernels_in_tritons_interpreter` runs this file, the contract of all
+backends and their proof a second time in a process of its own, where TRITON_INTERPRET=1 is set before anything imports
+triton, and the kernels run as NumPy:
 
     TRITON_INTERPRET=1 python -m pytest tests/modeling/test_int4_gpu.py
 """
@@ -645,7 +645,7 @@ def test_candidates_exist_for_every_number_of_rows(inputs):
 @pytest.mark.skipif(not int4_gpu_triton.HAS_TRITON, reason="needs triton")
 @pytest.mark.timeout(1200)  # three minutes on a quiet machine
 def test_kernels_in_tritons_interpreter():
-    contract = Path(__file__).with_name("test_backend_contract.py")
+    others = [Path(__file__).with_name(f"test_{name}.py") for name in ("backend_contract", "int4_gpu_proof")]
     command = [
         sys.executable,
         "-m",
@@ -654,7 +654,7 @@ def test_kernels_in_tritons_interpreter():
         "-p",
         "no:cacheprovider",
         __file__,
-        contract,
+        *others,
         "-k",
         "(gpu or triton) and not aten",
     ]
