@@ -136,6 +136,8 @@ def in_blocks(query, key, value, rule: Rule, scaling: float | None, dropout: flo
 def _block(query, key, value, rule: Rule, rows: slice, keys: slice, scaling, dropout=0.0) -> torch.Tensor:
     if keys.start == keys.stop:
         return query.new_zeros(*query.shape[:3], value.shape[3])
+    if query.device.type != "cpu":  # where PyTorch has no kernel for a mask and heads that share keys, but for squares
+        key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
     return torch.nn.functional.scaled_dot_product_attention(
         query,
         key,

@@ -33,22 +33,23 @@ except ImportError as error:  # in a `try`, because transformers' loader demands
 
 @triton.jit
 def _as_float(words, i: tl.constexpr):
-    """Nibble i of each word, read as the bits of a float32 where it lies: code * 2^(4 * (i % 4) - 149), a denormal.
+    """Nibble i of each word, read as the bits of a float32 where it lies: a denormal, code * 2^(bit - 149).
 
     So a nibble takes one bit operation and an eighth of a shift, where converting an integer would take an instruction
     of a quarter's speed. GPUs multiply and add denormals at full speed. What a nibble is multiplied by has to have the
     factor `_unit(i)`: then all of them count units of 2^-64, which sums are freed of at their end (`UNITS`).
     Product and sum are written as one `tl.fma`, because from 3.10 on Triton does not join them unasked.
     """
+    words = words.to(tl.uint32, bitcast=True)
     if i >= 4:
-        words = words >> 16
-    return (words & (0xF << (i % 4 * 4))).to(tl.float32, bitcast=True)
+        words = words >> 13  # into the 23 bits of a mantissa; by 16, two of the four would take an instruction more
+    return (words & (0xF << (4 * i - i // 4 * 13))).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _unit(i: tl.constexpr):
     """2^85 and less: scales and activations below 2^42 do not overflow, and above 2^-62 lose nothing."""
-    return 2.0 ** (85 - i % 4 * 4)
+    return 2.0 ** (85 - 4 * i + i // 4 * 13)
 
 
 UNITS = tl.constexpr(2.0**64)

@@ -84,4 +84,76 @@ def choose(rows: int, outputs: int, inputs: int, capability: tuple[int, int], pr
 
 
 # Capability -> shape (N, K) -> steps (rows up to which, how), ascending; the last step is for any number of rows.
-TABLES: dict[tuple[int, int], dict[tuple[int, int], list[tuple[float, Plan]]]] = {}
+TABLES: dict[tuple[int, int], dict[tuple[int, int], list[tuple[float, Plan]]]] = {
+    # NVIDIA H200, torch 2.11.0+cu130
+    (9, 0): {
+        (2048, 5376): [
+            (1, OneRow(block_n=8, block_g=64, num_warps=2, num_stages=3)),
+            (4, ManyRows(block_n=32, block_m=16, split_k=4, num_warps=2, num_stages=3, permuted=False)),
+            (16, ManyRows(block_n=64, block_m=16, split_k=4, num_warps=4, num_stages=3, permuted=False)),
+            (32, ManyRows(block_n=64, block_m=32, split_k=4, num_warps=4, num_stages=3, permuted=True)),
+            (64, ManyRows(block_n=64, block_m=64, split_k=4, num_warps=4, num_stages=3, permuted=True)),
+            (512, Dequantize(weights=134217728)),
+            (math.inf, Dequantize(weights=33554432)),
+        ],
+        (4096, 5376): [
+            (1, OneRow(block_n=8, block_g=64, num_warps=2, num_stages=3)),
+            (2, ManyRows(block_n=32, block_m=16, split_k=2, num_warps=2, num_stages=3, permuted=False)),
+            (16, ManyRows(block_n=64, block_m=16, split_k=4, num_warps=4, num_stages=3, permuted=False)),
+            (32, ManyRows(block_n=64, block_m=32, split_k=4, num_warps=4, num_stages=3, permuted=True)),
+            (64, ManyRows(block_n=64, block_m=64, split_k=2, num_warps=4, num_stages=3, permuted=True)),
+            (128, ManyRows(block_n=64, block_m=128, split_k=2, num_warps=4, num_stages=3, permuted=True)),
+            (256, Dequantize(weights=134217728)),
+            (math.inf, Dequantize(weights=33554432)),
+        ],
+        (5376, 4096): [
+            (1, OneRow(block_n=8, block_g=64, num_warps=2, num_stages=1)),
+            (16, ManyRows(block_n=64, block_m=16, split_k=4, num_warps=4, num_stages=3, permuted=False)),
+            (32, ManyRows(block_n=64, block_m=32, split_k=4, num_warps=4, num_stages=2, permuted=True)),
+            (64, ManyRows(block_n=64, block_m=64, split_k=4, num_warps=4, num_stages=2, permuted=True)),
+            (128, ManyRows(block_n=64, block_m=64, split_k=2, num_warps=4, num_stages=2, permuted=True)),
+            (512, Dequantize(weights=134217728)),
+            (math.inf, Dequantize(weights=33554432)),
+        ],
+        (5376, 21504): [
+            (1, OneRow(block_n=16, block_g=128, num_warps=4, num_stages=3)),
+            (16, ManyRows(block_n=64, block_m=16, split_k=4, num_warps=4, num_stages=3, permuted=False)),
+            (32, ManyRows(block_n=64, block_m=32, split_k=4, num_warps=4, num_stages=3, permuted=True)),
+            (64, ManyRows(block_n=64, block_m=64, split_k=4, num_warps=4, num_stages=2, permuted=True)),
+            (128, ManyRows(block_n=64, block_m=64, split_k=2, num_warps=4, num_stages=2, permuted=True)),
+            (math.inf, Dequantize(weights=134217728)),
+        ],
+        (8192, 5376): [
+            (1, OneRow(block_n=16, block_g=32, num_warps=1, num_stages=3)),
+            (8, ManyRows(block_n=64, block_m=16, split_k=2, num_warps=4, num_stages=3, permuted=False)),
+            (16, ManyRows(block_n=128, block_m=16, split_k=4, num_warps=4, num_stages=3, permuted=False)),
+            (32, ManyRows(block_n=64, block_m=32, split_k=2, num_warps=4, num_stages=3, permuted=True)),
+            (64, ManyRows(block_n=64, block_m=64, split_k=1, num_warps=4, num_stages=3, permuted=True)),
+            (math.inf, Dequantize(weights=33554432)),
+        ],
+        (21504, 5376): [
+            (1, OneRow(block_n=16, block_g=32, num_warps=1, num_stages=3)),
+            (16, ManyRows(block_n=64, block_m=16, split_k=1, num_warps=4, num_stages=3, permuted=False)),
+            (32, ManyRows(block_n=64, block_m=32, split_k=1, num_warps=4, num_stages=3, permuted=True)),
+            (128, ManyRows(block_n=64, block_m=64, split_k=1, num_warps=4, num_stages=2, permuted=True)),
+            (512, Dequantize(weights=134217728)),
+            (math.inf, Dequantize(weights=33554432)),
+        ],
+        (43008, 5376): [
+            (1, OneRow(block_n=16, block_g=32, num_warps=1, num_stages=3)),
+            (8, ManyRows(block_n=64, block_m=16, split_k=1, num_warps=4, num_stages=3, permuted=False)),
+            (16, ManyRows(block_n=128, block_m=16, split_k=1, num_warps=4, num_stages=3, permuted=False)),
+            (32, ManyRows(block_n=64, block_m=32, split_k=1, num_warps=4, num_stages=3, permuted=True)),
+            (64, ManyRows(block_n=64, block_m=64, split_k=1, num_warps=4, num_stages=2, permuted=True)),
+            (math.inf, Dequantize(weights=33554432)),
+        ],
+        (262208, 5376): [
+            (1, OneRow(block_n=16, block_g=32, num_warps=1, num_stages=3)),
+            (8, ManyRows(block_n=64, block_m=16, split_k=1, num_warps=4, num_stages=3, permuted=False)),
+            (16, ManyRows(block_n=128, block_m=16, split_k=1, num_warps=4, num_stages=3, permuted=False)),
+            (32, ManyRows(block_n=128, block_m=32, split_k=1, num_warps=4, num_stages=3, permuted=True)),
+            (64, ManyRows(block_n=128, block_m=64, split_k=1, num_warps=4, num_stages=2, permuted=True)),
+            (math.inf, Dequantize(weights=33554432)),
+        ],
+    },
+}

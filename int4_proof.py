@@ -150,20 +150,21 @@ class _Trial:
         return why and f"the gradient of the input {why}"
 
     def products(self, rows: int) -> str | None:
+        ways = {"": lambda x: self.backend.linear(x, self.packed)}
+        if rows in GEMM_ROWS and needs_proof(self.device) and not issubclass(self.backend, Reference):
+            gemm = with_gemm(self.backend, self.outputs, 0)
+            ways[" by dequantized weights"] = lambda x: gemm.linear(x, self.packed)
         for given in _activations(rows, self.sample.inputs, self.dtype):
             x = given.to(self.device)
             exact, terms = given.double() @ self.weight.T, given.double().abs() @ self.weight.abs().T
-            ways = {"": lambda x=x: self.backend.linear(x, self.packed)}
-            if rows in GEMM_ROWS and needs_proof(self.device) and not issubclass(self.backend, Reference):
-                gemm = with_gemm(self.backend, self.outputs, 0)
-                ways[" by dequantized weights"] = lambda x=x, gemm=gemm: gemm.linear(x, self.packed)
-            for name, call in ways.items():
+            for name, way in ways.items():
                 with self._poison():
-                    poisoned = call()
-                for found in (poisoned, call()):
+                    poisoned = way(x)
+                for found in (poisoned, way(x)):
                     if why := self._compare(found, exact, terms, self.outputs):
                         return f"the product{name} of {rows} row{'s' * (rows > 1)} {why}"
-                (self.gemm_seconds if name else self.seconds)[rows] = _seconds(call, self.device)
+        for name, way in ways.items():
+            (self.gemm_seconds if name else self.seconds)[rows] = _seconds(lambda way=way: way(x), self.device)
         return None
 
     def _poison(self) -> contextlib.AbstractContextManager:

@@ -24,6 +24,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -261,13 +262,12 @@ def _device_facts(device: torch.device) -> tuple[str, str]:
         features = ", ".join(sorted(cpu().features & {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}))
         return f"CPU {platform.machine()}", f"{features or 'no AVX2'}; {torch.get_num_threads()} threads"
     if device.type == "cuda":
-        driver = ""
+        driver = "unknown"
         with contextlib.suppress(OSError):
-            driver = Path("/proc/driver/nvidia/version").read_text().split("\n")[0]
+            driver = re.search(r"\d+\.\d+\S*", Path("/proc/driver/nvidia/version").read_text()).group()
         own = torch.cuda.get_device_properties(device)  # its uuid and address are not of its kind
         what = f"{own.major}.{own.minor} {getattr(own, 'gcnArchName', '')}, {own.multi_processor_count} processors"
-        api = getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")()
-        return own.name, f"{what}, {own.total_memory >> 20} MB; driver {api} {driver}"
+        return own.name, f"{what}, {own.total_memory >> 20} MB; driver {driver}"
     if device.type == "xpu":
         own = torch.xpu.get_device_properties(device)
         return own.name, f"{own.total_memory >> 20} MB; driver {own.driver_version}"

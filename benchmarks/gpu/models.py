@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from gemma3_int4 import int4_backend, modeling_gemma3_int4
+from gemma3_int4.int4_attention import IMPLEMENTATION
 from gemma3_int4.int4_layers import AwqLinear, Int4Embedding, Int4Linear
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
@@ -27,7 +28,7 @@ def int4_model(config: Gemma3TextConfig, device: torch.device) -> torch.nn.Modul
     config._int4_checkpoint = modeling_gemma3_int4.Int4Checkpoint(
         keep=(), packed_embedding=True, scale_dtypes={"model.embed_tokens.scales": torch.bfloat16}
     )
-    model = _on_meta(modeling_gemma3_int4.Gemma3ForCausalLM, config)
+    model = _on_meta(modeling_gemma3_int4.Gemma3ForCausalLM, config, IMPLEMENTATION)
     for name in [name for name, module in model.named_modules() if isinstance(module, AwqLinear)]:
         rows, columns = model.get_submodule(name).rows, model.get_submodule(name).columns
         backend = int4_backend.choose_backend(device, torch.bfloat16, rows, columns)
@@ -42,13 +43,13 @@ def int4_model(config: Gemma3TextConfig, device: torch.device) -> torch.nn.Modul
 
 def bfloat16_model(config: Gemma3TextConfig, device: torch.device) -> torch.nn.Module:
     """Stock Gemma 3 in bfloat16, random."""
-    model = _filled(_on_meta(Gemma3ForCausalLM, config), device)
+    model = _filled(_on_meta(Gemma3ForCausalLM, config, "sdpa"), device)
     model.tie_weights()
     return model
 
 
-def _on_meta(model_class: type, config: Gemma3TextConfig) -> torch.nn.Module:
-    config._attn_implementation = "sdpa"
+def _on_meta(model_class: type, config: Gemma3TextConfig, attention: str) -> torch.nn.Module:
+    config._attn_implementation = attention
     with torch.device("meta"):
         return model_class(config).to(torch.bfloat16).eval().requires_grad_(False)
 
