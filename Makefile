@@ -11,7 +11,7 @@ endif
 INSTALL = @python=$$(sh requirements/find_python.sh) && "$$python" requirements/install.py
 
 .PHONY: help setup app convert test lint browser pins resolve test-oldest test-newest space demo-data demo-train \
-  demo-eval demo-convert test-engines test-training kernels screenshots real270m clean
+  demo-eval demo-convert test-engines test-training test-arm kernels screenshots real270m clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ test-engines: setup ## other engines beside our model
 # In an environment of its own. TRAINERS="-k dpo" runs some.
 test-training: setup ## TRL and lm-eval on our model
 	TORCH_CPU_INDEX=$(PYTORCH_CPU) $(RUN) -m tests.training.trainers $(TRAINERS)
+
+# By gcc-aarch64-linux-gnu and qemu-user-static (Debian); says what is missing and skips where they are not.
+test-arm: setup ## the kernels for Arm, emulated, against x86's
+	$(RUN) -m pytest tests/arm -rs
 
 # Formatted first, then packed into the Python file that travels with a model.
 kernels: setup ## the C code of csrc/, after a change there

@@ -12,6 +12,7 @@ What this file offers:
 | model on            | dtype    | backend                      |                                                     |
 |---------------------|----------|------------------------------|-----------------------------------------------------|
 | x86 CPU, Linux      | bfloat16 | native-cpu                   | our kernels, compiled here: AVX512 or AVX2          |
+| Arm CPU, Linux      | bfloat16 | native-cpu                   | the same with NEON                                  |
 | any other CPU       | bfloat16 | aten-cpu                     | PyTorch's int4 operator                             |
 | CPU                 | float32  | reference                    | exact: float32(code * scale), from the stored scales|
 | NVIDIA GPU          | bfloat16 | triton, aten-gpu or compiled | the fastest of those that were proven on this GPU   |

@@ -25,6 +25,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from transformers.utils import logging
 
 from .int4_cpu_hardware import INSTRUCTION_SETS, cpu
@@ -33,6 +34,7 @@ from .int4_cpu_source import SOURCE
 logger = logging.get_logger(__name__)
 
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC")
+ARM_EXTENSIONS = {"asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"}  # features, as compilers spell them
 
 
 class Unavailable(Exception):
@@ -47,9 +49,24 @@ def compiler_flags() -> list[str]:
     """
     name, features = cpu().instruction_set, cpu().features
     if name is None:
-        missing = [feature for feature in list(INSTRUCTION_SETS.values())[-1] if feature not in features]
-        raise Unavailable(f"this CPU lacks {', '.join(missing)}" if features else "they are for Linux on x86")
+        missing = [feature for feature in INSTRUCTION_SETS["AVX2"] if feature not in features]
+        raise Unavailable(f"this CPU lacks {', '.join(missing)}" if features else "they are for Linux on x86 and Arm")
+    if "asimd" in INSTRUCTION_SETS[name]:
+        extensions = [ARM_EXTENSIONS[feature] for feature in INSTRUCTION_SETS[name] if feature in ARM_EXTENSIONS]
+        return [*FLAGS, "-march=" + "+".join(["armv8.2-a" if extensions else "armv8-a", *extensions])]
     return [*FLAGS, f"-D{name}", *(f"-m{feature.replace('_', '')}" for feature in INSTRUCTION_SETS[name])]
+
+
+def _check_features() -> None:
+    """Refuses an instruction set that this CPU has not all of: the first missing instruction would end the process.
+
+    Raises:
+        Unavailable: It lacks some.
+    """
+    name = cpu().instruction_set
+    missing = [feature for feature in INSTRUCTION_SETS.get(name, ()) if feature not in cpu().features]
+    if missing:
+        raise Unavailable(f"{name} was chosen, and this CPU lacks {', '.join(missing)}")
 
 
 def build() -> ctypes.CDLL:
@@ -61,6 +78,8 @@ def build() -> ctypes.CDLL:
         subprocess.SubprocessError: The compiler does not answer.
     """
     flags, compiler = compiler_flags(), _compiler()
+    _check_features()
+    _show_openmp()
     command = [*compiler, *flags]
     key = _key(command, _run([*compiler, "--version"], timeout=60).stdout)
     try:
@@ -81,6 +100,20 @@ def build() -> ctypes.CDLL:
         "XDG_CACHE_HOME names another place"
     )
     return library
+
+
+def _show_openmp() -> None:
+    """Lets libraries that are loaded later find the entry points of torch's own OpenMP runtime.
+
+    On x86 torch loads it so; wheels for Arm keep it to themselves.
+    """
+    if hasattr(ctypes.CDLL(None), "GOMP_parallel"):
+        return
+    places = Path(torch.__file__).parent
+    runtimes = [path for folder in (places / "lib", places.parent / "torch.libs") for path in folder.glob("libgomp*")]
+    for path in runtimes or ["libgomp.so.1"]:
+        with contextlib.suppress(OSError):  # then loading the kernels says what is missing
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
 def _compiler() -> list[str]:

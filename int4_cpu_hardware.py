@@ -9,8 +9,11 @@ What this file offers:
     BlockLayout         an order of nibbles in which PyTorch's int4 operator may read weights
 """
 
+import ctypes
 import math
 import os
+import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +21,18 @@ import torch
 
 from .int4_memory import control_groups
 
-# Best first. Features as /proc/cpuinfo spells them; the compiler's flags are the same without the underscore.
+# Best first. Features as /proc/cpuinfo spells them.
 INSTRUCTION_SETS = {
     "AVX512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "fma"),
     "AVX2": ("avx2", "fma", "f16c"),
+    "NEON_BF16": ("asimd", "asimddp", "i8mm", "bf16"),
+    "NEON_DOTPROD": ("asimd", "asimddp"),
+    "NEON": ("asimd",),
 }
+
+# Where Linux tells of them on 64-bit Arm: a word of the auxiliary vector, and its bit (asm/hwcap.h).
+AT_HWCAP, AT_HWCAP2 = 16, 26
+ARM_FEATURES = {"asimd": (AT_HWCAP, 1), "asimddp": (AT_HWCAP, 20), "i8mm": (AT_HWCAP2, 13), "bf16": (AT_HWCAP2, 14)}
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Cpu:
     """Facts that choose backends, instructions and row thresholds.
 
     Attributes:
-        features: as Linux lists them for x86; empty elsewhere.
+        features: as Linux lists them; for Arm those of ARM_FEATURES; empty on other systems.
         instruction_set: the first of INSTRUCTION_SETS that the CPU has all of, or None.
         amx: whether torch's bfloat16 GEMM has matrix units to run on, which no kernel of ours uses.
         bf16_gemm: whether torch has more than plain loops to multiply bfloat16 matrices; those take 9 to more than 100
@@ -86,7 +96,8 @@ class Cpu:
             amx=amx,
             bf16_gemm=_has_bf16_gemm(),
             aten_layout=_find_aten_layout(),
-            native_rows=1 if name == "AVX2" else 24 if amx else 16,  # with AVX2, 2 to 12 rows have a product of theirs
+            # with AVX2, 2 to 12 rows have a product of theirs; Arm's numbers are counted instructions
+            native_rows={"AVX2": 1, "NEON": 8}.get(name, 24 if amx else 16),
             aten_rows=256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8,
             given=given_cpus(),
         )
@@ -145,6 +156,10 @@ def bf16_matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _features() -> frozenset[str]:
+    if sys.platform == "linux" and platform.machine() == "aarch64":
+        ask = ctypes.CDLL(None).getauxval
+        ask.argtypes, ask.restype = (ctypes.c_ulong,), ctypes.c_ulong
+        return frozenset(name for name, (word, bit) in ARM_FEATURES.items() if ask(word) >> bit & 1)
     try:
         with Path("/proc/cpuinfo").open() as lines:
             return frozenset(next((line.split() for line in lines if line.startswith("flags")), []))

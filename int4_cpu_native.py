@@ -1,5 +1,5 @@
 # Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
-"""The backend for bfloat16 models on x86 CPUs, with kernels of our own: 4.5 bits a weight, the scales as stored.
+"""The backend for bfloat16 models on x86 and Arm CPUs: kernels of our own, 4.5 bits a weight, the scales as stored.
 
 What this file offers:
     NativeCpu              the backend; its C code is in `csrc/`
@@ -34,7 +34,7 @@ TILE_WEIGHTS = 1 << 23
 
 
 class NativeCpu:
-    """Backend for bfloat16 models on x86 CPUs with AVX512 or AVX2: the kernels of `csrc/`.
+    """Backend for bfloat16 models on CPUs with AVX512, AVX2 or NEON: the kernels of `csrc/`.
 
     Tensors, in blocks of 16 outputs: block_codes int32 [N/16, K/8, 16], a word holding the codes of 8 consecutive
     inputs, lowest nibble first; block_scales [N/16, K/32, 16] in their dtype on disk.

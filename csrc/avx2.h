@@ -77,12 +77,13 @@ static inline floats load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_lo
 // Nibble i of each word, less 8.
 static inline floats codes_of(ints words, int i) { return _mm256_cvtepi32_ps((__m256i)((words >> 4 * i & 15) - 8)); }
 
-// The low bytes of x: first the even ones, then the odd ones.
-static inline void store_bytes(int8_t *p, ints x) {
+// The low bytes of x to their place from `at` on: first the even ones, then the odd ones.
+static inline void store_bytes(int8_t *octets, int at, ints x) {
     const __m256i even_odd = _mm256_setr_epi8(0, 8, -1, -1, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
                                               -1, -1, 0, 8, -1, -1, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1);
     __m256i bytes = _mm256_shuffle_epi8((__m256i)x, even_odd);
-    _mm_storel_epi64((void *)p, _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+    _mm_storel_epi64((void *)(octets + at),
+                     _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
 }
 
 static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
@@ -96,7 +97,7 @@ static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
 
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
 
-enum { AT_ONCE = 1 };
+enum { AT_ONCE = 1, STREAMS = 1 };
 
 static inline __m256i four_bytes(const int8_t *p) { return _mm256_set1_epi32(*(const int32_t *)p); }
 

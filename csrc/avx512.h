@@ -47,10 +47,10 @@ static inline floats codes_of(ints words, int i) {
     return _mm512_permutexvar_ps(_mm512_srli_epi32((__m512i)words, 4 * i), table);
 }
 
-// The low bytes of x; of each 8 first the even ones, then the odd ones.
-static inline void store_bytes(int8_t *p, ints x) {
+// The low bytes of x to their place from `at` on; of each 8 first the even ones, then the odd ones.
+static inline void store_bytes(int8_t *octets, int at, ints x) {
     const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-    _mm_storeu_si128((void *)p, _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)x), even_odd));
+    _mm_storeu_si128((void *)(octets + at), _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)x), even_odd));
 }
 
 static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
@@ -62,7 +62,7 @@ static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
 
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
 
-enum { AT_ONCE = 4 };
+enum { AT_ONCE = 4, STREAMS = 4 };
 
 static inline __m512i four_bytes(const int8_t *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
 

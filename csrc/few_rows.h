@@ -21,7 +21,7 @@ static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
                 ints digit = rest << 24 >> 24;
                 rest = (rest - digit) >> 8;
                 sum[d] += digit;
-                store_bytes(f.digits + d * k + g * 32 + p * LANES, digit);
+                store_bytes(f.digits + d * k + g * 32, p * LANES, digit);
             }
         }
         for (int d = 0; d < 3; d++) f.start[g * 3 + d] = -8 * sum_of_ints(sum[d]);
@@ -30,7 +30,7 @@ static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
 
 // The calling thread's share of y [rows, n] = x W.T, x in fixed point.
 static void few_rows(const Matrix *w, const void *fixed, int64_t rows, bf16 *y) {
-    const int streams = AT_ONCE == 1 ? 1 : rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    const int streams = rows < STREAMS ? STREAMS / rows : 1;
     int64_t from, to;
     my_share(w->n / 16, 1, &from, &to);
     const int64_t apart = (to - from) / streams, rest = from + apart * streams;

@@ -10,7 +10,7 @@
 //   floats, ints, LANES          vectors of so many float32 or int32, on which C's +, -, *, /, & and shifts work
 //   load ... store_bytes         the elementary operations on them, under the names that avx2.h has
 //   dot_bf16                     a dot product of bfloat16 numbers
-//   AT_ONCE, dot                 few rows: how many `dot` takes, and the dot products of whole blocks of outputs
+//   AT_ONCE, STREAMS, dot        few rows: how many `dot` takes, or of one row how many blocks of outputs; the products
 //   cell ... store_weights       many rows: what a lane multiplies at once, and codes made into it
 //   store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS, SOME                   many rows: how many a register tile has, and up to how many no panel is filled
@@ -22,6 +22,8 @@
 #include "avx512.h"
 #elif defined(AVX2)
 #include "avx2.h"
+#elif defined(__ARM_NEON)
+#include "neon.h"
 #endif
 
 #include "matrix.h"

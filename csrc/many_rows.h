@@ -17,6 +17,7 @@ static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t coun
 // sums [ROWS, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells
 static void multiply(const cell *x, const cell *panel, int64_t count, float *sums) {
     floats s[ROWS][2];
+#pragma GCC unroll 12  // else gcc stores the sums in every turn on Arm
     for (int r = 0; r < ROWS; r++)
         for (int h = 0; h < 2; h++) s[r][h] = load(sums + r * WIDTH + h * LANES);
     for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
@@ -27,6 +28,7 @@ static void multiply(const cell *x, const cell *panel, int64_t count, float *sum
             s[r][1] = add_product(s[r][1], one, right);
         }
     }
+#pragma GCC unroll 12
     for (int r = 0; r < ROWS; r++)
         for (int h = 0; h < 2; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
 }

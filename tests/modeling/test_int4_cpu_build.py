@@ -114,8 +114,33 @@ def test_another_cpu_is_told_what_it_lacks(caplog):
     [((), "AVX512"), (("avx512_bf16",), "AVX2"), (("avx512f", "avx512_vnni"), "AVX2"), (("avx2",), "AVX512")],
 )
 def test_the_best_instruction_set_that_a_cpu_has_all_of(lacking, expected):
-    features = {feature for features in INSTRUCTION_SETS.values() for feature in features}
+    features = {*INSTRUCTION_SETS["AVX512"], *INSTRUCTION_SETS["AVX2"]}
     assert Cpu.with_features(frozenset(features - set(lacking) | {"sse2"})).instruction_set == expected
+
+
+@pytest.mark.parametrize(
+    ("features", "instruction_set", "flag"),
+    [
+        ({"asimd", "asimddp", "i8mm", "bf16"}, "NEON_BF16", "-march=armv8.2-a+dotprod+i8mm+bf16"),  # Graviton 3
+        ({"asimd", "asimddp"}, "NEON_DOTPROD", "-march=armv8.2-a+dotprod"),  # Raspberry Pi 5, Apple M1
+        ({"asimd", "i8mm", "bf16"}, "NEON", "-march=armv8-a"),
+        ({"asimd"}, "NEON", "-march=armv8-a"),  # Raspberry Pi 4
+    ],
+)
+def test_an_arm_cpu_gets_what_it_has_all_of(features, instruction_set, flag):
+    seen = Cpu.with_features(frozenset(features))
+    assert seen.instruction_set == instruction_set
+    with cpu_with("gemma3_int4", features=seen.features, instruction_set=seen.instruction_set):
+        assert flag in int4_cpu_build.compiler_flags()
+
+
+def test_instructions_that_the_cpu_lacks_are_refused_and_another_backend_takes_over(caplog):
+    """Run all the same, they would end the process."""
+    with cpu_with("gemma3_int4", features=frozenset({"asimd"}), instruction_set="NEON_DOTPROD"):
+        assert choose_backend(torch.device("cpu"), torch.bfloat16, 64, 64) is not NativeCpu
+    (warning,) = warnings(caplog)
+    assert "NEON_DOTPROD was chosen, and this CPU lacks asimddp" in warning
+    assert "PyTorch's own int4 operator is used instead" in warning
 
 
 @needs_compiler

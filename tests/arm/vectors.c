@@ -1,0 +1,173 @@
+// Calls every kernel on the same random numbers and writes what comes out:
+// "NAME COUNT\n", then COUNT numbers of 16 bits, again and again. Compiled for
+// several instruction sets by test_emulated.py, which compares.
+
+#include <stdio.h>
+
+#include "../../csrc/int4.c"
+
+enum { THREADS = 2 };
+
+static uint64_t state = 1;
+
+static uint32_t random_bits(void) {
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return state >> 32;
+}
+
+static void *memory(size_t bytes) { return calloc(1, (bytes + 63) / 64 * 64); }
+
+// Of either sign, about 2^exponent.
+static bf16 number(int exponent) {
+  uint32_t bits = random_bits();
+  return (bits & 0x807F) | (127 + exponent - (bits >> 16) % 4) << 7;
+}
+
+static bf16 *numbers(int64_t count, int exponent) {
+  bf16 *x = memory(count * 2);
+  for (int64_t i = 0; i < count; i++)
+    x[i] = number(exponent);
+  return x;
+}
+
+static Matrix matrix(int n, int k, int scale_type) {
+  uint32_t *codes = memory(n * k / 2);
+  for (int i = 0; i < n * k / 8; i++)
+    codes[i] = random_bits();
+  Matrix w = {.codes = codes, .scale_type = scale_type, .n = n, .k = k};
+  bf16 *scales = numbers(n * k / 32 * 2, -6);
+  for (int i = 0; i < n * k / 32; i++) {
+    if (scale_type == 1)
+      scales[i] = 0x2000 | random_bits() % 0x800; // float16
+    if (scale_type == 2)
+      ((float *)scales)[i] = float_of(number(-6)) * 1.1f;
+  }
+  w.scales = scales;
+  return w;
+}
+
+static void write_out(const char *name, int which, const void *numbers,
+                      int64_t count) {
+  printf("%s-%d %lld\n", name, which, (long long)count);
+  fwrite(numbers, 2, count, stdout);
+}
+
+static void write_products(int scale_type) {
+  const Matrix w = matrix(96, 128, scale_type);
+  for (int rows = 1; rows < 20; rows += 1 + rows / 5) {
+    Product call = {.weight = w,
+                    .x = numbers(rows * w.k, 1),
+                    .rows = rows,
+                    .y = memory(rows * w.n * 2)};
+    call.work = memory((rows + 12) * w.k * 4);
+    int4_linear(&call, THREADS);
+    write_out("linear", scale_type * 100 + rows, call.y, rows * w.n);
+    int4_product(&call, THREADS);
+    write_out("product", scale_type * 100 + rows, call.y, rows * w.n);
+  }
+  Dequantize call = {
+      .weight = w, .first = 32, .count = 64, .tile = memory(64 * w.k * 2)};
+  int4_dequantize(&call, THREADS);
+  write_out("dequantize", scale_type, call.tile, 64 * w.k);
+}
+
+static void write_packing(void) {
+  const int n = 288, k = 64;
+  uint32_t *qweight = memory(n * k / 2);
+  for (int i = 0; i < n * k / 8; i++)
+    qweight[i] = random_bits();
+  PackAwq call = {
+      .qweight = qweight, .codes = memory(n * k / 2), .n = n, .k = k};
+  int4_pack_awq(&call, THREADS);
+  write_out("pack", 0, call.codes, n * k / 4);
+}
+
+static void write_elementwise(void) {
+  const int rows = 3, n = 96;
+  Norm norm = {.x = numbers(rows * n, 3),
+               .weight = numbers(n, -1),
+               .rows = rows,
+               .n = n,
+               .eps = 1e-6f};
+  norm.y = memory(rows * n * 2);
+  int4_rms_norm(&norm, THREADS);
+  write_out("norm", 0, norm.y, rows * n);
+  Gated gated = {.gate = numbers(rows * n, 2),
+                 .up = numbers(rows * n, 1),
+                 .n = rows * n,
+                 .y = memory(rows * n * 2)};
+  int4_gated(&gated, THREADS);
+  write_out("gated", 0, gated.y, rows * n);
+}
+
+static void write_attention(int64_t dim) {
+  const int64_t heads = 4, kv_heads = 2, queries = 70, keys = 90;
+  Attention call = {
+      .query = numbers(heads * queries * dim, 0),
+      .key = numbers(kv_heads * keys * dim, 0),
+      .value = numbers(kv_heads * keys * dim, 1),
+      .query_strides = {heads * queries * dim, queries * dim, dim},
+      .key_strides = {kv_heads * keys * dim, keys * dim, dim},
+      .value_strides = {kv_heads * keys * dim, keys * dim, dim},
+      .batch = 1,
+      .heads = heads,
+      .kv_heads = kv_heads,
+      .queries = queries,
+      .keys = keys,
+      .dim = dim,
+      .scaling = 0.1f,
+      .out = memory(queries * heads * dim * 2)};
+  int32_t *first = memory(queries * 4), *end = memory(queries * 4);
+  for (int i = 0; i < queries; i++)
+    first[i] = i / 2, end[i] = i + 21;
+  call.first = first, call.end = end;
+  int4_attention(&call, THREADS);
+  write_out("attention", dim, call.out, queries * heads * dim);
+}
+
+static void write_layer(int64_t rows, int64_t few, int64_t length) {
+  const int width = 128, heads = 4, kv_heads = 2, head_dim = 32, inner = 192;
+  Layer layer = {.q = matrix(heads * head_dim, width, 0),
+                 .k = matrix(kv_heads * head_dim, width, 1),
+                 .v = matrix(kv_heads * head_dim, width, 2),
+                 .o = matrix(width, heads * head_dim, 0),
+                 .gate = matrix(inner, width, 1),
+                 .up = matrix(inner, width, 2),
+                 .down = matrix(width, inner, 0),
+                 .heads = heads,
+                 .kv_heads = kv_heads,
+                 .head_dim = head_dim,
+                 .eps = 1e-6f,
+                 .scaling = 0.2f};
+  for (int i = 0; i < 6; i++)
+    layer.norms[i] = numbers(i == 1 || i == 2 ? head_dim : width, -1);
+  const int64_t cached = rows * kv_heads * length * head_dim;
+  Step step = {.layer = &layer,
+               .rows = rows,
+               .few = few,
+               .hidden = numbers(rows * width, 1),
+               .cos = numbers(head_dim, 0),
+               .sin = numbers(head_dim, 0),
+               .keys = numbers(cached, 0),
+               .values = numbers(cached, 0),
+               .head_stride = length * head_dim,
+               .length = length,
+               .out = memory(rows * width * 2)};
+  int4_decoder_layer(&step, THREADS);
+  write_out("layer", length * 100 + rows * 10 + few, step.out, rows * width);
+  write_out("keys", length * 100 + rows * 10 + few, step.keys, cached);
+}
+
+int main(void) {
+  for (int scale_type = 0; scale_type < 3; scale_type++)
+    write_products(scale_type);
+  write_packing();
+  write_elementwise();
+  for (int64_t dim = 64; dim < 80; dim += 8)
+    write_attention(dim);
+  write_layer(1, 8, 40);
+  write_layer(3, 8, 40);
+  write_layer(3, 1, 40);
+  write_layer(1, 8, 2100);
+  return 0;
+}
