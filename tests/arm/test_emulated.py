@@ -86,14 +86,14 @@ def test_the_same_arithmetic_gives_the_bits_of_x86(run, instruction_set):
 
 @pytest.mark.parametrize("instruction_set", NEON_SETS)
 def test_other_arithmetic_gives_the_numbers_of_x86_but_for_rounding(run, instruction_set):
-    """Weights and results are rounded to bfloat16, of 8 bits: by half a unit each, and a layer's a few times."""
+    """Weights and results are rounded to bfloat16, of 8 bits, each by half a unit, and in a layer a few times."""
     expected, found = run("AVX2"), run(instruction_set)
     for name in expected:
         if kind(name) == "pack":
             continue
         x, y = ((bits[name].astype(np.uint32) << 16).view(np.float32) for bits in (expected, found))
         assert np.isfinite(x).all(), name
-        bound = 2**-7 * (np.abs(x) + np.sqrt(np.mean(x**2))) * (2 if kind(name) in ("layer", "keys") else 1)
+        bound = 2**-6 * (np.abs(x) + np.sqrt(np.mean(x**2))) * (2 if kind(name) in ("layer", "keys") else 1)
         assert (np.abs(x - y) <= bound).all(), name
 
 
