@@ -57,16 +57,18 @@ def compiler_flags() -> list[str]:
     return [*FLAGS, f"-D{name}", *(f"-m{feature.replace('_', '')}" for feature in INSTRUCTION_SETS[name])]
 
 
-def _check_features() -> None:
+def _check_choice() -> None:
     """Refuses an instruction set that this CPU has not all of: the first missing instruction would end the process.
 
     Raises:
-        Unavailable: It lacks some.
+        Unavailable: It lacks some; or it is Arm's, where a whole model has not been tested, and nobody asked for it.
     """
     name = cpu().instruction_set
     missing = [feature for feature in INSTRUCTION_SETS.get(name, ()) if feature not in cpu().features]
     if missing:
         raise Unavailable(f"{name} was chosen, and this CPU lacks {', '.join(missing)}")
+    if "asimd" in INSTRUCTION_SETS[name] and os.environ.get("GEMMA3_INT4_BACKEND") != "native-cpu":
+        raise Unavailable("on Arm no whole model has run with them yet; GEMMA3_INT4_BACKEND=native-cpu asks for them")
 
 
 def build() -> ctypes.CDLL:
@@ -78,7 +80,7 @@ def build() -> ctypes.CDLL:
         subprocess.SubprocessError: The compiler does not answer.
     """
     flags, compiler = compiler_flags(), _compiler()
-    _check_features()
+    _check_choice()
     _show_openmp()
     command = [*compiler, *flags]
     key = _key(command, _run([*compiler, "--version"], timeout=60).stdout)
