@@ -310,7 +310,7 @@ def noexec(cache, monkeypatch):
     plain = int4_cpu_build.ctypes.CDLL
 
     def refuse(path):
-        if Path(path).parent == cache:
+        if path is not None and Path(path).parent == cache:
             raise OSError(f"{path}: failed to map segment from shared object")
         return plain(path)
 
