@@ -951,7 +951,7 @@ static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
 
 // The calling thread's share of y [rows, n] = x W.T, x in fixed point.
 static void few_rows(const Matrix *w, const void *fixed, int64_t rows, bf16 *y) {
-    const int streams = rows < STREAMS ? STREAMS / rows : 1;
+    const int streams = rows > 0 && rows < STREAMS ? STREAMS / rows : 1;
     int64_t from, to;
     my_share(w->n / 16, 1, &from, &to);
     const int64_t apart = (to - from) / streams, rest = from + apart * streams;
