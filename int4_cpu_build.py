@@ -61,14 +61,12 @@ def _check_choice() -> None:
     """Refuses an instruction set that this CPU has not all of: the first missing instruction would end the process.
 
     Raises:
-        Unavailable: It lacks some; or it is Arm's, where a whole model has not been tested, and nobody asked for it.
+        Unavailable: It lacks some.
     """
     name = cpu().instruction_set
     missing = [feature for feature in INSTRUCTION_SETS.get(name, ()) if feature not in cpu().features]
     if missing:
         raise Unavailable(f"{name} was chosen, and this CPU lacks {', '.join(missing)}")
-    if "asimd" in INSTRUCTION_SETS[name] and os.environ.get("GEMMA3_INT4_BACKEND") != "native-cpu":
-        raise Unavailable("on Arm no whole model has run with them yet; GEMMA3_INT4_BACKEND=native-cpu asks for them")
 
 
 def build() -> ctypes.CDLL:

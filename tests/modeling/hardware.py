@@ -32,10 +32,7 @@ def only(name: str, package: str) -> Iterator[None]:
     lacking = others - set(hardware.INSTRUCTION_SETS[name])
     seen = hardware.Cpu.with_features(hardware.cpu().features - lacking)
     assert seen.instruction_set == name
-    changes = {"features": seen.features, "instruction_set": name, "native_rows": seen.native_rows}
-    with pytest.MonkeyPatch.context() as patch, cpu_with(package, **changes):
-        if name.startswith("NEON"):
-            patch.setenv("GEMMA3_INT4_BACKEND", "native-cpu")
+    with cpu_with(package, features=seen.features, instruction_set=name, native_rows=seen.native_rows):
         if kernels.library() is None:
             pytest.skip("no C compiler here")
         yield

@@ -134,13 +134,6 @@ def test_an_arm_cpu_gets_what_it_has_all_of(features, instruction_set, flag):
         assert flag in int4_cpu_build.compiler_flags()
 
 
-def test_on_arm_they_are_asked_for(caplog):
-    with cpu_with("gemma3_int4", features=frozenset({"asimd"}), instruction_set="NEON"):
-        assert library() is None
-    (warning,) = warnings(caplog)
-    assert "GEMMA3_INT4_BACKEND=native-cpu asks for them" in warning
-
-
 def test_instructions_that_the_cpu_lacks_are_refused_and_another_backend_takes_over(caplog):
     """Run all the same, they would end the process."""
     with cpu_with("gemma3_int4", features=frozenset({"asimd"}), instruction_set="NEON_DOTPROD"):
