@@ -37,11 +37,7 @@ MARKS = {".partial", ".published", ".lock"}  # of a conversion that is not done
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Folder with a checkpoint, its config and its hashes."""
-    folder = tmp_path_factory.mktemp("faults")
-    config = tiny.multimodal_config()
-    save_tree(tiny.make_tree(config), folder / "checkpoint")
-    tiny.write_config(config, folder / "config.json")
-    return folder
+    return tiny.make_source(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import pytest
 import convert_flax
 from conversion.convert import pipeline
 from conversion.folders import files, folder_lock, work_folder
-from demo.flax_export import save_tree
 from tests.conversion.helpers import tiny, two_processes
 
 REFUSALS = [errno.EINVAL, errno.EPERM, errno.EISDIR, errno.ENOTSUP, errno.EBADF, errno.EACCES]
@@ -26,11 +25,7 @@ REFUSALS = [errno.EINVAL, errno.EPERM, errno.EISDIR, errno.ENOTSUP, errno.EBADF,
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Folder with a checkpoint and its config."""
-    folder = tmp_path_factory.mktemp("systems")
-    config = tiny.multimodal_config()
-    save_tree(tiny.make_tree(config), folder / "checkpoint")
-    tiny.write_config(config, folder / "config.json")
-    return folder
+    return tiny.make_source(tmp_path_factory.mktemp("systems"))
 
 
 @pytest.fixture(scope="module")

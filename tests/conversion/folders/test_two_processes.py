@@ -22,7 +22,6 @@ from conversion.folders.folder_lock import LOCK, OWNER, TAKEOVER, FolderLock
 from conversion.folders.work_folder import WorkFolder, check_finished
 from conversion.hub_upload import push
 from conversion.source.kaggle import download
-from demo.flax_export import save_tree
 from tests.conversion.helpers import tiny, two_processes
 
 NO_LOCKS = """
@@ -62,11 +61,7 @@ print(count)
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A small checkpoint and its configuration."""
-    folder = tmp_path_factory.mktemp("source")
-    config = tiny.multimodal_config()
-    save_tree(tiny.make_tree(config), folder / "checkpoint")
-    tiny.write_config(config, folder / "config.json")
-    return folder
+    return tiny.make_source(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import convert_flax
 from conversion.codes import GROUP_SIZE, dequantize
 from conversion.formats import awq, embedding
 from conversion.name_map import entries
+from demo.flax_export import save_tree
 
 ROWS = 192  # embedding rows in the checkpoint
 
@@ -73,6 +74,14 @@ def _on_grid(shape: tuple[int, int], rng: np.random.Generator, scales: str) -> n
 def write_config(config, path: Path) -> Path:
     path.write_text(json.dumps(config.to_dict()))
     return path
+
+
+def make_source(folder: Path, config=None) -> Path:
+    """The folder, with a checkpoint and its config; one that sees, unless told otherwise."""
+    config = config or multimodal_config()
+    save_tree(make_tree(config), folder / "checkpoint")
+    write_config(config, folder / "config.json")
+    return folder
 
 
 def run(checkpoint: Path, output: Path, config: Path | None, *options: str) -> int:

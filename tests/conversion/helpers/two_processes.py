@@ -8,7 +8,6 @@ from pathlib import Path
 
 from transformers import Gemma3TextConfig
 
-from demo.flax_export import save_tree
 from tests.conversion.helpers import tiny
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,9 +26,7 @@ def make_source(folder: Path) -> Path:
         query_pre_attn_scalar=128,
         sliding_window=16,
     )
-    save_tree(tiny.make_tree(config), folder / "checkpoint")
-    tiny.write_config(config, folder / "config.json")
-    return folder
+    return tiny.make_source(folder, config)
 
 
 def start(source: Path, output: Path, *options: str) -> subprocess.Popen:
