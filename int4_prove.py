@@ -48,7 +48,7 @@ def _prove(args: argparse.Namespace) -> None:
     import torch
 
     modeling, record, backend = map(_module, ("modeling_gemma3_int4", "int4_record", "int4_backend"))
-    device = torch.device(args.device or torch.accelerator.current_accelerator() or "cpu")
+    device = torch.device(args.device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     dtype = getattr(torch, args.dtype)
