@@ -16,8 +16,9 @@ SOURCE = r"""
 //   load ... store_bytes         the elementary operations on them, under the names that avx2.h has
 //   dot_bf16                     a dot product of bfloat16 numbers
 //   AT_ONCE, STREAMS, dot        few rows: how many `dot` takes, or of one row how many blocks of outputs; the products
-//   cell ... store_weights       many rows: what a lane multiplies at once, and codes made into it
-//   store_cells, store_cells_of_rows    numbers, and columns, made into cells
+//   BF16_CELLS                   many rows: that a lane multiplies two bfloat16 at once; else float_cells.h has these:
+//     cell ... store_weights     what a lane multiplies at once, and codes made into it
+//     store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS, SOME                   many rows: how many a register tile has, and up to how many no panel is filled
 
 #line 1 "csrc/interface.h"
@@ -141,7 +142,7 @@ typedef struct {
 } Attention;
 
 int int4_attention(const Attention *call, int threads);
-#line 19 "csrc/int4.c"
+#line 20 "csrc/int4.c"
 #line 1 "csrc/base.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -196,7 +197,7 @@ static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
     char *p = (char *)memory + row * fixed_bytes(k);
     return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), (float *)(p + 3 * k + k / 32 * 12)};
 }
-#line 20 "csrc/int4.c"
+#line 21 "csrc/int4.c"
 
 #if defined(AVX512)
 #line 1 "csrc/avx512.h"
@@ -319,6 +320,7 @@ static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t f
 
 // Many rows: a cell is what a lane multiplies at once, here two bfloat16 of consecutive inputs. The sums of ROWS rows
 // take three quarters of the registers.
+#define BF16_CELLS
 enum { PER_CELL = 2, ROWS = 12, SOME = 0 };
 typedef uint32_t cell;
 typedef __m512bh cells;
@@ -353,7 +355,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
         _mm512_storeu_si512(panel + half, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
 }
-#line 23 "csrc/int4.c"
+#line 24 "csrc/int4.c"
 #elif defined(AVX2)
 #line 1 "csrc/avx2.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -501,33 +503,10 @@ static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t f
     }
 }
 
-// Many rows: a cell is what a lane multiplies at once, here a float. The sums of ROWS rows take three quarters of the
-// registers. Up to SOME rows filling panels takes longer than multiplying.
-enum { PER_CELL = 1, ROWS = 6, SOME = 12 };
-typedef float cell;
-typedef floats cells;
-
-static inline cell cell_of(const bf16 *x) { return float_of(*x); }
-static inline cells broadcast_cell(cell x) { return broadcast(x); }
-static inline cells load_cells(const cell *p) { return load(p); }
-static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x, y, sum); }
-
-static inline void store_weights(cell *panel, ints word, floats scale) {
-    for (int i = 0; i < 8; i++) store(panel + i * WIDTH, codes_of(word, i) * scale);
-}
-
-// Numbers, `stride` cells apart.
-static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
-    for (int64_t i = 0; i < count; i++) to[i * stride] = x[i];
-}
-
-// WIDTH columns of PER_CELL rows.
-static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
-    (void)next;
-    store(panel, load_bf16(row));
-    store(panel + LANES, load_bf16(row + LANES));
-}
-#line 25 "csrc/int4.c"
+// Many rows: the sums of ROWS rows take three quarters of the registers. Up to SOME rows filling panels takes longer
+// than multiplying.
+enum { ROWS = 6, SOME = 12 };
+#line 26 "csrc/int4.c"
 #elif defined(__ARM_NEON)
 #line 1 "csrc/neon.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -786,6 +765,7 @@ static void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const
 // ROWS rows take half of the registers: of 12 rows, gcc keeps some in memory.
 #ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
 
+#define BF16_CELLS
 enum { PER_CELL = 2, ROWS = 8, SOME = 0 };
 typedef uint32_t cell;
 typedef bfloat16x8_t cells;
@@ -818,7 +798,18 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 
 #else
 
-enum { PER_CELL = 1, ROWS = 8, SOME = 0 };
+enum { ROWS = 8, SOME = 0 };
+
+#endif
+#line 28 "csrc/int4.c"
+#endif
+#ifndef BF16_CELLS
+#line 1 "csrc/float_cells.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Many rows: a cell, which is what a lane multiplies at once, is a float.
+
+enum { PER_CELL = 1 };
 typedef float cell;
 typedef floats cells;
 
@@ -842,9 +833,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
     store(panel, load_bf16(row));
     store(panel + LANES, load_bf16(row + LANES));
 }
-
-#endif
-#line 27 "csrc/int4.c"
+#line 31 "csrc/int4.c"
 #endif
 
 #line 1 "csrc/matrix.h"
@@ -917,7 +906,7 @@ static void pack_awq_body(void *call) {
 }
 
 void int4_pack_awq(const PackAwq *call, int threads) { run(pack_awq_body, call, threads); }
-#line 30 "csrc/int4.c"
+#line 34 "csrc/int4.c"
 #line 1 "csrc/few_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -988,7 +977,7 @@ int int4_linear(const Product *call, int threads) {
     free(own.work);
     return 0;
 }
-#line 31 "csrc/int4.c"
+#line 35 "csrc/int4.c"
 #line 1 "csrc/many_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1144,7 +1133,7 @@ static void many_rows(const Product *c) {
 static void product_body(void *call) { many_rows(call); }
 
 void int4_product(const Product *call, int threads) { run(product_body, call, threads); }
-#line 32 "csrc/int4.c"
+#line 36 "csrc/int4.c"
 #line 1 "csrc/elementwise.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1223,7 +1212,7 @@ static void gated_body(void *call) {
 }
 
 void int4_gated(const Gated *call, int threads) { run(gated_body, call, threads); }
-#line 33 "csrc/int4.c"
+#line 37 "csrc/int4.c"
 #line 1 "csrc/attention.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1385,7 +1374,7 @@ static void my_mixture(const Pass *p) {
                 store_bf16(p->attended + h * n + i, load(p->mixed + h * n + i));
     }
 }
-#line 34 "csrc/int4.c"
+#line 38 "csrc/int4.c"
 #line 1 "csrc/flash.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1630,7 +1619,7 @@ int int4_attention(const Attention *call, int threads) {
     free(shared.memory);
     return 0;
 }
-#line 35 "csrc/int4.c"
+#line 39 "csrc/int4.c"
 #line 1 "csrc/decoder_layer.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1782,7 +1771,7 @@ int int4_decoder_layer(const Step *call, int threads) {
     free(memory);
     return 0;
 }
-#line 36 "csrc/int4.c"
+#line 40 "csrc/int4.c"
 
 // Python compares these with what ctypes makes of its own declarations.
 #define EXPORT_SIZE(type) const int32_t int4_sizeof_##type = sizeof(type)

@@ -143,29 +143,6 @@ static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t f
     }
 }
 
-// Many rows: a cell is what a lane multiplies at once, here a float. The sums of ROWS rows take three quarters of the
-// registers. Up to SOME rows filling panels takes longer than multiplying.
-enum { PER_CELL = 1, ROWS = 6, SOME = 12 };
-typedef float cell;
-typedef floats cells;
-
-static inline cell cell_of(const bf16 *x) { return float_of(*x); }
-static inline cells broadcast_cell(cell x) { return broadcast(x); }
-static inline cells load_cells(const cell *p) { return load(p); }
-static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x, y, sum); }
-
-static inline void store_weights(cell *panel, ints word, floats scale) {
-    for (int i = 0; i < 8; i++) store(panel + i * WIDTH, codes_of(word, i) * scale);
-}
-
-// Numbers, `stride` cells apart.
-static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
-    for (int64_t i = 0; i < count; i++) to[i * stride] = x[i];
-}
-
-// WIDTH columns of PER_CELL rows.
-static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
-    (void)next;
-    store(panel, load_bf16(row));
-    store(panel + LANES, load_bf16(row + LANES));
-}
+// Many rows: the sums of ROWS rows take three quarters of the registers. Up to SOME rows filling panels takes longer
+// than multiplying.
+enum { ROWS = 6, SOME = 12 };

@@ -11,8 +11,9 @@
 //   load ... store_bytes         the elementary operations on them, under the names that avx2.h has
 //   dot_bf16                     a dot product of bfloat16 numbers
 //   AT_ONCE, STREAMS, dot        few rows: how many `dot` takes, or of one row how many blocks of outputs; the products
-//   cell ... store_weights       many rows: what a lane multiplies at once, and codes made into it
-//   store_cells, store_cells_of_rows    numbers, and columns, made into cells
+//   BF16_CELLS                   many rows: that a lane multiplies two bfloat16 at once; else float_cells.h has these:
+//     cell ... store_weights     what a lane multiplies at once, and codes made into it
+//     store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS, SOME                   many rows: how many a register tile has, and up to how many no panel is filled
 
 #include "interface.h"
@@ -24,6 +25,9 @@
 #include "avx2.h"
 #elif defined(__ARM_NEON)
 #include "neon.h"
+#endif
+#ifndef BF16_CELLS
+#include "float_cells.h"
 #endif
 
 #include "matrix.h"

@@ -254,6 +254,7 @@ static void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const
 // ROWS rows take half of the registers: of 12 rows, gcc keeps some in memory.
 #ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
 
+#define BF16_CELLS
 enum { PER_CELL = 2, ROWS = 8, SOME = 0 };
 typedef uint32_t cell;
 typedef bfloat16x8_t cells;
@@ -286,29 +287,6 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 
 #else
 
-enum { PER_CELL = 1, ROWS = 8, SOME = 0 };
-typedef float cell;
-typedef floats cells;
-
-static inline cell cell_of(const bf16 *x) { return float_of(*x); }
-static inline cells broadcast_cell(cell x) { return broadcast(x); }
-static inline cells load_cells(const cell *p) { return load(p); }
-static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x, y, sum); }
-
-static inline void store_weights(cell *panel, ints word, floats scale) {
-    for (int i = 0; i < 8; i++) store(panel + i * WIDTH, codes_of(word, i) * scale);
-}
-
-// Numbers, `stride` cells apart.
-static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
-    for (int64_t i = 0; i < count; i++) to[i * stride] = x[i];
-}
-
-// WIDTH columns of PER_CELL rows.
-static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
-    (void)next;
-    store(panel, load_bf16(row));
-    store(panel + LANES, load_bf16(row + LANES));
-}
+enum { ROWS = 8, SOME = 0 };
 
 #endif
