@@ -793,7 +793,8 @@ static inline void store_cells(const float *x, int64_t count, cell *to, int64_t 
 
 // WIDTH columns of PER_CELL rows.
 static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
-    vst2q_u16((uint16_t *)panel, (uint16x8x2_t){{vld1q_u16(row), vld1q_u16(next)}});
+    const uint16x8x2_t both = {{vld1q_u16(row), vld1q_u16(next)}};  // of its own: vst2q_u16 may be a macro
+    vst2q_u16((uint16_t *)panel, both);
 }
 
 #else
@@ -1094,7 +1095,7 @@ static void some_rows(const Product *c) {
 
 // The calling thread's share of y = x W.T.
 static void many_rows(const Product *c) {
-    if (SOME && c->rows <= SOME) {
+    if (SOME > 0 && c->rows <= SOME) {
         some_rows(c);
         return;
     }

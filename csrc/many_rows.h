@@ -113,7 +113,7 @@ static void some_rows(const Product *c) {
 
 // The calling thread's share of y = x W.T.
 static void many_rows(const Product *c) {
-    if (SOME && c->rows <= SOME) {
+    if (SOME > 0 && c->rows <= SOME) {
         some_rows(c);
         return;
     }

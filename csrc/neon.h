@@ -282,7 +282,8 @@ static inline void store_cells(const float *x, int64_t count, cell *to, int64_t 
 
 // WIDTH columns of PER_CELL rows.
 static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
-    vst2q_u16((uint16_t *)panel, (uint16x8x2_t){{vld1q_u16(row), vld1q_u16(next)}});
+    const uint16x8x2_t both = {{vld1q_u16(row), vld1q_u16(next)}};  // of its own: vst2q_u16 may be a macro
+    vst2q_u16((uint16_t *)panel, both);
 }
 
 #else

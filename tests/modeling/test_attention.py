@@ -1,5 +1,7 @@
 """Attention in blocks: what eager attention computes, whatever is seen; and models that use it."""
 
+import types
+
 import pytest
 import torch
 from gemma3_int4 import int4_attention
@@ -243,3 +245,18 @@ def test_gradient_checkpointing_changes_no_gradient(text_repo):
         norm.grad = None
         model.gradient_checkpointing_enable()
     torch.testing.assert_close(*gradients)
+
+
+def test_a_gpu_is_not_asked_for_a_mask_and_shared_heads_at_once(monkeypatch):
+    """It has no kernel for both but the one of squares. (The meta device stands for it.)"""
+    asked = []
+
+    def attend(query, key, value, *, enable_gqa, **_):
+        asked.append((key.shape, value.shape, enable_gqa))
+        return query
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    query, shared = torch.empty(1, 4, 6, 8, device="meta"), torch.empty(1, 2, 9, 8, device="meta")
+    rule = types.SimpleNamespace(visible=lambda rows, keys: None)
+    int4_attention._block(query, shared, shared, rule, slice(0, 6), slice(0, 9), None)
+    assert asked == [((1, 4, 9, 8), (1, 4, 9, 8), False)]
