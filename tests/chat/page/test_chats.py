@@ -22,14 +22,15 @@ LONG = "a long answer " * 30
 RECORDS = """async () => {
     const opened = indexedDB.open("gemma3-int4-chat");
     const database = await new Promise((resolve) => { opened.onsuccess = () => resolve(opened.result) });
-    const counts = {};
+    const records = {};
     for (const name of ["chats", "messages", "pictures", "drafts"]) {
         const all = database.transaction(name).objectStore(name).getAll();
-        counts[name] = (await new Promise((resolve) => { all.onsuccess = () => resolve(all.result) })).length;
+        records[name] = await new Promise((resolve) => { all.onsuccess = () => resolve(all.result) });
     }
     database.close();
-    return counts;
+    return records;
 }"""
+NOTHING = {"chats": [], "messages": [], "pictures": [], "drafts": []}
 
 
 def test_a_chat_has_an_address_and_survives_a_reload(chat: ChatPage, echo: list[str], red: Path) -> None:
@@ -86,7 +87,7 @@ def test_a_reload_in_mid_answer_loses_nothing_and_goes_on(
 def test_a_draft_with_its_pictures_survives(chat: ChatPage, echo: list[str], red: Path) -> None:
     chat.attach(red)
     chat.textbox.fill("half a thought")
-    chat.page.wait_for_timeout(200)
+    until(lambda: [draft["text"] for draft in chat.page.evaluate(RECORDS)["drafts"]] == ["half a thought"])
     chat.page.reload()
     expect(chat.textbox).to_have_value("half a thought")
     expect(chat.attached).to_have_count(1)
@@ -220,14 +221,15 @@ def test_deleted_is_deleted_and_can_be_undone(chat: ChatPage, echo: list[str], r
     chat.chat_menu("what is this?", "Delete")
     expect(chat.saved_chats).to_have_count(0)
     expect(chat.questions).to_have_count(0)
-    assert chat.page.evaluate(RECORDS) == {"chats": 0, "messages": 0, "pictures": 0, "drafts": 0}
+    assert chat.page.evaluate(RECORDS) == NOTHING
     chat.page.get_by_role("button", name="Undo").click()
     expect(chat.questions).to_have_text("what is this?")
     assert chat.pictures.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 0
     chat.chat_menu("what is this?", "Delete")
+    expect(chat.saved_chats).to_have_count(0)  # it is deleted; a reload in mid click would keep it
     chat.page.reload()
-    expect(chat.saved_chats).to_have_count(0)
-    assert chat.page.evaluate(RECORDS) == {"chats": 0, "messages": 0, "pictures": 0, "drafts": 0}
+    expect(chat.page.get_by_text("Chats are kept here")).to_be_visible()
+    assert chat.page.evaluate(RECORDS) == NOTHING
 
 
 def test_a_chat_deleted_in_mid_answer_stops_and_stays_away(chat: ChatPage, slow_steps: list[float]) -> None:
@@ -237,7 +239,7 @@ def test_a_chat_deleted_in_mid_answer_stops_and_stays_away(chat: ChatPage, slow_
     assert steps_until_still(slow_steps) < 500
     chat.page.wait_for_timeout(1000)
     expect(chat.saved_chats).to_have_count(0)
-    assert chat.page.evaluate(RECORDS) == {"chats": 0, "messages": 0, "pictures": 0, "drafts": 0}
+    assert chat.page.evaluate(RECORDS) == NOTHING
 
 
 def test_deleted_in_another_tab_in_mid_answer(chat: ChatPage, page: gr.Blocks, slow_steps: list[float]) -> None:
@@ -248,7 +250,7 @@ def test_deleted_in_another_tab_in_mid_answer(chat: ChatPage, page: gr.Blocks, s
     expect(chat.questions).to_have_count(0)
     assert steps_until_still(slow_steps) < 500
     chat.page.wait_for_timeout(600)
-    assert chat.page.evaluate(RECORDS) == {"chats": 0, "messages": 0, "pictures": 0, "drafts": 0}
+    assert chat.page.evaluate(RECORDS) == NOTHING
 
 
 def test_export_and_import(
@@ -294,7 +296,7 @@ def test_a_file_of_something_else_is_refused(chat: ChatPage, tmp_path: Path, con
     (tmp_path / "file.json").write_text(content)
     chat.page.locator("#import-file").set_input_files(tmp_path / "file.json")
     expect(chat.toasts).to_contain_text(told)
-    assert chat.page.evaluate(RECORDS)["chats"] == 0
+    assert chat.page.evaluate(RECORDS) == NOTHING
 
 
 def test_an_imported_file_cannot_act(chat: ChatPage, tmp_path: Path) -> None:
