@@ -15,6 +15,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = import_module(f"conversion.commands.{chosen.verb}")  # libraries, seconds: only when they are needed
         if signal.getsignal(signal.SIGINT) is _end_at_once:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            _let_bars_end_with_the_process()
         command.run(chosen)
     except (BadInput, NoSpace, OSError) as error:
         print(f"convert_flax: error: {error}", file=sys.stderr)
@@ -229,6 +231,13 @@ def _size(text: str) -> int:
     if unit not in units or not number.isdecimal() or not int(number):
         raise argparse.ArgumentTypeError(f"{text!r} is no size: give a whole number and KB, MB or GB, as 5GB")
     return int(number) * units[unit]
+
+
+def _let_bars_end_with_the_process() -> None:
+    """tqdm's own lock is for processes too; where Python does not fork, it says of one that is left that it leaks."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
 
 
 def _end_at_once(*_: object) -> NoReturn:

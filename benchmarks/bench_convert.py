@@ -7,7 +7,8 @@
 Each contender is a process of its own, one after the other, in every round; the table gives the fastest round (the
 others are the machine's noise) and the highest peak memory. Files come from the page cache if they fit.
 
-* `read`: tensorstore reads every leaf, one after the other, and drops it: the least that any conversion must do.
+* `read`: the least that any conversion must do. tensorstore reads every leaf, one after the other, and drops it; of a
+  GGUF file or a folder of them, every byte is read.
 * `convert`: `convert_flax.py`, from start to published repo, fsync and SHA-256 of every file included.
 * `verify`: `convert_flax.py verify` of that repo against its source.
 * `generate`: transformers loads that repo and generates 32 tokens after a prompt of 64.
@@ -42,10 +43,20 @@ OF_THE_REPO = ("verify", "generate")  # these take what `convert` has written
 
 
 def read(checkpoint: Path) -> None:
+    if files := _gguf_files(checkpoint):
+        for file in files:
+            with file.open("rb") as open_file:
+                while open_file.read(1 << 24):
+                    pass
+        return
     import tensorstore as ts
 
     for spec in _specs(checkpoint):
         ts.open(spec, open=True, read=True).result()[...].read().result()
+
+
+def _gguf_files(checkpoint: Path) -> list[Path]:
+    return [checkpoint] if checkpoint.suffix == ".gguf" else sorted(checkpoint.glob("*.gguf"))
 
 
 def _specs(checkpoint: Path) -> list[dict]:
@@ -220,10 +231,10 @@ def main() -> None:
                 shutil.rmtree(arguments.output, ignore_errors=True)
             runs[name].append(run_alone(name, arguments))
     shutil.rmtree(arguments.output, ignore_errors=True)
-    decoded = _decoded_bytes(arguments.checkpoint)
+    size, kind = _size(arguments.checkpoint)
     machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    print(f"{arguments.checkpoint.name}: {decoded / 1e9:.2f} GB of float32, {machine}\n")
-    print("| | seconds | with imports | MB/s of float32 | CPU seconds | peak memory | time / read |")
+    print(f"{arguments.checkpoint.name}: {size / 1e9:.2f} GB of {kind}, {machine}\n")
+    print("| | seconds | with imports | MB/s | CPU seconds | peak memory | time / read |")
     print("|---|---|---|---|---|---|---|")
     base = min(run["seconds"] for run in runs["read"]) if "read" in runs else float("nan")
     for name in chosen:
@@ -232,8 +243,8 @@ def main() -> None:
             continue
         best = min(runs[name], key=lambda run: run["seconds"])
         peak = max(run["peak"] for run in runs[name])
-        rate, ratio = f"{decoded / best['seconds'] / 1e6:.0f}", f"{best['seconds'] / base:.2f}"
-        if name == "generate":  # it does not read the float32 weights
+        rate, ratio = f"{size / best['seconds'] / 1e6:.0f}", f"{best['seconds'] / base:.2f}"
+        if name == "generate":  # it does not read the source
             rate = ratio = ""
         print(
             f"| {name} | {best['seconds']:.1f} | {best['process']:.1f} | {rate} | {best['cpu']:.1f} "
@@ -241,10 +252,13 @@ def main() -> None:
         )
 
 
-def _decoded_bytes(checkpoint: Path) -> int:
+def _size(checkpoint: Path) -> tuple[int, str]:
+    """Bytes of a source, and what they are; the float32 of a Flax checkpoint, which is stored compressed."""
+    if files := _gguf_files(checkpoint):
+        return sum(file.stat().st_size for file in files), "GGUF"
     from conversion.source.flax_checkpoint import FlaxCheckpoint
 
-    return FlaxCheckpoint(checkpoint).nbytes
+    return FlaxCheckpoint(checkpoint).nbytes, "float32"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ AROUND = 64 * 2**10  # bytes for what is around a picture or a chat's texts
 ALL_BODIES = 256 * 2**20  # bytes that all requests together may have in memory
 PICTURE_SECONDS, JSON_SECONDS = 120, 20  # for a body to arrive
 MAX_VALUES = 20_000  # of a JSON text: strings, numbers, lists and objects
+MAX_LEVELS = 100  # of lists and objects in one another
 DRAINED = 256 * 2**20  # bytes of a refused body that are read, so that its sender hears the answer
 PAUSE_SECONDS = 2  # in which nothing more of it comes, where its sender waits for the answer
 UPLOADED = re.compile(rf"({PICTURE_ID.pattern})/[^/\\]*")
@@ -132,16 +133,18 @@ def check_json(body: bytes) -> bytes:
     A file as Gradio's clients write it, {"path": what the upload answered, ...}, becomes {"picture": its id}.
 
     Raises:
-        Refusal: It is no JSON, has too many values, or a file that was not uploaded.
+        Refusal: It is no JSON, has too many values or levels, or a file that was not uploaded.
     """
     try:
         whole = [json.loads(body)]
     except (ValueError, RecursionError):
         raise Refusal(400, "This request is not JSON.") from None
-    waiting: list[Any] = [whole]
+    waiting: list[tuple[Any, int]] = [(whole, 0)]
     values, files = 0, False
     while waiting:
-        here = waiting.pop()
+        here, level = waiting.pop()
+        if level > MAX_LEVELS:
+            raise Refusal(400, f"This request has more than {MAX_LEVELS} levels of lists and objects.")
         items = list(here.items() if isinstance(here, dict) else enumerate(here))
         values += len(items)
         if values > MAX_VALUES:
@@ -151,7 +154,7 @@ def check_json(body: bytes) -> bytes:
                 here[key] = {"picture": _uploaded(value["path"])}
                 files = True
             elif isinstance(value, (dict, list)):
-                waiting.append(value)
+                waiting.append((value, level + 1))
     return json.dumps(whole[0]).encode() if files else body
 
 

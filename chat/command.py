@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -31,6 +32,7 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         check_address(arguments.host, arguments.port)
+        _let_bars_end_with_the_process()
         repo = _find(arguments.model)
         _serve(repo, arguments)
     except (ModelError, OSError) as error:
@@ -120,6 +122,13 @@ def check_address(host: str, port: int | None) -> None:
             "Leave --port away for the first free port from 7860 up." if port else "Is --host one of this machine's?"
         )
         raise OSError(f"{host}{f':{port}' if port else ''} cannot be listened on ({reason}). {other}") from None
+
+
+def _let_bars_end_with_the_process() -> None:
+    """tqdm's own lock is for processes too; where Python does not fork, it says of one that is left that it leaks."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
 
 
 def _find(model_id: str | None) -> Repo:

@@ -79,6 +79,7 @@ def test_a_long_text_within_the_limit_is_refused_by_its_length(page: gr.Blocks, 
         (b"no json", 400),
         (b"[" * 100_000, 400),
         (b'{"a": ' * 50_000 + b"1" + b"}" * 50_000, 400),
+        (b"[" * 102 + b"]" * 102, 400),
         (b"[" + b"[]," * MAX_VALUES + b"[]]", 413),
         (b'[{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]', 422),
         (b'{"data": [{"files": [{"path": "https://example.com/a.png"}]}]}', 422),
@@ -90,6 +91,11 @@ def test_other_shapes_are_refused(body: bytes, status: int) -> None:
     with pytest.raises(Refusal) as raised:
         check_json(body)
     assert raised.value.status == status
+
+
+def test_a_hundred_levels_are_taken() -> None:
+    body = b"[" * 100 + b"]" * 100
+    assert check_json(body) == body
 
 
 def test_files_are_taken_out_of_gradios_hands() -> None:

@@ -436,8 +436,10 @@ def test_a_second_import_registers_operators_of_its_own():
 
 
 @pytest.fixture
-def a_gpu(monkeypatch):
-    """A GPU as far as choosing goes; `capability` may be changed."""
+def a_gpu(monkeypatch, tmp_path):
+    """A GPU, and a compiler, as far as choosing goes; `capability` may be changed."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
     gpu = SimpleNamespace(capability=(9, 0))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: gpu.capability)

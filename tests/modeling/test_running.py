@@ -1,6 +1,7 @@
 """Generation, compilation and adapters on a loaded model."""
 
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ def test_left_padded_batch_with_rows_longer_than_the_window(text_repo, cache):
         assert torch.equal(answer, alone[0, len(row) :])
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_forward_compiles_in_one_graph(text_repo, dtype):
     model, prompt = load(text_repo, dtype=dtype), ids(1, 6)

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from tests.adapter_methods import adapter_methods
 from tests.modeling.tiny_repo import build, text_config
 
 IDS = torch.arange(3, 43).view(1, 40)
@@ -173,7 +174,7 @@ def test_a_save_cut_short_while_it_replaces_loads_as_nothing(repo, other_repo, t
     assert_loads_as(folder, model)
 
 
-@pytest.mark.parametrize("taken_out", ["delete_adapter", "unload"])
+@pytest.mark.parametrize("taken_out", [pytest.param("delete_adapter", marks=adapter_methods), "unload"])
 def test_after_adapters_were_taken_out(repo, tmp_path, taken_out):
     model = load(repo.path)
     expected = logits(model)
@@ -197,6 +198,7 @@ def test_a_base_with_adapters_in_it_is_refused(repo, tmp_path, config):
     assert not (tmp_path / "saved").exists()
 
 
+@adapter_methods
 def test_adapters_are_saved_alone_and_load_with_their_base(repo, tmp_path):
     model = load(repo.path)
     model.add_adapter(lora())
@@ -207,6 +209,7 @@ def test_adapters_are_saved_alone_and_load_with_their_base(repo, tmp_path):
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0.25)
 
 
+@adapter_methods
 def test_a_save_beside_an_adapter_is_refused(repo, tmp_path):
     """transformers loads an adapter_config.json that lies in a model's folder, so that other logits would come out."""
     folder = shutil.copytree(repo.path, tmp_path / "repo")
@@ -286,6 +289,7 @@ def test_push_to_hub(repo, tmp_path, monkeypatch, by_saving):
     assert hub.commits == [expected] * 3
 
 
+@adapter_methods
 def test_pushed_adapters_leave_the_model_beside_them(repo, tmp_path, monkeypatch):
     hub, model = FakeHub(tmp_path / "hub", monkeypatch), load(repo.path)
     model.push_to_hub("here")

@@ -30,7 +30,10 @@ PLANS = [
 
 
 def patch_interpreter(monkeypatch) -> None:
-    """Triton's interpreter (3.6 to 3.9) multiplies the bits of bfloat16 operands as integers, and truncates to it."""
+    """Triton's interpreter (3.6 to 3.9) multiplies the bits of bfloat16 operands as integers, and truncates to it.
+
+    It gives a comparison of scalars their own type, and that of 3.9 refuses the mask that such a comparison is part of.
+    """
     if not INTERPRETED or not int4_gpu_triton.HAS_TRITON:
         return
     from triton.runtime import interpreter
@@ -51,5 +54,12 @@ def patch_interpreter(monkeypatch) -> None:
         )
         return interpreter.TensorHandle(a @ b + total.data, total.dtype.scalar)
 
+    def splat(self, kind, value):
+        if value.data.dtype == np.bool_:
+            return interpreter.TensorHandle(np.full(kind.shape, value.data), tl.int1)
+        return create_splat(self, kind, value)
+
+    create_splat = interpreter.InterpreterBuilder.create_splat
     monkeypatch.setattr(interpreter, "_convert_float", exact)
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_splat", splat)

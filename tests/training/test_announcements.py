@@ -5,6 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from tests.adapter_methods import adapter_methods
+
 
 def load(path, **kwargs):
     return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True, **kwargs)
@@ -28,10 +30,15 @@ def test_training_what_is_not_int4_is_said(plain_repo, warnings):
 
 def test_nothing_is_said_of_adapters_or_of_a_frozen_model(plain_repo, warnings):
     get_peft_model(load(plain_repo.path), LoraConfig(target_modules=["q_proj"])).train()
+    load(plain_repo.path).requires_grad_(False).train()
+    assert not warnings
+
+
+@adapter_methods
+def test_nothing_is_said_of_adapters_of_transformers(plain_repo, warnings):
     model = load(plain_repo.path)
     model.add_adapter(LoraConfig(target_modules=["q_proj"]))
     model.train()
-    load(plain_repo.path).requires_grad_(False).train()
     assert not warnings
 
 

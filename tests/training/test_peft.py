@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from demo.places import ROOT
+from tests.adapter_methods import adapter_methods
 
 LINEAR = {"target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM"}
 IDS = torch.randint(3, 256, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -131,6 +132,7 @@ def test_prepared_as_for_other_quantized_models(plain_repo):
     assert losses[-1] < losses[0] - 1
 
 
+@adapter_methods
 def test_an_adapter_in_a_models_folder_keeps_its_dtype(plain_repo, tmp_path):
     model = load(plain_repo.path)
     model.add_adapter(LoraConfig(r=4, init_lora_weights=False, **LINEAR))
