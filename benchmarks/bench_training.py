@@ -4,8 +4,8 @@
     python -m benchmarks.bench_training --size 1b --layers 6 --tokens 512
 
 Rank 16 on every linear layer of a text-only model with random weights (speed does not depend on the values), AdamW, one
-sequence a step. Each contender is a process of its own, one after the other, in every round; the table gives the
-fastest round's median step and the highest memory.
+sequence a step. Each contender is a process of its own, one after the other, in every round; the table gives processor
+time of the fastest round's median step, all threads together, and the highest memory.
 
 * `int4`: our model as it loads, its embedding in int4 too.
 * `bitsandbytes`: transformers' own class with 4-bit NF4 layers that compute in bfloat16; its embedding is bfloat16.
@@ -62,7 +62,7 @@ def load(contender: str, repo: str):
 
 
 def measure(contender: str, repo: str, tokens: int, threads: int) -> dict:
-    """Loads and trains in this process; seconds, and MB of private memory beyond what the imports took."""
+    """Loads and trains in this process; seconds of processor time, MB of private memory beyond the imports."""
     import torch
     import transformers
     from peft import LoraConfig, get_peft_model
@@ -81,12 +81,12 @@ def measure(contender: str, repo: str, tokens: int, threads: int) -> dict:
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here (proc(5))
     times, losses = [], []
     for _ in range(1 + STEPS):
-        start = time.perf_counter()
+        start = time.process_time()
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
         losses.append(loss.item())
     peak = memory()["peak_rss"]
     return {"loaded": loaded, "peak": peak, "step": statistics.median(times[1:]), "losses": losses}
@@ -123,7 +123,7 @@ def main() -> None:
     print(
         f"{options.size}, {options.layers or 'all'} layers, {options.tokens} tokens a step, {options.threads} threads\n"
     )
-    print("| | step, s | loaded, MB | at most, imports too, MB |\n|---|---|---|---|")
+    print("| | processor time of a step, s | loaded, MB | at most, imports too, MB |\n|---|---|---|---|")
     for contender, rounds in found.items():
         if rounds:
             step, loaded, peak = (
