@@ -185,12 +185,18 @@ def write_tokenizer(source: Path, repo: Path, config: Gemma3Config | Gemma3TextC
 
 
 def _check_belongs(path: Path, vocabulary: dict[str, int], whole: Gemma3Config | Gemma3TextConfig) -> None:
-    """Raises BadInput if a tokenizer is another model's."""
+    """Raises BadInput if a tokenizer is another model's.
+
+    Google's text models have the picture's token in their tokenizer, one past the embedding's last row.
+    """
+    from conversion.small_files.tokenizer import IMAGE
+
     config = whole.get_text_config()
     take = "it is another model's; take the tokenizer of the checkpoint"
     if not vocabulary:
         raise BadInput(f"{path}: knows no token; take the tokenizer of the checkpoint")
-    if (last := max(vocabulary.values())) >= config.vocab_size:
+    rows = {word: row for word, row in vocabulary.items() if word != IMAGE}
+    if (last := max(rows.values(), default=0)) >= config.vocab_size:
         raise BadInput(f"{path}: its last token is {last}, the embedding has {config.vocab_size} rows: {take}")
     if (bos := vocabulary.get("<bos>", config.bos_token_id)) != config.bos_token_id:
         raise BadInput(f"{path}: <bos> is token {bos}, expected {config.bos_token_id}: {take}")

@@ -7,6 +7,7 @@ Run: pytest tests/conversion/small_files/test_tokenizer.py
 
 import json
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 from transformers import AutoProcessor, AutoTokenizer, Gemma3Config, Gemma3TextConfig, GemmaTokenizer
 
 from conversion.errors import BadInput
+from conversion.small_files.repo_files import write_tokenizer
 from conversion.small_files.tokenizer import CHAT_TEMPLATE, Kind, read_sentencepiece, write_tokenizer_files
 from real270m.fetch import Unavailable, published_tokenizer
 from real270m.tokenizer_model import tokenizer_model_path
@@ -91,6 +93,19 @@ def test_text_only_knows_no_image_token(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == len(IDS)
     assert max(tokenizer("<image_soft_token>").input_ids) < len(IDS)
+
+
+def test_a_text_models_tokenizer_may_have_the_pictures_token(tmp_path):
+    """As Google's text models are published: one past the last row. No other token may lie there."""
+    for name in ("source", "repo"):
+        (tmp_path / name).mkdir()
+    config = Gemma3TextConfig(vocab_size=5)
+    for word, fits in (("<image_soft_token>", True), ("word", False)):
+        vocabulary = models.WordLevel({"<unk>": 3, "<bos>": 2, word: 5}, "<unk>")
+        Tokenizer(vocabulary).save(str(tmp_path / "source" / "tokenizer.json"))
+        with nullcontext() if fits else pytest.raises(BadInput, match="last token is 5, the embedding has 5 rows"):
+            write_tokenizer(tmp_path / "source", tmp_path / "repo", config, "it")
+    assert (tmp_path / "repo" / "tokenizer.json").is_file()
 
 
 def test_auto_processor_sees_an_image_and_a_turn(tmp_path):
