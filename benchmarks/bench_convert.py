@@ -31,6 +31,8 @@ import threading
 import time
 from pathlib import Path
 
+from benchmarks.memory import read_into_page_cache
+
 # What each imports before its clock starts.
 CONTENDERS = {
     "read": ("tensorstore",),
@@ -45,9 +47,7 @@ OF_THE_REPO = ("verify", "generate")  # these take what `convert` has written
 def read(checkpoint: Path) -> None:
     if files := _gguf_files(checkpoint):
         for file in files:
-            with file.open("rb") as open_file:
-                while open_file.read(1 << 24):
-                    pass
+            read_into_page_cache(str(file))
         return
     import tensorstore as ts
 

@@ -767,7 +767,8 @@ def test_the_real_command_line(words, tmp_path):
 
 
 STOPPED = """
-import os, runpy, signal, sys
+import multiprocessing, os, runpy, signal, sys
+multiprocessing.set_start_method("spawn")  # as on Macs; a lock for processes that is left is then told of
 from conversion import shards
 shards.Shard.write = lambda *args: os.kill(os.getpid(), signal.SIGTERM)
 sys.argv = ["convert_flax.py", *{words}]

@@ -134,7 +134,9 @@ def test_an_interrupt_while_importing_ends_in_one_line(module: str, stub_folder:
 
 
 def test_the_page_is_announced_in_one_line_and_an_interrupt_ends_it(stub_folder: Path) -> None:
-    command = [sys.executable, "app.py", "--model", str(stub_folder)]
+    # started as on Macs, where a lock for processes that is left is told of
+    code = "import multiprocessing; multiprocessing.set_start_method('spawn'); from chat.command import main; main()"
+    command = [sys.executable, "-c", code, "--model", str(stub_folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         line = running.stdout.readline()
         running.send_signal(signal.SIGINT)
