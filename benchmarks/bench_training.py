@@ -1,7 +1,7 @@
 """LoRA training on a CPU: this repo's int4 layers, bitsandbytes' 4-bit ones and bfloat16, on the same shapes.
 
     pip install peft bitsandbytes
-    python -m benchmarks.bench_training --size 1b --layers 6 --tokens 512
+    python -m benchmarks.bench_training --size 1b --layers 6 --tokens 64 --steps 2
 
 Rank 16 on every linear layer of a text-only model with random weights (speed does not depend on the values), AdamW, one
 sequence a step. Each contender is a process of its own, one after the other, in every round; the table gives processor
@@ -28,7 +28,6 @@ from benchmarks.memory import memory, read_into_page_cache, touch_memory
 
 CACHE = Path.home() / ".cache" / "gemma3-int4" / "benchmarks"
 CONTENDERS = ("int4", "bitsandbytes", "bfloat16")
-STEPS = 5  # after one that warms up
 
 
 def plain_repo(int4: Path) -> Path:
@@ -61,7 +60,7 @@ def load(contender: str, repo: str):
     return AutoModelForCausalLM.from_pretrained(repo, **options)
 
 
-def measure(contender: str, repo: str, tokens: int, threads: int) -> dict:
+def measure(contender: str, repo: str, tokens: int, steps: int, threads: int) -> dict:
     """Loads and trains in this process; seconds of processor time, MB of private memory beyond the imports."""
     import torch
     import transformers
@@ -80,7 +79,7 @@ def measure(contender: str, repo: str, tokens: int, threads: int) -> dict:
     ids = torch.randint(1000, 100_000, (1, tokens))
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here (proc(5))
     times, losses = [], []
-    for _ in range(1 + STEPS):
+    for _ in range(1 + steps):
         start = time.process_time()
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
@@ -97,13 +96,14 @@ def main() -> None:
     parser.add_argument("--size", type=str.lower, choices=NAMES, default="1b")
     parser.add_argument("--layers", type=int, help="the first layers of that size alone")
     parser.add_argument("--tokens", type=int, default=512, help="in a step")
+    parser.add_argument("--steps", type=int, default=5, help="after one that warms up")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--repo", help=argparse.SUPPRESS)  # in a contender's process
     options = parser.parse_args()
     if options.repo:
-        print(json.dumps(measure(options.only[0], options.repo, options.tokens, options.threads)))
+        print(json.dumps(measure(options.only[0], options.repo, options.tokens, options.steps, options.threads)))
         return
 
     from benchmarks.random_repo import random_repo
@@ -113,8 +113,9 @@ def main() -> None:
     for _ in range(options.rounds):
         for contender in options.only:
             repo = int4 if contender == "int4" else plain_repo(int4)
-            words = ["--repo", str(repo), "--only", contender, "--tokens", str(options.tokens)]
-            command = [sys.executable, "-m", "benchmarks.bench_training", *words, "--threads", str(options.threads)]
+            command = [sys.executable, "-m", "benchmarks.bench_training", "--repo", str(repo), "--only", contender]
+            for name in ("tokens", "steps", "threads"):
+                command += [f"--{name}", str(getattr(options, name))]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 print(f"{contender} failed: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
