@@ -60,7 +60,7 @@ class HubExporter:
         scale_dtype = DTYPE_NAMES[repo.dtype_of(f"{repo.linears[0]}.scales")]
         shape = (repo.text_config.vocab_size, repo.text_config.hidden_size)
         if stems := self._embedding_stems(repo):
-            of_embedding = DTYPE_NAMES[repo.embedding_rows(0, 1)[1].dtype]
+            of_embedding = DTYPE_NAMES[_unclipped(repo.embedding_rows(0, 1)[1]).dtype]
             groups = [self.format.specs(stem, shape, of_embedding) for stem in stems]
         else:
             groups = [[TensorSpec(f"{repo.embedding}.weight", DTYPE_NAMES[repo.dtype], shape)]]
@@ -71,7 +71,7 @@ class HubExporter:
         """Names and contents of the tensors; parts of one tensor come in order."""
         stems = self._embedding_stems(repo)
         for codes, scales in repo.embedding_blocks(repo.rows) if stems else ():
-            for part, values in self.format.pack(codes, scales).items():
+            for part, values in self.format.pack(codes, _unclipped(scales)).items():
                 for stem in stems:
                     yield f"{stem}.{part}", values
         for rows in () if stems else repo.embedding_weights():
@@ -90,3 +90,11 @@ class HubExporter:
 
     def _embedding_stems(self, repo: AwqRepo) -> tuple[str, ...]:
         return self.format.embedding_stems(repo.embedding) if repo.has_codes else ()
+
+
+def _unclipped(scales: np.ndarray) -> np.ndarray:
+    """Scales of the embedding, float16 ones as float32.
+
+    MLX adds up the layers in their dtype, and what exceeds float16, as Gemma 3's sums do, is clipped there.
+    """
+    return scales.astype(np.float32) if scales.dtype == np.float16 else scales

@@ -6,14 +6,18 @@ same, and then with our model as it should be, by answers.
 
 import dataclasses
 import json
+import subprocess
 
 import numpy as np
 import pytest
 import torch
+from ml_dtypes import bfloat16
 
+from conversion.formats import mlx
 from tests.engines.drivers.decoding import decode
 from tests.engines.drivers.jobs import Job, Prompt, summary
 from tests.engines.helpers.agreement import (
+    DRIVERS,
     NO_WINDOWS,
     STEPS,
     agreement,
@@ -23,6 +27,7 @@ from tests.engines.helpers.agreement import (
     run_driver,
 )
 from tests.engines.helpers.cases import Case
+from tests.engines.helpers.environments import environment
 from tests.test_goldens import convert
 
 EXCUSED = 0.25
@@ -41,12 +46,33 @@ def test_mlx(case, reference_of, report, tmp_path):
     assert found.widest < EXCUSED
 
 
-def test_mlx_lm_on_the_awq_repo(case, report, tmp_path):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_mlx_lm_on_the_awq_repo(dtype, case, request, report, tmp_path):
+    """In bfloat16, as it loads, and cast to float32, which changes no weight; the next test says why both."""
+    if dtype == "bfloat16" and "real_270m" in request.node.name:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="MLX's CPU sums int4 products in bfloat16"))
     text = dataclasses.replace(case, prompts=[prompt for prompt in case.prompts if not len(prompt.pictures)])
     ours = reference(text)
-    found = agreement(ours, run("mlx", "run_mlx.py", text.repo, text, ours, tmp_path))
+    found = agreement(ours, run("mlx", "run_mlx.py", text.repo, text, ours, tmp_path, dtype))
     report(*found.lines())
     assert found.widest < EXCUSED
+
+
+def test_mlx_on_this_cpu_sums_int4_products_in_the_dtype_of_the_activations(tmp_path):
+    """Term after term, rounded to bfloat16. Where this fails, MLX has become better than docs/engines.md says."""
+    rng = np.random.default_rng(0)
+    codes, scales = rng.integers(-8, 8, (64, 640)).astype(np.int8), rng.uniform(0.01, 1, (64, 20)).astype(bfloat16)
+    x = rng.normal(size=(3, 640)).astype(bfloat16)
+    parts = {part: values.astype(np.float32) for part, values in mlx.pack(codes, scales).items() if part != "weight"}
+    np.savez(tmp_path / "matrix.npz", x=x.astype(np.float32), weight=mlx.pack(codes, scales)["weight"], **parts)
+    command = [environment("mlx"), DRIVERS / "mlx_product.py", tmp_path / "matrix.npz", tmp_path / "product.npy"]
+    subprocess.run(command, check=True)
+    groups = {part: values.astype(bfloat16).repeat(32, axis=1) for part, values in parts.items()}
+    weight = (codes + 8).astype(bfloat16) * groups["scales"] + groups["biases"]
+    total = np.zeros((3, 64), bfloat16)
+    for column in range(640):
+        total = total + x[:, column, None] * weight[None, :, column]
+    np.testing.assert_array_equal(np.load(tmp_path / "product.npy"), total.astype(np.float32))
 
 
 @pytest.mark.parametrize("kind", ["awq", "mlx"])

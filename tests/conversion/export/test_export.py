@@ -35,6 +35,18 @@ def test_codes_are_the_same_in_all_three_formats(source, packed, llama):
             np.testing.assert_array_equal(scales.astype(found_scales.dtype), found_scales)
 
 
+def test_mlx_gets_no_embedding_in_float16(tmp_path):
+    """It would add up the layers in that dtype, where Gemma 3's sums are clipped."""
+    repo = AwqRepo(make_source(tmp_path, "int4", "float16").path)
+    export(repo.path, tmp_path / "mlx", "mlx", report=lambda line: None)
+    written = open_repo(tmp_path / "mlx")
+    (codes, scales, _), (found, found_scales, _) = (each.embedding_rows(0, 9) for each in (repo, written))
+    assert (scales.dtype, found_scales.dtype) == (np.float16, np.float32)
+    np.testing.assert_array_equal(codes, found)
+    np.testing.assert_array_equal(scales, found_scales)
+    assert written.linear(repo.linears[0])[1].dtype == np.float16
+
+
 def test_command_line_writes_any_format(plain, tmp_path):
     for kind, file in (("gguf", "model-Q4_0.gguf"), ("compressed-tensors", "model.safetensors")):
         from_repo, exported, from_checkpoint = (tmp_path / f"{kind}-{way}" for way in ("old", "new", "anew"))

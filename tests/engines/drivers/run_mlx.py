@@ -1,5 +1,5 @@
 """Driver: an MLX repo, text alone in mlx-lm, pictures in mlx-vlm, on whatever device MLX has here; an AWQ repo too,
-text alone.
+text alone. A dtype at the end, "float32", is what mlx-lm's model is cast to after loading.
 """
 
 import json
@@ -19,12 +19,14 @@ def pixels(prompt: Prompt) -> mx.array:
 
 
 def main() -> None:
-    folder, job, result = sys.argv[1:]
+    folder, job, result, *dtype = sys.argv[1:]
     job = Job.read(job)
     config = json.loads((Path(folder) / "config.json").read_text())
     # mlx-lm takes the vocabulary to be Google's where the size is not at the top of config.json.
     sizes = {"vocab_size": config.get("text_config", config)["vocab_size"]}
     blind, _ = mlx_lm.utils.load_model(Path(folder), model_config=sizes)
+    if dtype:
+        blind.set_dtype(getattr(mx, *dtype))
     sees = any(len(prompt.pictures) for prompt in job.prompts)
     model = mlx_vlm.utils.load_model(Path(folder)) if sees else None
 

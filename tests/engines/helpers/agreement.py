@@ -39,13 +39,15 @@ def reference(case: Case, causal_pictures: bool = False) -> Reference:
     return Reference(logits, **summary(logits, logits.argmax(-1)))
 
 
-def run(engine: str, driver: str, model: Path, case: Case, ours: Reference, folder: Path, windows=NO_WINDOWS) -> dict:
+def run(
+    engine: str, driver: str, model: Path, case: Case, ours: Reference, folder: Path, *words: str, windows=NO_WINDOWS
+) -> dict:
     """Runs a driver on the prompts of a case; as `run_driver`."""
-    return run_driver(engine, driver, model, Job(case.prompts, ours.tokens, case.soft_token, windows), folder)
+    return run_driver(engine, driver, model, Job(case.prompts, ours.tokens, case.soft_token, windows), folder, *words)
 
 
-def run_driver(engine: str, driver: str, model: Path, job: Job, folder: Path) -> dict[str, np.ndarray]:
-    """Runs a driver in its engine's environment; returns its result.
+def run_driver(engine: str, driver: str, model: Path, job: Job, folder: Path, *words: str) -> dict[str, np.ndarray]:
+    """Runs a driver in its engine's environment, with further words where it takes some; returns its result.
 
     Raises:
         AssertionError: the driver failed; the message is the end of what it printed.
@@ -54,7 +56,8 @@ def run_driver(engine: str, driver: str, model: Path, job: Job, folder: Path) ->
     python = environment(engine)
     result = folder / "result.npz"
     job.write(folder / "job.npz")
-    done = subprocess.run([python, DRIVERS / driver, model, folder / "job.npz", result], capture_output=True, text=True)
+    command = [python, DRIVERS / driver, model, folder / "job.npz", result, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{driver} failed:\n{(done.stdout + done.stderr)[-5000:]}"
     with np.load(result) as arrays:
         return dict(arrays)
