@@ -34,8 +34,8 @@ TRL's trainers take the repo by its name too, with `trust_remote_code=True` and 
 
 vLLM loads this repo unchanged: `vllm serve PATH_OR_REPO_ID --dtype bfloat16`; on a CPU with AMX set
 `VLLM_CPU_INT4_W4A8=0`, which keeps the activations in bfloat16. mlx-lm loads it too{blind}, and computes in the dtype
-of its scales: where that is float16, sums of Gemma 3 are clipped. For llama.cpp, for MLX with the embedding in int4, and
-for vLLM's compressed-tensors, the converter that made this repo writes the same codes in their formats:
+of its scales: where that is float16, sums of Gemma 3 are clipped. For llama.cpp, for MLX with the embedding in int4,
+and for vLLM's compressed-tensors, the converter that made this repo writes the same codes in their formats:
 `python convert_flax.py export REPO --format gguf`, `mlx` or `compressed-tensors`.
 
 ## Memory
