@@ -23,6 +23,9 @@ from tests.conftest import ROOT
 from tests.modeling.matrices import random_matrix
 from tests.modeling.triton_kernels import DEVICE, on_kernels, patch_interpreter
 
+BROKEN = ROOT / "tests" / "modeling" / "broken_kernels.py"
+on_a_gpu = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs an NVIDIA GPU")
+
 # In the text of the kernels: what stands there, and what a slip would make of it.
 MUTATIONS = {
     "the zero point": ("excess * (8 / UNITS)) * scale", "excess * (7 / UNITS)) * scale"),
@@ -117,3 +120,26 @@ def test_a_model_gets_them_by_proof(text_repo, monkeypatch, tmp_path):
     assert "| triton | all | **chosen** |" in model.int4_report
     assert issubclass(model.model.layers[0].mlp.up_proj.backend, Triton)
     assert model.float().int4_backend == (Compiled if DEVICE.type == "cuda" else Reference).name
+
+
+@on_a_gpu
+def test_kernels_that_end_a_gpus_use_take_nobody_with_them(monkeypatch, tmp_path):
+    """An illegal address, a device's assertion and a kernel without end cost the children that try them, not us."""
+    for file in (*ROOT.glob("int4_*.py"), BROKEN):
+        shutil.copy(file, tmp_path)
+    with (tmp_path / "int4_backend.py").open("a") as file:
+        print("from .broken_kernels import Endless, FailedAssertion, IllegalAddress", file=file)
+        print("BACKENDS = (IllegalAddress, FailedAssertion, Endless, Reference)", file=file)
+    package = ModuleType("poisoning")
+    package.__path__ = [str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "poisoning", package)
+    trial = importlib.import_module("poisoning.int4_trial")
+    monkeypatch.setattr(trial, "SECONDS", 25)
+    before = torch.arange(1000.0, device=DEVICE)
+    told = {v.backend: (v.state, v.why) for v in trial.try_in_children([sample()], DEVICE, torch.bfloat16)}
+    assert told["illegal-address"][0] == told["failed-assertion"][0] == told["endless"][0] == "failed"
+    assert "illegal memory access" in told["illegal-address"][1]
+    assert "CUDA error" in told["failed-assertion"][1]
+    assert told["endless"][1].startswith("no answer within 25 s")
+    assert told["reference"] == ("right", "")
+    assert (before.double() @ before.double()).item() == 332833500
