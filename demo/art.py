@@ -3,8 +3,8 @@
     python -m demo.art      fetches and draws all of it, into the cache
 
 * `THINGS`: what the model learns to name, in ordinary words; `KIND_OF`: "animal", "fruit", ... of each.
-* `TRAIN_STYLES`, `ICON_STYLES`, `HELD_OUT_STYLE`: npm packages of one art style each. The held-out style is never seen
-  in training.
+* `TRAIN_STYLES`, `ICON_STYLES`, `HELD_OUT_STYLE`, `SECOND_HELD_OUT_STYLE`: npm packages of one art style each. The
+  held-out styles are never seen in training.
 
 Each package `@iconify-json/<style>` is one JSON of SVG bodies, keyed by the Unicode names of the emoji.
 """
@@ -27,14 +27,25 @@ ICON_STYLES = {  # signs of one color: more drawings to learn from; evaluation d
     "mdi": "1.2.3",  # Material Design Icons, Pictogrammers, Apache-2.0
     "lucide": "1.2.137",  # Lucide, ISC
     "game-icons": "1.2.4",  # Game-icons.net, CC BY 3.0
+    "icon-park": "1.2.4",  # IconPark, ByteDance, Apache-2.0: dark lines filled with blue
+    "ph": "1.2.2",  # Phosphor, MIT
+    "tabler": "1.2.41",  # Tabler Icons, MIT
+    "mingcute": "1.2.8",  # MingCute, Apache-2.0
+    "fa6-solid": "1.2.4",  # Font Awesome, CC BY 4.0
 }
 HELD_OUT_STYLE = {"openmoji": "1.2.29"}  # OpenMoji, CC BY-SA 4.0: looked at for evaluation only
-MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES}
+SECOND_HELD_OUT_STYLE = {"emojione-v1": "1.2.3"}  # EmojiOne before its redesign, CC BY-SA 4.0: for evaluation only
+MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES} - {"icon-park"}
 LEARNED_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES)  # what training draws from, the emoji twice as often
 OTHER_THINGS = {  # icons that show something else than an emoji of that name
     "mdi": ("mouse", "bug", "phone"),
     "lucide": ("mouse", "bug", "phone", "diamond"),
     "game-icons": ("pig-face", "butterfly", "clover", "volcano"),
+    "icon-park": ("mouse", "bug", "phone", "chicken"),
+    "ph": ("mouse", "bug", "phone", "diamond"),
+    "tabler": ("mouse", "bug", "phone"),
+    "mingcute": ("mouse", "bug", "phone", "chicken", "football"),
+    "fa6-solid": ("mouse", "bug", "phone", "diamond"),
 }
 
 # kind: things. "name" alone means the icon of that name; "name=icon+icon" names the icons that show it.

@@ -5,6 +5,7 @@
 * `without_picture(rng)`: a chat without any.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +74,20 @@ def two_pictures(rng: np.random.Generator, styles: tuple[str, ...]) -> Chat:
     """A chat with two pictures, shown together or one after the other."""
     names = tuple(art.THINGS[i] for i in rng.permutation(len(art.THINGS))[:2])
     one, two = (thing_picture(rng, n, styles) for n in names)
+    return about_two(rng, names, one, two, lambda: sample_picture(rng, styles))
+
+
+def about_two(
+    rng: np.random.Generator, names: tuple[str, str], one: Picture, two: Picture, another: Callable[[], Picture]
+) -> Chat:
+    """A chat about two pictures of one thing each, or the first of them and another one.
+
+    Args:
+        rng: source of chance.
+        names: what the two show.
+        one, two: the two.
+        another: gives any picture.
+    """
     order = ("first", "second")
     which = [
         (
@@ -98,7 +113,7 @@ def two_pictures(rng: np.random.Generator, styles: tuple[str, ...]) -> Chat:
     if rng.random() < 0.5:
         (q, r), *rest = which
         return Chat([([one.image, two.image], casual(rng, q), r)] + [([], casual(rng, q), r) for q, r in rest[:2]])
-    second = sample_picture(rng, styles) if rng.random() < 0.4 else two
+    second = another() if rng.random() < 0.4 else two
     turns = [
         ([one.image], casual(rng, one.questions[0][0]), one.questions[0][1]),
         (
@@ -272,6 +287,12 @@ def without_picture(rng: np.random.Generator) -> Chat:
             question, answer = pick(rng, _UNKNOWABLE), UNKNOWN
         chat.turns.append(([], casual(rng, question), answer))
     return chat
+
+
+def small_talk(rng: np.random.Generator) -> tuple[str, str]:
+    """What is said before a picture is shown, and the answer."""
+    forms, answer = pick(rng, [*_TALK[:4], _TALK[0], _TALK[7]])
+    return pick(rng, forms), answer
 
 
 def aside(rng: np.random.Generator) -> tuple[str, str]:

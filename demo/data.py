@@ -1,9 +1,10 @@
-"""Turns chats into training batches of fixed shape.
+"""Turns pictures and chats about them into training batches of fixed shape.
 
-A row of `ROW` tokens holds a picture and as many questions about it as fit. Questions are independent: each sees the
-picture and itself, never its neighbors, exactly as if it were asked alone, so the picture is encoded once for all of
-them. Which token sees which is written as segments: a token of segment s with parent p sees earlier tokens of s and p.
-The token sequences are those of the chat template and the processor (tests compare them).
+Drawing a picture costs more than a hundred words about it, so each is asked a lot. A row of `ROW` tokens holds a
+picture with questions about it, and a chat. The questions are independent: each sees the picture and itself, never its
+neighbors, exactly as if it were asked alone. Further rows hold longer chats, about up to three pictures of the batch.
+Which token sees which is written as segments: a token of segment s with parent p sees earlier tokens of s and p. The
+token sequences are those of the chat template and the processor (tests compare them).
 """
 
 import functools
@@ -14,12 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import art, chats
-from .pictures import MIXTURE, Picture, sample_picture
+from . import art, chats, further, talks
+from .pictures import LEARNED, MIX, SMALL, Picture, sample_picture
 from .targets import targets_of
 from .tokenizer import IMAGE_SOFT_TOKEN, IMAGE_TOKENS, TEXT_VOCAB
 
-ROW = 96
+ROW = 208
+ASKED = 128  # tokens of a row that questions about its picture may take; a chat gets the rest
 IMAGE_ID = TEXT_VOCAB
 IMAGE_TEXT = "\n\n<start_of_image>" + IMAGE_SOFT_TOKEN * IMAGE_TOKENS + "<end_of_image>\n\n"
 FAR = 300  # questions are now and then moved this far from their picture, as in a long chat
@@ -30,8 +32,9 @@ class Encoder:
     """Token ids of text, remembered: the same sentences come again and again."""
 
     def __init__(self, tokenizer):
+        backend = tokenizer.backend_tokenizer  # a tenth of the time that the tokenizer takes for a short text
         self._encode = functools.lru_cache(maxsize=200_000)(
-            lambda text: tokenizer(text, add_special_tokens=False).input_ids
+            lambda text: backend.encode(text, add_special_tokens=False).ids
         )
 
     def __call__(self, text: str) -> list[int]:
@@ -92,10 +95,9 @@ class Row:
         self.position += range(start, start + n)
 
 
-def pixels(images: list[Image.Image]) -> np.ndarray:
-    """What the image processor makes of pictures of the model's size: float32 [N, 3, 64, 64] in -1..1."""
-    stacked = np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2)
-    return stacked.astype(np.float32) / 127.5 - 1
+def stacked(images: list[Image.Image]) -> np.ndarray:
+    """Pictures of the model's size as one array, uint8 [N, 3, 64, 64]."""
+    return np.ascontiguousarray(np.stack([np.asarray(image) for image in images]).transpose(0, 3, 1, 2))
 
 
 class Words:
@@ -108,7 +110,6 @@ class Words:
         self.encode = encode
         self.pictures = 100.0
         self.frequency = np.ones(TEXT_VOCAB)
-        self.none = np.zeros(TEXT_VOCAB, np.float32)
 
     def __call__(self, picture: Picture) -> np.ndarray:
         """Returns weights float32 [TEXT_VOCAB] that sum to 1."""
@@ -121,143 +122,127 @@ class Words:
         return weights / max(weights.sum(), 1e-6)
 
 
-def _stacked(pictures: list[Picture | None]) -> dict[str, torch.Tensor]:
+def _targets(pictures: list[Picture]) -> dict[str, torch.Tensor]:
     """The targets of several pictures: int64 [N, n] by name."""
-    each = [targets_of(picture.boxes if picture else []) for picture in pictures]
+    each = [targets_of(picture.boxes) for picture in pictures]
     return {name: torch.from_numpy(np.stack([targets[name] for targets in each])) for name in each[0]}
 
 
-class PictureBatches(torch.utils.data.IterableDataset):
-    """An endless stream of pictures with the words of the answers about them.
-
-    Args:
-        tokenizer: the demo's tokenizer.
-        pictures: how many in a batch.
-        seed: names the stream.
-        mixture: how often each kind of picture comes, see `MIXTURE`.
-    """
-
-    def __init__(self, tokenizer, pictures: int, seed: int, mixture: dict[str, float] = MIXTURE):
-        self.tokenizer = tokenizer
-        self.pictures, self.seed, self.mixture = pictures, seed, mixture
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yields batches.
-
-        Yields:
-            pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB]. The targets of each picture, see
-            `targets_of`: int64 [N, n].
-        """
-        worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed, 1000 + (worker.id if worker else 0)])
-        words = Words(Encoder(self.tokenizer))
-        styles = art.LEARNED_FROM
-        while True:
-            drawn = [sample_picture(rng, styles, self.mixture) for _ in range(self.pictures)]
-            yield {
-                "pixels": torch.from_numpy(pixels([picture.image for picture in drawn])).bfloat16(),
-                "words": torch.from_numpy(np.stack([words(picture) for picture in drawn])),
-            } | _stacked(drawn)
-
-
-class Batches(torch.utils.data.IterableDataset):
+class Batches:
     """An endless stream of batches, see `__iter__`.
 
     Args:
         tokenizer: the demo's tokenizer.
-        rows: rows per batch; a batch has `rows * 9 // 8` pictures and room for `rows * 32` answer tokens.
-        seed: names the stream.
-        mixture: how often each kind of picture comes, see `MIXTURE`.
+        pictures: how many in a batch; it has three rows for every two of them, and room for 40 answer tokens a row.
+        seed, worker: name the stream.
     """
 
-    def __init__(self, tokenizer, rows: int, seed: int, mixture: dict[str, float] = MIXTURE):
+    def __init__(self, tokenizer, pictures: int, seed: int, worker: int = 0):
         self.encode = Encoder(tokenizer)
         self.words = Words(self.encode)
-        self.rows, self.seed, self.mixture = rows, seed, mixture
-        self.pictures, self.answers = rows * 9 // 8, rows * 32
-        self.styles = art.LEARNED_FROM
+        self.pictures, self.rows, self.seed, self.worker = pictures, pictures * 3 // 2, seed, worker
+        self.answers = self.rows * 40
 
-    def _row(self, rng: np.random.Generator, images: list[Image.Image], shown: list, budget: int) -> Row:
-        """Fills a row; adds at most `budget` pictures to `images`, and to `shown` what each is, None if unknown."""
-        encode, row, segment, picture = self.encode, Row(), 0, None
+    def _questions(self, rng: np.random.Generator, picture: Picture) -> list[tuple[str, str]]:
+        """Questions about a picture, of the trained forms and beside them, in turns."""
+        beside = further.about(rng, picture, 6)
+        mixed = [pair for both in zip(picture.questions, beside, strict=False) for pair in both]
+        return mixed or picture.questions
+
+    def _ask(self, rng: np.random.Generator, row: Row, picture: Picture) -> int:
+        """Puts a picture and questions about it into an empty row; returns the last segment used."""
+        encode, segment = self.encode, 0
+        prefix = encode("<bos>" + _opening(chats.system_prompt(rng)) + IMAGE_TEXT)
+        row.add(Piece(prefix, [False] * len(prefix)), 0, 0, 0)
+        for question, answer in self._questions(rng, picture):
+            if rng.random() < 0.03:
+                question, answer = chats.aside(rng)
+            piece = turn_pieces(encode, "", chats.casual(rng, question), answer)
+            if len(row.ids) + len(piece.ids) <= ASKED:
+                segment += 1
+                far = int(rng.integers(FAR)) if rng.random() < 0.12 else 0
+                row.add(piece, segment, 0, len(prefix) + far)
+        return segment
+
+    def _chat(self, rng: np.random.Generator, drawn: list[Picture], space: int) -> chats.Chat:
+        """A chat about some of the pictures."""
         choice = rng.random()
-        if choice < 0.10 and budget >= 2:
-            chat = chats.two_pictures(rng, self.styles)
-        elif choice < 0.24:
-            picture = sample_picture(rng, self.styles, self.mixture)
-            chat = chats.follow_up(rng, picture, int(rng.integers(1, 6)))
-        elif choice < 0.26:
-            chat = chats.without_picture(rng)
-        else:
-            chat = None
-        if chat is not None:
-            chat.system = chats.system_prompt(rng)
-            while not row.fits(piece := chat_piece(encode, chat, picture_last=rng.random() < 0.2)):
-                chat.turns.pop()
-            images += [image for turn in chat.turns for image in turn[0]]
+        if choice < 0.04:
+            return chats.without_picture(rng)
+        if choice < 0.16:
+            picture = drawn[int(rng.integers(len(drawn)))]
+            return chats.follow_up(rng, picture, int(rng.integers(1, 6)))
+        if choice < 0.30:
+            alone = [picture for picture in drawn if picture.skill == "naming" and len(picture.boxes) == 1]
+            if len(alone) > 1:
+                one, two = (alone[i] for i in rng.permutation(len(alone))[:2])
+                names = one.boxes[0].what, two.boxes[0].what
+                if names[0] != names[1]:
+                    others = [picture for picture in drawn if picture is not one]
+                    return chats.about_two(rng, names, one, two, lambda: others[int(rng.integers(len(others)))])
+        count = 1 if choice < 0.65 else 2 if choice < 0.87 or space < ROW else 3
+        some = [drawn[i] for i in rng.permutation(len(drawn))[:count]]
+        return talks.talk(rng, some, int(rng.integers(2, 7)))
+
+    def _row(self, rng: np.random.Generator, drawn: list[Picture], n: int, number: dict[int, int]) -> tuple[Row, list]:
+        """Fills a row, with picture n first as long as there are so many; returns the numbers of its pictures, too."""
+        row, segment, shown = Row(), -1, []
+        if n < len(drawn):
+            segment, shown = self._ask(rng, row, drawn[n]), [n]
+        chat = self._chat(rng, drawn, ROW - len(row.ids))
+        chat.system = chats.system_prompt(rng)
+        last = rng.random() < 0.2
+        while chat.turns and not row.fits(piece := chat_piece(self.encode, chat, picture_last=last)):
+            chat.turns.pop()
+        if chat.turns:
+            segment += 1
             row.add(piece, segment, segment, 0)
-        else:
-            picture = sample_picture(rng, self.styles, self.mixture)
-            images.append(picture.image)
-            prefix = encode("<bos>" + _opening(chats.system_prompt(rng)) + IMAGE_TEXT)
-            row.add(Piece(prefix, [False] * len(prefix)), 0, 0, 0)
-            for question, answer in picture.questions:
-                if rng.random() < 0.03:
-                    question, answer = chats.aside(rng)
-                piece = turn_pieces(encode, "", chats.casual(rng, question), answer)
-                if row.fits(piece):
-                    segment += 1
-                    far = int(rng.integers(FAR)) if rng.random() < 0.12 else 0
-                    row.add(piece, segment, 0, len(prefix) + far)
-        shown += [picture] * (len(images) - len(shown))
+            shown += [number[id(image)] for turn in chat.turns for image in turn[0]]
         while len(row.ids) < ROW - 24:  # what is left over goes to chats without a picture
-            piece = chat_piece(encode, chats.without_picture(rng))
+            piece = chat_piece(self.encode, chats.without_picture(rng))
             if not row.fits(piece):
                 break
             segment += 1
             row.add(piece, segment, segment, 0)
-        return row
+        return row, shown
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """Yields batches of B rows, N pictures and A answer tokens.
 
         Yields:
             ids, segment, parent, position, picture: int64 [B, ROW]; picture is 0 for text and 1 + n * 16 + k for soft
-            token k of picture n. pixels: bfloat16 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB], zero where unknown.
-            The targets of each picture, see `targets_of`: int64 [N, n].
+            token k of picture n. home: int64 [N * 16], where in the flattened rows a picture's soft tokens come first.
+            pixels: uint8 [N, 3, 64, 64]. words: float32 [N, TEXT_VOCAB]. The targets of each picture, see
+            `targets_of`: int64 [N, n].
             where: int64 [A], answer tokens in the flattened rows. target: int64 [A], the token to predict there, -100
             in places left over.
         """
-        worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
+        rng = np.random.default_rng([self.seed, self.worker])
         while True:
+            drawn = [sample_picture(rng, art.LEARNED_FROM, LEARNED, MIX, SMALL) for _ in range(self.pictures)]
+            number = {id(picture.image): n for n, picture in enumerate(drawn)}
             fields = {
                 name: np.full((self.rows, ROW), fill)
                 for name, fill in (("ids", 0), ("target", IGNORE), ("segment", -1), ("parent", -1), ("position", 0))
             }
-            images: list[Image.Image] = []
-            shown: list[Picture | None] = []
+            picture = np.zeros_like(fields["ids"])
             for n in range(self.rows):
-                row = self._row(rng, images, shown, self.pictures - len(images) - (self.rows - n - 1))
+                row, shown = self._row(rng, drawn, n, number)
                 for name, array in fields.items():
                     values = getattr(row, name)
                     array[n, : len(values)] = values
-            soft = fields["ids"] == IMAGE_ID
-            picture = np.zeros_like(fields["ids"])
-            picture[soft] = 1 + np.arange(soft.sum())
-            spare = self.pictures - len(images)
-            images += [Image.new("RGB", images[0].size)] * spare
-            shown += [None] * spare
+                soft = [1 + index * IMAGE_TOKENS + k for index in shown for k in range(IMAGE_TOKENS)]
+                picture[n, fields["ids"][n] == IMAGE_ID] = soft
             target = fields.pop("target").reshape(-1)
             (where,) = np.nonzero(target != IGNORE)
-            where = where[: self.answers]
+            where = np.sort(rng.permutation(where)[: self.answers])
             spare = self.answers - len(where)
             batch = {name: torch.from_numpy(array) for name, array in fields.items()}
             batch["picture"] = torch.from_numpy(picture)
-            batch["pixels"] = torch.from_numpy(pixels(images)).bfloat16()
-            words = [self.words(picture) if picture else self.words.none for picture in shown]
-            batch["words"] = torch.from_numpy(np.stack(words))
-            batch |= _stacked(shown)
+            batch["home"] = torch.from_numpy(np.unique(picture, return_index=True)[1][1:].copy())
+            batch["pixels"] = torch.from_numpy(stacked([entry.image for entry in drawn]))
+            batch["words"] = torch.from_numpy(np.stack([self.words(entry) for entry in drawn]))
+            batch |= _targets(drawn)
             batch["where"] = torch.from_numpy(np.pad(where, (0, spare)))
             batch["target"] = torch.from_numpy(np.pad(target[where], (0, spare), constant_values=IGNORE))
             yield batch

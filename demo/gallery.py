@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import render
+from . import lettering, render
 from .asking import answer, load_checkpoint
 from .exam import Question
 from .places import ROOT
@@ -30,8 +30,8 @@ def draw() -> dict[str, Image.Image]:
         "cat-and-bus": render.draw_pair(seed(0), ("cat", "bus"), STYLES),
         "apples": render.draw_counted_things(seed(2), {"apple": 3, "banana": 2}, STYLES),
         "shapes": render.draw_shapes(seed(10), shapes, "white", grid=True),
-        "number": render.draw_text(seed(5), "2048"),
-        "word": render.draw_text(seed(8), "STOP"),
+        "number": lettering.draw_text(seed(5), "2048"),
+        "word": lettering.draw_text(seed(8), "STOP"),
         "easy-vqa": render.draw_lone_shape(seed(2), "teal", "triangle"),
     }
     return {name: picture for name, (picture, _) in drawn.items()}

@@ -146,11 +146,16 @@ class TowerHead(torch.nn.Module):
         return self.words(mean), slots, self.patches(pooled)
 
 
+def normalized(pixels: torch.Tensor) -> torch.Tensor:
+    """What the image processor makes of pictures of the model's size: uint8 [N, 3, 64, 64] -> bfloat16 in -1..1."""
+    return (pixels.float() / 127.5 - 1).bfloat16()
+
+
 def tower_loss(model: Gemma3ForConditionalGeneration, head: TowerHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Cross-entropy of the guessed words of the answers, of slots and of patches: only the tower learns."""
     tower = model.model.vision_tower
     weights = {name: parameter.bfloat16() for name, parameter in tower.named_parameters()}
-    return _missed(head, functional_call(tower, weights, (batch["pixels"],)).last_hidden_state, batch)
+    return _missed(head, functional_call(tower, weights, (normalized(batch["pixels"]),)).last_hidden_state, batch)
 
 
 def _missed(head: TowerHead, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -164,7 +169,7 @@ def _missed(head: TowerHead, features: torch.Tensor, batch: dict[str, torch.Tens
 
 
 def _misplaced(patches: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    loss = torch.zeros(())
+    loss = torch.zeros((), device=batch["words"].device)
     for name, logits in patches.items():
         target = batch[name].flatten()
         wrong = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=UNKNOWN, reduction="none")
@@ -186,18 +191,18 @@ class _Training(torch.nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inner = self.model.model
-        features = inner.vision_tower(batch["pixels"]).last_hidden_state
+        pixels = normalized(batch["pixels"]).to(inner.language_model.embed_tokens.weight.dtype)
+        features = inner.vision_tower(pixels).last_hidden_state
         soft = inner.multi_modal_projector(features)  # [N, 16, D]
         soft = F.pad(soft.flatten(0, 1), (0, 0, 1, 0))  # row 0 stands for "text"
         picture, segment = batch["picture"], batch["segment"]
         text = inner.language_model.embed_tokens(batch["ids"] * (picture == 0))
         hidden = torch.where((picture > 0)[..., None], F.embedding(picture, soft), text)
 
-        step = torch.arange(picture.shape[1])
+        step = torch.arange(picture.shape[1], device=picture.device)
         same = (segment[:, :, None] == segment[:, None, :]) | (batch["parent"][:, :, None] == segment[:, None, :])
-        number = torch.where(
-            picture > 0, (picture - 1) // IMAGE_TOKENS, -1 - step
-        )  # image tokens see their whole image
+        # image tokens see their whole image
+        number = torch.where(picture > 0, segment * picture.numel() + (picture - 1) // IMAGE_TOKENS, -1 - step)
         seen = (same & (step[:, None] >= step)) | (number[:, :, None] == number[:, None, :])
         mask = torch.where(seen, 0.0, -1e9).to(hidden.dtype)[:, None]
         out = inner.language_model(
@@ -208,7 +213,7 @@ class _Training(torch.nn.Module):
             output_hidden_states=True,
         )
         halfway = out.hidden_states[len(out.hidden_states) // 2].flatten(0, 1)
-        inside = torch.zeros_like(soft).index_copy(0, picture.flatten(), halfway)[1:].unflatten(0, (-1, IMAGE_TOKENS))
+        inside = halfway[batch["home"]].unflatten(0, (-1, IMAGE_TOKENS))
         answers = out.last_hidden_state.flatten(0, 1)[batch["where"]]
         return features, inside, F.linear(answers, inner.language_model.embed_tokens.weight)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from . import art, render
+from . import art, lettering, render
 from .questions import (
     about_counts,
     about_crowd,
@@ -34,12 +34,18 @@ class Picture:
         skill: `naming`, `counting`, `reading`, `shapes` or `easy_vqa`.
         questions: (question, answer) pairs, each of which can be asked first; the most telling one first.
         boxes: what is where; empty where that is not known.
+        background: a color's name, "pale", or None where it has several.
+        text: what is written, in capitals.
+        sides: of two things alone: "left" and "right", or "top" and "bottom".
     """
 
     image: Image.Image
     skill: str
     questions: list[tuple[str, str]]
     boxes: list[render.Box] = field(default_factory=list)
+    background: str | None = None
+    text: str = ""
+    sides: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -97,25 +103,28 @@ def _counts(rng: np.random.Generator, nouns: list[str]) -> dict[str, int]:
     return {first: n, second: int(rng.integers(1, 7 - n))}
 
 
-def thing_picture(rng: np.random.Generator, thing: str, styles: tuple[str, ...], distort: bool = True) -> Picture:
+def thing_picture(
+    rng: np.random.Generator, thing: str, styles: tuple[str, ...], distort: bool = True, mix: float = 0.0
+) -> Picture:
     """A picture of one thing."""
-    image, facts = render.draw_thing(rng, thing, styles, distort)
-    return Picture(image, "naming", about_thing(rng, facts), facts["boxes"])
+    image, facts = render.draw_thing(rng, thing, styles, distort, mix)
+    return Picture(image, "naming", about_thing(rng, facts), facts["boxes"], facts["background"])
 
 
-def pair_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
+def pair_picture(rng: np.random.Generator, styles: tuple[str, ...], mix: float = 0.0) -> Picture:
     """A picture of two things."""
     pair = tuple(art.THINGS[i] for i in rng.permutation(len(art.THINGS))[:2])
-    image, facts = render.draw_pair(rng, pair, styles)
-    return Picture(image, "naming", about_pair(rng, facts), facts["boxes"])
+    image, facts = render.draw_pair(rng, pair, styles, mix)
+    questions = about_pair(rng, facts)
+    return Picture(image, "naming", questions, facts["boxes"], facts["background"], sides=facts["sides"])
 
 
-def count_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
+def count_picture(rng: np.random.Generator, styles: tuple[str, ...], mix: float = 0.0) -> Picture:
     """A picture to count: things or shapes."""
     if rng.random() < 0.55:
         counts = _counts(rng, COUNTABLE)
-        image, facts = render.draw_counted_things(rng, counts, styles)
-        return Picture(image, "counting", about_counts(rng, counts), facts["boxes"])
+        image, facts = render.draw_counted_things(rng, counts, styles, mix)
+        return Picture(image, "counting", about_counts(rng, counts), facts["boxes"], facts["background"])
     background = None if rng.random() < 0.4 else pick(rng, list(render.COLORS))
     if rng.random() < 0.5:  # told apart by form
         counts = _counts(rng, list(render.SHAPES))
@@ -127,18 +136,18 @@ def count_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
         counts = _counts(rng, [f"{c} {shape}" for c in colors])
         wanted = [(noun.split()[0], shape) for noun, n in counts.items() for _ in range(n)]
     image, facts = render.draw_shapes(rng, wanted, background, grid=rng.random() < 0.2)
-    return Picture(image, "counting", about_counts(rng, counts), facts["boxes"])
+    return Picture(image, "counting", about_counts(rng, counts), facts["boxes"], facts["background"])
 
 
-def crowd_picture(rng: np.random.Generator, styles: tuple[str, ...]) -> Picture:
+def crowd_picture(rng: np.random.Generator, styles: tuple[str, ...], mix: float = 0.0) -> Picture:
     """A picture of three to six things of at least two kinds; most kinds are there once."""
     total = int(rng.integers(3, 7))
     kinds = [COUNTABLE[i] for i in rng.permutation(len(COUNTABLE))[: int(rng.integers(2, total + 1))]]
     counts = dict.fromkeys(kinds, 1)
     for _ in range(total - len(kinds)):
         counts[pick(rng, kinds)] += 1
-    image, facts = render.draw_counted_things(rng, counts, styles)
-    return Picture(image, "counting", about_crowd(rng, counts), facts["boxes"])
+    image, facts = render.draw_counted_things(rng, counts, styles, mix)
+    return Picture(image, "counting", about_crowd(rng, counts), facts["boxes"], facts["background"])
 
 
 def shapes_picture(rng: np.random.Generator) -> Picture:
@@ -147,14 +156,17 @@ def shapes_picture(rng: np.random.Generator) -> Picture:
     background = None if rng.random() < 0.4 else pick(rng, list(render.COLORS))
     wanted = _different_shapes(rng, int(rng.integers(1, 5)), background)
     image, facts = render.draw_shapes(rng, wanted, background, grid)
-    return Picture(image, "shapes", about_shapes(rng, facts["shapes"], grid), facts["boxes"])
+    questions = about_shapes(rng, facts["shapes"], grid)
+    return Picture(image, "shapes", questions, facts["boxes"], facts["background"])
 
 
-def text_picture(rng: np.random.Generator, words: list[str] | None = None, made_up: float = 0.7) -> Picture:
-    """A picture of a number or a word; `words` None means the training words."""
+def text_picture(
+    rng: np.random.Generator, words: list[str] | None = None, made_up: float = 0.7, small: float = 0.0
+) -> Picture:
+    """A picture of a number or a word; `words` None means the training words, `small` see `lettering.draw_text`."""
     text = _random_text(rng, words or TRAIN_WORDS, made_up)
-    image, facts = render.draw_text(rng, text.lower() if rng.random() < 0.15 else text)
-    return Picture(image, "reading", about_text(rng, facts), facts["boxes"])
+    image, facts = lettering.draw_text(rng, text.lower() if rng.random() < 0.15 else text, small)
+    return Picture(image, "reading", about_text(rng, facts), facts["boxes"], facts["background"], text.upper())
 
 
 def easy_picture(rng: np.random.Generator) -> Picture:
@@ -165,26 +177,44 @@ def easy_picture(rng: np.random.Generator) -> Picture:
         return Picture(image, "easy_vqa", [pairs[i] for i in rng.permutation(len(pairs))])
     color, shape = pick(rng, list(render.EASY_COLORS)), pick(rng, ("circle", "rectangle", "triangle"))
     image, facts = render.draw_lone_shape(rng, color, shape)
-    return Picture(image, "easy_vqa", easy_questions(rng, color, shape), facts["boxes"])
+    return Picture(image, "easy_vqa", easy_questions(rng, color, shape), facts["boxes"], facts["background"])
 
 
-# how often a training picture is of each kind
+# how often a picture of the exam's chats is of each kind
 MIXTURE = {"thing": 0.13, "pair": 0.08, "crowd": 0.08, "count": 0.34, "shapes": 0.09, "text": 0.24, "easy": 0.04}
+# ... and a training picture
+LEARNED = {"thing": 0.24, "pair": 0.10, "crowd": 0.09, "count": 0.20, "shapes": 0.11, "text": 0.22, "easy": 0.04}
+MIX = 0.5  # how often a training picture's drawings are made over into another style
+SMALL = 0.6  # how often its letters are small
 
 
-def sample_picture(rng: np.random.Generator, styles: tuple[str, ...], mixture: dict[str, float] = MIXTURE) -> Picture:
-    """Returns a random training picture with its questions."""
+def sample_picture(
+    rng: np.random.Generator,
+    styles: tuple[str, ...],
+    mixture: dict[str, float] = MIXTURE,
+    mix: float = 0.0,
+    small: float = 0.0,
+) -> Picture:
+    """Returns a random picture with its questions.
+
+    Args:
+        rng: source of chance.
+        styles: art styles to choose from.
+        mixture: how often each kind of picture comes.
+        mix: how often drawings are made over into another style.
+        small: how often letters are small.
+    """
     kind = list(mixture)[int(rng.choice(len(mixture), p=np.array(list(mixture.values())) / sum(mixture.values())))]
     if kind == "thing":
-        return thing_picture(rng, pick(rng, art.THINGS), styles)
+        return thing_picture(rng, pick(rng, art.THINGS), styles, mix=mix)
     if kind == "pair":
-        return pair_picture(rng, styles)
+        return pair_picture(rng, styles, mix)
     if kind == "count":
-        return count_picture(rng, styles)
+        return count_picture(rng, styles, mix)
     if kind == "crowd":
-        return crowd_picture(rng, styles)
+        return crowd_picture(rng, styles, mix)
     if kind == "shapes":
         return shapes_picture(rng)
     if kind == "text":
-        return text_picture(rng)
+        return text_picture(rng, small=small)
     return easy_picture(rng)

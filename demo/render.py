@@ -1,4 +1,4 @@
-"""Draws the pictures: emoji, shapes, numbers and words on varied backgrounds, 64 pixels square.
+"""Draws the pictures: emoji and shapes on varied backgrounds, 64 pixels square; numbers and words: `lettering`.
 
 Every `draw_*` function takes a `numpy.random.Generator` and returns `(picture, facts)`: a PIL RGB image of 64x64 and
 what it shows; `facts["boxes"]` says where. All colors, sizes, places and distortions come from the generator, so a
@@ -6,42 +6,24 @@ seed names a picture.
 """
 
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 
-from . import art
+from . import art, paint
+from .paint import COLORS
 from .sprites import load_sprites
 
 SIZE = 64
+QUICK = 40  # tries to place what is drawn for training, where time counts
 OVERSAMPLE = 3  # shapes are drawn this much larger, then shrunk: smooth edges
 
-COLORS = {
-    "red": (220, 30, 30),
-    "green": (30, 150, 40),
-    "blue": (35, 60, 220),
-    "yellow": (240, 215, 30),
-    "orange": (245, 135, 15),
-    "purple": (130, 40, 165),
-    "pink": (250, 150, 190),
-    "brown": (125, 70, 30),
-    "black": (12, 12, 12),
-    "white": (250, 250, 250),
-    "gray": (130, 130, 130),
-    "teal": (0, 130, 130),
-}
 SHAPES = ("circle", "rectangle", "triangle", "star", "cross")  # a square is a rectangle, as in easy-VQA
 EASY_COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0),
                "black": (0, 0, 0), "gray": (128, 128, 128), "brown": (165, 42, 42), "teal": (0, 128, 128)}  # fmt: skip
 PLACES = {(0, 0): "top left", (1, 0): "top", (2, 0): "top right", (0, 1): "left", (1, 1): "middle",
           (2, 1): "right", (0, 2): "bottom left", (1, 2): "bottom", (2, 2): "bottom right"}  # fmt: skip
-
-_FONT_FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Bold",
-         "DejaVuSans-Oblique", "STIXGeneral", "STIXGeneralBol")  # fmt: skip
 
 
 class Box(NamedTuple):
@@ -53,6 +35,7 @@ class Box(NamedTuple):
     top: float
     right: float
     bottom: float
+    colors: tuple[str, ...] = ()  # of a drawing: its one or two colors, none when it has more
 
 
 def pick(rng: np.random.Generator, options):
@@ -123,6 +106,11 @@ def _pyramid() -> dict[str, dict[str, list[list[Image.Image]]]]:
     }
 
 
+def warm_up() -> None:
+    """Loads the sprites, so that processes forked from here on share them."""
+    _pyramid()
+
+
 def _ink_edges(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
     """Draws dark lines where colors meet, as line art has them; now and then fills the rest with one color."""
     edges = np.asarray(Image.fromarray(rgb).convert("L").filter(ImageFilter.FIND_EDGES), dtype=np.float32)
@@ -165,7 +153,7 @@ def _recolor(rng: np.random.Generator, sprite: Image.Image, style: str) -> Image
 
 
 def sprite_of(
-    rng: np.random.Generator, thing: str, size: int, styles: tuple[str, ...], distort: bool = True
+    rng: np.random.Generator, thing: str, size: int, styles: tuple[str, ...], distort: bool = True, mix: float = 0.0
 ) -> Image.Image:
     """Returns one drawing of a thing as RGBA of about `size` pixels.
 
@@ -175,6 +163,7 @@ def sprite_of(
         size: side of the sprite's box in pixels.
         styles: art styles to choose from; those that lack the thing are passed over.
         distort: whether to flip, turn, stretch and recolor it.
+        mix: how often the distorted drawing is made over into another style, see `paint.restyle`.
     """
     pyramid = _pyramid()
     style = pick(rng, [s for s in styles if thing in pyramid[s]])
@@ -188,7 +177,8 @@ def sprite_of(
     if rng.random() < 0.5:
         source = source.rotate(rng.uniform(-18, 18), Image.Resampling.BILINEAR)
     wide = int(np.clip(round(size * rng.uniform(0.85, 1.15)), 8, SIZE)) if rng.random() < 0.4 else size
-    return _recolor(rng, source.resize((wide, size), Image.Resampling.BILINEAR), style)
+    sprite = _recolor(rng, source.resize((wide, size), Image.Resampling.BILINEAR), style)
+    return paint.restyle(rng, sprite) if mix and rng.random() < mix else sprite
 
 
 def _stands_out(sprite: Image.Image, ground: Image.Image) -> bool:
@@ -211,7 +201,9 @@ def _ground_for(
 
 def _paste(picture: Image.Image, thing: str, sprite: Image.Image, x: int, y: int) -> Box:
     picture.paste(sprite, (x, y), sprite)
-    return Box(thing, None, x, y, x + sprite.width, y + sprite.height)
+    colors = paint.colors_of(sprite)
+    only = colors[0] if len(colors) == 1 else None
+    return Box(thing, only, x, y, x + sprite.width, y + sprite.height, colors)
 
 
 def place_of(x: float, y: float) -> str:
@@ -219,19 +211,19 @@ def place_of(x: float, y: float) -> str:
     return PLACES[min(2, int(x * 3)), min(2, int(y * 3))]
 
 
-def draw_thing(rng: np.random.Generator, thing: str, styles: tuple[str, ...], train: bool = True):
+def draw_thing(rng: np.random.Generator, thing: str, styles: tuple[str, ...], train: bool = True, mix: float = 0.0):
     """One thing, large. Facts: thing, background (a color's name or None), boxes."""
     size = int(rng.integers(26, 63))
-    sprite = sprite_of(rng, thing, size, styles, distort=train)
+    sprite = sprite_of(rng, thing, size, styles, distort=train, mix=mix)
     picture, background = _ground_for(rng, [sprite])
     slack = (SIZE - sprite.width, SIZE - sprite.height)
     box = _paste(picture, thing, sprite, int(rng.integers(-2, slack[0] + 3)), int(rng.integers(-2, slack[1] + 3)))
     return disturb(rng, picture), {"thing": thing, "background": background, "boxes": [box]}
 
 
-def draw_pair(rng: np.random.Generator, things: tuple[str, str], styles: tuple[str, ...]):
+def draw_pair(rng: np.random.Generator, things: tuple[str, str], styles: tuple[str, ...], mix: float = 0.0):
     """Two different things, side by side or one above the other. Facts: things, sides, background, boxes."""
-    sprites = [sprite_of(rng, thing, int(rng.integers(24, 31)), styles) for thing in things]
+    sprites = [sprite_of(rng, thing, int(rng.integers(24, 31)), styles, mix=mix) for thing in things]
     picture, background = _ground_for(rng, sprites, plain=0.8)
     beside, boxes = rng.random() < 0.6, []
     for n, (thing, sprite) in enumerate(zip(things, sprites, strict=True)):
@@ -243,10 +235,10 @@ def draw_pair(rng: np.random.Generator, things: tuple[str, str], styles: tuple[s
     return disturb(rng, picture, 0.25), facts
 
 
-def _spots(rng: np.random.Generator, count: int, size: int) -> list[tuple[int, int]]:
-    """Top left corners of boxes that do not overlap."""
+def _spots(rng: np.random.Generator, count: int, size: int, tries: int = 400) -> list[tuple[int, int]]:
+    """Top left corners of boxes that do not overlap: anywhere, or after so many tries on a grid."""
     spots: list[tuple[int, int]] = []
-    for _ in range(400):
+    for _ in range(tries):
         x, y = (int(v) for v in rng.integers(0, SIZE - size + 1, 2))
         if all(abs(x - a) >= size or abs(y - b) >= size for a, b in spots):
             spots.append((x, y))
@@ -257,16 +249,16 @@ def _spots(rng: np.random.Generator, count: int, size: int) -> list[tuple[int, i
     return [cells[i] for i in rng.permutation(len(cells))[:count]]
 
 
-def draw_counted_things(rng: np.random.Generator, counts: dict[str, int], styles: tuple[str, ...]):
-    """Several of one or two things, at most six in all. Facts: counts, boxes."""
+def draw_counted_things(rng: np.random.Generator, counts: dict[str, int], styles: tuple[str, ...], mix: float = 0.0):
+    """Several things of some kinds, at most six in all. Facts: counts, background, boxes."""
     total = sum(counts.values())
     size = int(rng.integers(18, 22)) if total > 4 else int(rng.integers(21, 29))
-    models = {thing: sprite_of(rng, thing, size, styles) for thing in counts}
-    picture, _ = _ground_for(rng, list(models.values()), plain=0.85)
-    spots = _spots(rng, total, size)
+    models = {thing: sprite_of(rng, thing, size, styles, mix=mix) for thing in counts}
+    picture, background = _ground_for(rng, list(models.values()), plain=0.85)
+    spots = _spots(rng, total, size, QUICK if mix else 400)
     each = [thing for thing, count in counts.items() for _ in range(count)]
     boxes = [_paste(picture, thing, models[thing], *spots.pop()) for thing in each]
-    return disturb(rng, picture, 0.2), {"counts": counts, "boxes": boxes}
+    return disturb(rng, picture, 0.2), {"counts": counts, "background": background, "boxes": boxes}
 
 
 # ---------------------------------------------------------------------------------------------- shapes
@@ -345,7 +337,7 @@ def draw_shapes(rng: np.random.Generator, wanted: list[tuple[str, str]], backgro
         found.append(Box(shape, color, *(v / k for v in box)))
     if k > 1:
         picture = picture.resize((SIZE, SIZE), Image.Resampling.BOX)
-    return disturb(rng, picture, 0.2), {"shapes": shapes, "boxes": found}
+    return disturb(rng, picture, 0.2), {"shapes": shapes, "background": background or "pale", "boxes": found}
 
 
 def draw_lone_shape(rng: np.random.Generator, color: str, shape: str):
@@ -360,40 +352,5 @@ def draw_lone_shape(rng: np.random.Generator, color: str, shape: str):
         draw.ellipse(box, fill=fill)
     else:
         draw.polygon(_shape_points(shape, x, y, w, h, 0.0), fill=fill)
-    facts = {"shapes": [(color, shape, place_of(x / SIZE, y / SIZE))], "boxes": [Box(shape, color, *box)]}
-    return picture, facts
-
-
-# ---------------------------------------------------------------------------------------------- text
-
-
-@functools.cache
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_FONT_FOLDER / f"{name}.ttf"), size)
-
-
-def draw_text(rng: np.random.Generator, text: str):
-    """A number or a word in large letters. Facts: text, ink (color's name), background, boxes."""
-    while True:
-        ink, ground = pick(rng, list(COLORS)), pick(rng, list(COLORS))
-        if rng.random() < 0.4:
-            ink, ground = ("black", "white") if rng.random() < 0.7 else ("white", "black")
-        if np.abs(np.array(COLORS[ink]) - COLORS[ground]).sum() > 250:
-            break
-    name = pick(rng, FONTS)
-    box = _font(name, 100).getbbox(text)
-    fits = 100 * min(60 / (box[2] - box[0]), 44 / (box[3] - box[1]))
-    font = _font(name, int(fits * rng.uniform(0.8, 1.0)))
-    left, top, right, bottom = font.getbbox(text)
-    picture = Image.new("RGB", (SIZE, SIZE), shade(rng, ground))
-    x = rng.integers(1, max(2, SIZE - (right - left))) - left
-    y = rng.integers(1, max(2, SIZE - (bottom - top))) - top
-    ImageDraw.Draw(picture).text((int(x), int(y)), text, font=font, fill=shade(rng, ink))
-    ends = [float(x) + font.getlength(text[:n]) for n in range(len(text) + 1)]
-    boxes = [
-        Box(letter.upper(), ink, start, float(y) + top, end, float(y) + bottom)
-        for letter, start, end in zip(text, ends, ends[1:], strict=False)
-    ]
-    if rng.random() < 0.25:
-        picture = picture.rotate(rng.uniform(-6, 6), Image.Resampling.BILINEAR, fillcolor=picture.getpixel((0, 0)))
-    return disturb(rng, picture, 0.25), {"text": text, "ink": ink, "background": ground, "boxes": boxes}
+    place = place_of(x / SIZE, y / SIZE)
+    return picture, {"shapes": [(color, shape, place)], "background": "pale", "boxes": [Box(shape, color, *box)]}

@@ -17,9 +17,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .art import HELD_OUT_STYLE, ICON_STYLES, ICONS_OF, MONOCHROME_STYLES, OTHER_THINGS, TRAIN_STYLES
+from .art import (
+    HELD_OUT_STYLE,
+    ICON_STYLES,
+    ICONS_OF,
+    MONOCHROME_STYLES,
+    OTHER_THINGS,
+    SECOND_HELD_OUT_STYLE,
+    TRAIN_STYLES,
+)
 from .places import CACHE
 
+STYLES = TRAIN_STYLES | ICON_STYLES | HELD_OUT_STYLE | SECOND_HELD_OUT_STYLE
 SPRITE = 96  # pixels; three steps of halving down to the smallest size that scenes use
 
 
@@ -47,9 +56,9 @@ def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
     sprites = {}
     for thing, keys in ICONS_OF.items():
         drawn = []  # a pack may know one drawing by two of the names
-        for key in [*keys, thing] if style in ICON_STYLES else keys:
+        for key in _icon_names(keys, thing) if style in ICON_STYLES else keys:
             icon = by_name.get(key.replace("-", "").replace(" ", ""))
-            if icon is None or icon["body"] in drawn or key in OTHER_THINGS.get(style, ()):
+            if icon is None or icon["body"] in drawn or key.startswith(OTHER_THINGS.get(style, ())):
                 continue
             drawn.append(icon["body"])
             width, height = icon.get("width", pack["width"]), icon.get("height", pack["height"])
@@ -70,6 +79,11 @@ def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
     return sprites
 
 
+def _icon_names(keys: list[str], thing: str) -> list[str]:
+    """The names that a pack of icons may have for a thing: those of the emoji, its own, and those of filled ones."""
+    return [name + form for name in [*keys, thing] for form in ("", "-fill", "-filled", "-duotone")]
+
+
 def _filled(sprite: Image.Image) -> np.ndarray:
     """Puts white behind a drawing of one color, as far as its lines enclose it."""
     around = Image.new("L", (SPRITE + 2, SPRITE + 2))
@@ -83,7 +97,7 @@ def _filled(sprite: Image.Image) -> np.ndarray:
 
 def sprites_path() -> Path:
     """Returns where the drawn sprites are cached; other styles or things have another name."""
-    recipe = repr((TRAIN_STYLES, ICON_STYLES, HELD_OUT_STYLE, ICONS_OF, OTHER_THINGS)).encode()
+    recipe = repr((STYLES, ICONS_OF, OTHER_THINGS)).encode()
     return CACHE / f"sprites-{hashlib.sha256(recipe).hexdigest()[:12]}.pkl"
 
 
@@ -96,8 +110,7 @@ def load_sprites() -> dict[str, dict[str, list[np.ndarray]]]:
     """
     cached = sprites_path()
     if not cached.exists():
-        styles = TRAIN_STYLES | ICON_STYLES | HELD_OUT_STYLE
-        drawn = {style: _draw_style(style, version) for style, version in styles.items()}
+        drawn = {style: _draw_style(style, version) for style, version in STYLES.items()}
         partial = cached.with_suffix(".partial")
         partial.write_bytes(pickle.dumps(drawn, protocol=pickle.HIGHEST_PROTOCOL))
         partial.rename(cached)

@@ -1,21 +1,25 @@
-"""A training run: two stages by the clock, kept in a folder, and gone on with from there."""
+"""A training run: two stages by the clock, kept in a folder, and gone on with from there; on a GPU if there is one."""
 
 import csv
+import functools
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from .data import Batches, PictureBatches
+from . import render
+from .data import Batches
+from .feeding import Feeder
 from .model import TowerHead, answer_loss, build_model, tower_loss
 from .optimizers import Optimizers
 from .tokenizer import build_tokenizer
 from .weights import model_of_repo
 
 PAUSE = 10.0  # seconds; a step that takes longer was held up
+SAY_EVERY = 5.0  # seconds between two lines about the progress
 
 
 def rate_share(used: float, decay: float) -> float:
@@ -58,29 +62,54 @@ class Progress:
     pictures: int = 0
 
 
-class Run:
-    """A training run: the model, its folder, and the loop that both stages share."""
+def pick_device(name: str) -> torch.device:
+    """Returns the device of a name; "auto" is the GPU, if there is one. Touches no GPU itself."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
-    def __init__(self, folder: Path, save_every: float, start: Path | None):
+
+class Run:
+    """A training run: the model, its folder, and the loop that both stages share.
+
+    Args:
+        folder: where state, tokenizer and logs are kept.
+        save_every: minutes between saved states.
+        start: converted repository to go on from; None starts from chance.
+        device: what computes.
+        workers: how many processes draw.
+        pictures: pictures in a batch.
+    """
+
+    def __init__(
+        self, folder: Path, save_every: float, start: Path | None, device: torch.device, workers: int, pictures: int
+    ):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.save_every = folder, save_every
-        torch.manual_seed(0)
+        self.folder, self.save_every, self.device, self.pictures = folder, save_every, device, pictures
         if not (folder / "tokenizer").exists():
             tokenizer = AutoTokenizer.from_pretrained(start) if start else build_tokenizer()
             tokenizer.save_pretrained(folder / "tokenizer")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        saved = torch.load(folder / "state.pt", weights_only=True) if (folder / "state.pt").exists() else None
+        self.state = saved["stages"] if saved else {"tower": None, "model": None}  # progress and optimizers of each
+        steps = sum(kept["progress"]["step"] for kept in self.state.values() if kept)
+        render.warm_up()  # once, before the workers are forked
+        self.feeder = Feeder(functools.partial(_stream, tokenizer, pictures, steps), workers, device)
+        self.batches = iter(self.feeder)
+        self._drawn = 0, time.monotonic()  # pictures, and when there were so many
+
+        torch.manual_seed(0)
         self.model = (model_of_repo(start) if start else build_model()).train()
         # rows are short: plain matrix products beat the fused attention kernel, and compile well
         self.model.set_attn_implementation("eager")
         self.head = TowerHead(self.model.config.vision_config.hidden_size, self.model.config.text_config.hidden_size)
-        self.state = {"tower": None, "model": None}  # progress and optimizers of each stage
-        if (folder / "state.pt").exists():
-            saved = torch.load(folder / "state.pt", weights_only=True)
+        if saved:
             self.model.load_state_dict(saved["model"])
             self.head.load_state_dict(saved["head"])
-            self.state = saved["stages"]
+        self.model.to(device)
+        self.head.to(device)
 
-    def stage(self, name: str, minutes: float, modules: list, loss, batches, per_batch: int, rate: float, decay: float):
+    def stage(self, name: str, minutes: float, modules: list, loss, rate: float, decay: float) -> None:
         """Trains `modules` until the stage's minutes are used up; goes on where it was stopped.
 
         Args:
@@ -88,8 +117,6 @@ class Run:
             minutes: of training; compiling and pauses do not count.
             modules: what learns.
             loss: function of a batch.
-            batches: function of a seed, returning a dataset.
-            per_batch: pictures in a batch.
             rate: highest learning rate.
             decay: share of the stage over which the rate falls to zero.
         """
@@ -103,30 +130,29 @@ class Run:
         log = self.folder / f"{name}.csv"
         if not log.exists():
             log.write_text("step,pictures,minutes,loss\n")
-        loader = torch.utils.data.DataLoader(batches(progress.step), batch_size=None, num_workers=1, prefetch_factor=8)
-        compiled = torch.compile(loss, dynamic=False)
-        bar = tqdm(total=minutes, bar_format="{desc} {bar}| {n:.1f}/{total:.0f} min {postfix}", desc=name)
-        losses, saved, began = [], progress.minutes, None
-        for batch in loader:
-            value = compiled(batch)
+        if self.device.type == "cpu":  # on a GPU compiling would take longer than it saves in a short run
+            loss = torch.compile(loss, dynamic=False)
+        losses, saved, began, said = [], progress.minutes, None, 0.0
+        for batch in self.batches:
+            value = loss(batch)
             value.backward()
             for module in modules:
                 torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizers.step(rate_share(progress.minutes / minutes, decay))
-            losses.append(value.item())
-            progress.step, progress.pictures = progress.step + 1, progress.pictures + per_batch
+            losses.append(value.detach())
+            progress.step, progress.pictures = progress.step + 1, progress.pictures + self.pictures
+            over = progress.minutes >= minutes
+            if progress.step % 20 == 0 or over:
+                mean = torch.stack(losses).mean().item()  # waits for the device
+                losses.clear()
+                with log.open("a") as lines:
+                    lines.write(f"{progress.step},{progress.pictures},{progress.minutes:.3f},{mean:.4f}\n")
+                if over or time.monotonic() - said >= SAY_EVERY:
+                    said = self._say(name, progress, minutes, mean)
             now = time.monotonic()
             if began is not None:  # the first step compiles, and a gap is a pause: that time is not training
                 progress.minutes += min(now - began, PAUSE) / 60
             began = now
-            over = progress.minutes >= minutes
-            if progress.step % 20 == 0 or over:
-                mean = sum(losses) / len(losses)
-                losses.clear()
-                with log.open("a") as lines:
-                    lines.write(f"{progress.step},{progress.pictures},{progress.minutes:.3f},{mean:.4f}\n")
-                bar.n = min(progress.minutes, minutes)
-                bar.set_postfix_str(f"step {progress.step}, {progress.pictures} pictures, loss {mean:.3f}")
             if over or progress.minutes - saved >= self.save_every:
                 saved = progress.minutes
                 self.state[name] = {"progress": vars(progress).copy(), "optimizers": optimizers.state_dict()}
@@ -135,23 +161,44 @@ class Run:
             if over:
                 break
 
+    def _say(self, name: str, progress: Progress, minutes: float, loss: float) -> float:
+        """Prints where a stage stands; returns the time."""
+        feeder, now = self.feeder, time.monotonic()
+        drawn = feeder.drawn * self.pictures
+        rate = (drawn - self._drawn[0]) / max(now - self._drawn[1], 1e-6)
+        self._drawn = drawn, now
+        print(
+            f"{name}: {progress.minutes:.2f} of {minutes:.2f} min, step {progress.step}, loss {loss:.3f}, "
+            f"{drawn} pictures drawn ({rate:.0f}/s), {feeder.again * self.pictures} seen again",
+            flush=True,
+        )
+        return now
+
+
+def _stream(tokenizer, pictures: int, seed: int, worker: int) -> Batches:
+    return Batches(tokenizer, pictures, seed, worker)
+
 
 def train(
     tower: float,
     minutes: float,
-    rows: int,
+    pictures: int,
     rate: float,
     decay: float,
     start: Path | None,
     folder: Path,
     save_every: float,
+    device: str,
+    workers: int | None,
 ) -> None:
     """Trains both stages, resuming from `folder` when it holds a state; draws the loss curves."""
     torch.set_num_threads(2)
-    run = Run(folder, save_every, start)
+    on = pick_device(device)
+    cores = os.cpu_count() or 2
+    workers = workers or (max(1, cores - 1) if on.type == "cuda" else 1)
+    run = Run(folder, save_every, start, on, workers, pictures)
     model, head, vision = run.model, run.head, run.model.model.vision_tower
-    run.stage("tower", tower, [vision, head], lambda batch: tower_loss(model, head, batch),
-              lambda seed: PictureBatches(run.tokenizer, 64, seed), 64, rate, 0.1)  # fmt: skip
-    run.stage("model", minutes, [model, head], lambda batch: answer_loss(model, head, batch),
-              lambda seed: Batches(run.tokenizer, rows, seed), rows * 9 // 8, rate, decay)  # fmt: skip
+    run.stage("tower", tower, [vision, head], lambda batch: tower_loss(model, head, batch), rate, 0.1)
+    run.stage("model", minutes, [model, head], lambda batch: answer_loss(model, head, batch), rate, decay)
+    run.feeder.close()
     plot(folder)

@@ -84,6 +84,7 @@ def test_packed_questions_get_the_logits_of_the_stock_model(model):
             None
         ].long(),
         "pixels": image,
+        "home": torch.arange(5, 5 + soft),
         "where": torch.arange(n, n + 23),
     }
     batch["picture"] = torch.where(batch["ids"] == demo_model.TEXT_VOCAB, batch["ids"].cumsum(1), 0)

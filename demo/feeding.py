@@ -1,0 +1,137 @@
+"""Batches drawn by worker processes, handed to the trainer on its device.
+
+Drawing takes longer than learning from what is drawn. On a CPU the trainer waits for each batch, so that a run can be
+repeated. On a GPU all batches stay in its memory, and while no new one has come, an old one is taken once more, with
+other noise.
+
+Batches travel as plain arrays through pipes: shared memory may be small where a trainer runs.
+"""
+
+import multiprocessing
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+DEPTH = 3  # batches that each worker draws ahead
+ENOUGH = 200  # old batches there must be before one of them is taken again
+KEPT_BYTES = 40e9  # of the GPU's memory
+
+
+def packed(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """A batch in the smallest types that hold it: int16 or int32, float16, uint8."""
+    small = {}
+    for name, tensor in batch.items():
+        array = tensor.numpy()
+        if array.dtype == np.int64:
+            array = array.astype(np.int16 if np.abs(array).max(initial=0) < 2**15 else np.int32)
+        elif array.dtype == np.float32:
+            array = array.astype(np.float16)
+        small[name] = array
+    return small
+
+
+def unpacked(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch as `data.Batches` made it."""
+    wide = {torch.int16: torch.int64, torch.int32: torch.int64, torch.float16: torch.float32}
+    return {name: tensor.to(wide.get(tensor.dtype, tensor.dtype)) for name, tensor in batch.items()}
+
+
+def _draw(stream: Callable[[int], Iterator], worker: int, out) -> None:
+    """What a worker process does: draws until it is ended."""
+    torch.set_num_threads(1)
+    try:
+        for batch in stream(worker):
+            out.put(packed(batch))
+    except KeyboardInterrupt:
+        pass
+    except Exception:  # noqa: BLE001 (whatever it is, the trainer tells it)
+        out.put(traceback.format_exc())
+
+
+class Feeder:
+    """Starts the workers; iterating gives batches without end.
+
+    Args:
+        stream: gives the batches of a worker, by its number; must be picklable where processes cannot be forked.
+        workers: how many processes draw.
+        device: where the batches go. The workers must be started before anything else uses a GPU.
+    """
+
+    def __init__(self, stream: Callable[[int], Iterator], workers: int, device: torch.device):
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self.device, self.drawn, self.again = device, 0, 0  # batches that came; that were taken once more
+        self._queue = context.Queue(DEPTH * workers)
+        self._alive = workers
+        self._workers = [
+            context.Process(target=_draw, args=(stream, n, self._queue), daemon=True) for n in range(workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+        self._kept: list[dict[str, torch.Tensor]] = []
+        self._fresh: deque[dict[str, torch.Tensor]] = deque()
+        self._bytes = 0
+        self._chance = np.random.default_rng(0)
+        self._failure = ""
+
+    def _next_drawn(self) -> dict[str, torch.Tensor]:
+        while True:
+            came = self._queue.get()
+            if not isinstance(came, str):
+                return {name: torch.from_numpy(array) for name, array in came.items()}
+            print(f"a drawing process failed:\n{came}", flush=True)
+            self._alive -= 1
+            if not self._alive:
+                raise RuntimeError(f"every drawing process failed, the last one with\n{came}")
+
+    def _keep(self) -> None:
+        """Moves all that comes to the GPU; runs in a thread of its own."""
+        try:
+            while True:
+                batch = {name: tensor.to(self.device) for name, tensor in self._next_drawn().items()}
+                self._fresh.append(batch)
+                self.drawn += 1
+                self._bytes += sum(tensor.nbytes for tensor in batch.values())
+                if self._bytes < KEPT_BYTES:
+                    self._kept.append(batch)
+        except Exception as error:  # noqa: BLE001 (raised again by the trainer)
+            self._failure = str(error)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        if self.device.type == "cpu":
+            while True:
+                batch = self._next_drawn()
+                self.drawn += 1
+                yield unpacked(batch)
+        threading.Thread(target=self._keep, daemon=True).start()
+        while True:
+            if self._fresh:
+                yield unpacked(self._fresh.popleft())
+            elif len(self._kept) >= ENOUGH:
+                self.again += 1
+                yield self._once_more(self._kept[int(self._chance.integers(len(self._kept)))])
+            elif self._failure:
+                raise RuntimeError(self._failure)
+            else:
+                time.sleep(0.002)
+
+    def _once_more(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """An old batch with noise on its pictures, more on some than on others."""
+        pixels = batch["pixels"].float()
+        size = 6 * torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
+        noisy = (pixels + torch.randn_like(pixels) * size).clamp(0, 255).to(torch.uint8)
+        return unpacked(batch | {"pixels": noisy})
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.join(5)
+        self._queue.cancel_join_thread()
+        self._queue.close()
