@@ -9,9 +9,10 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+from . import free_chats
 from .exam import Question, questions_of
 from .model import build_model, quantized_weights
-from .skills import COUNTS
+from .skills import COUNTS, FREE_CHATS
 from .tokenizer import write_processor_files
 from .weights import model_of_repo
 
@@ -58,6 +59,35 @@ def _with_and_without(some: list[int], questions: list[Question]) -> list[list[i
     seeing = [n for n in some if any(turn[0] for turn in questions[n].turns)]
     blind = [n for n in some if n not in set(seeing)]
     return [part for part in (seeing, blind) if part]
+
+
+def converse(model, processor, chats: list[free_chats.FreeChat]) -> list[list[str]]:
+    """Has the free chats with a model, each answer before the next question; returns its answers, chat by chat."""
+    so_far: list[list[tuple]] = [[] for _ in chats]
+    for n in range(max(len(chat.turns) for chat in chats)):
+        going = [i for i, chat in enumerate(chats) if n < len(chat.turns)]
+        asked = []
+        for i in going:
+            turn = chats[i].turns[n]
+            asked.append(Question([*so_far[i], (chats[i].pictures(turn), turn.question, "")]))
+        said = answer(model, processor, asked, show=f"turn {n + 1}")
+        for i, question, text in zip(going, asked, said, strict=True):
+            so_far[i].append((*question.turns[-1][:2], text))
+    return [[turn[2] for turn in turns] for turns in so_far]
+
+
+def _score_free_chats(model, processor, limit: int | None, errors: int) -> dict:
+    chats = free_chats.load()[:limit]
+    answers = converse(model, processor, chats)
+    turns = [
+        (turn, said)
+        for chat, told in zip(chats, answers, strict=True)
+        for turn, said in zip(chat.turns, told, strict=True)
+    ]
+    wrong = [(turn, said) for turn, said in turns if not free_chats.accepts(turn, said)]
+    for turn, said in wrong[:errors]:
+        print(f"    {turn.question!r}: {said!r}, accepted {turn.accepted}{' or honesty' if turn.honest else ''}")
+    return {"right": len(turns) - len(wrong), "of": len(turns), "answers": answers}
 
 
 def load_state(folder: Path):
@@ -118,7 +148,7 @@ def score(model, processor, skills: list[str], split: str, limit: int | None, er
     Args:
         model: a Gemma3ForConditionalGeneration.
         processor: its processor.
-        skills: keys of `COUNTS`.
+        skills: keys of `COUNTS`, or `FREE_CHATS`.
         split: "validation" or "test".
         limit: at most so many questions per skill.
         errors: print so many wrong answers per skill.
@@ -130,6 +160,11 @@ def score(model, processor, skills: list[str], split: str, limit: int | None, er
     print("| skill | questions | right |\n|---|---|---|", flush=True)
     for skill in skills:
         began = time.time()
+        if skill == FREE_CHATS:
+            record[skill] = found = _score_free_chats(model, processor, limit, errors)
+            share = 100 * found["right"] / found["of"]
+            print(f"| {skill} | {found['of']} | {share:.2f} % |  {time.time() - began:.0f} s", flush=True)
+            continue
         questions = questions_of(skill, split, min(COUNTS[skill], limit or COUNTS[skill]))
         answers = answer(model, processor, questions, show=skill)
         right = [said == q.expected for said, q in zip(answers, questions, strict=True)]

@@ -2,8 +2,10 @@
 
 Every question goes the way a user's does: chat template, processor, greedy `generate`. An answer counts when it is the
 expected sentence, letter by letter (easy-VQA: the expected word). In chats of several turns the earlier turns hold the
-right answers. Pictures, backgrounds and places are drawn from seeds that training never uses; OpenMoji's art and an
-eighth of the words are in no training picture; the easy-VQA questions are the public test split, all of them.
+right answers. In the free chats, written by hand, they hold what the model said, and an answer counts that has the
+words accepted for it. Pictures, backgrounds and places are drawn from seeds that training never uses; the art of
+OpenMoji and EmojiOne 1 and an eighth of the words are in no training picture; the easy-VQA questions are the public test
+split, all of them.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import os
 from pathlib import Path
 
 from .places import ROOT
-from .skills import COUNTS, SEEDS
+from .skills import COUNTS, FREE_CHATS, SEEDS
 
 
 def main() -> None:
@@ -20,7 +22,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT, help="converted repository to ask (default: this one)")
     parser.add_argument("--state", type=Path, help="ask the fake-quantized model of this training folder instead")
     parser.add_argument("--split", choices=SEEDS, default="test")
-    parser.add_argument("--skills", nargs="+", choices=COUNTS, default=list(COUNTS))
+    parser.add_argument("--skills", nargs="+", choices=[*COUNTS, FREE_CHATS], default=[*COUNTS, FREE_CHATS])
     parser.add_argument("--limit", type=int, help="at most so many questions per skill")
     parser.add_argument("--errors", type=int, default=0, help="print so many wrong answers per skill")
     parser.add_argument("--out", type=Path, help="write all answers here, as JSON")

@@ -13,6 +13,7 @@ from .pictures import (
     pair_picture,
     sample_picture,
     shapes_picture,
+    small_text_picture,
     text_picture,
     thing_picture,
 )
@@ -86,6 +87,10 @@ _MAKERS = {
     ),
     "shapes": lambda rng, split, count: _first_questions([shapes_picture(rng) for _ in range(count)]),
     "dialogue": lambda rng, split, count: [_dialogue(rng, _STYLES) for _ in range(count)],
+    "naming_second_style": lambda rng, split, count: _naming(rng, count, tuple(art.SECOND_HELD_OUT_STYLE)),
+    "small_text": lambda rng, split, count: _first_questions(
+        [small_text_picture(rng, HELD_OUT_WORDS) for _ in range(count)]
+    ),
     "no_picture": lambda rng, split, count: [Question(chats.without_picture(rng).turns) for _ in range(count)],
 }
 

@@ -640,7 +640,8 @@ def _untold(rng, view):
 TOPICS = {
     "what": (_what, 3), "either": (_either, 2), "claimed": (_claimed, 1), "exists": (_exists, 5),
     "kind exists": (_kind_exists, 2), "kinds": (_kind_listed, 1), "edible": (_edible, 1),
-    "other kind": (_other_kind, 1), "count": (_count, 5), "sum": (_sum, 4), "total": (_total, 2), "how many": (_how_many_is_it, 2),
+    "other kind": (_other_kind, 1), "count": (_count, 5), "sum": (_sum, 4), "total": (_total, 2),
+    "how many": (_how_many_is_it, 2),
     "compared": (_compared, 2), "color": (_color, 8), "is color": (_is_color, 3), "which color": (_which_color, 3),
     "background": (_background, 4), "where": (_where, 4), "what at": (_what_at, 5), "relative": (_relative, 4),
     "beside": (_beside, 2), "size": (_size, 1), "read": (_read, 3), "letters": (_letters, 6), "shapes": (_shapes, 2),

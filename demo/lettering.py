@@ -31,6 +31,19 @@ def _ink_and_ground(rng: np.random.Generator) -> tuple[str, str]:
             return ink, ground
 
 
+def draw_quarter_text(rng: np.random.Generator, text: str):
+    """A number or a word in a font of a quarter of the picture's height, 256 pixels square. Facts as `draw_text`'s."""
+    ink, ground = _ink_and_ground(rng)
+    side = 4 * SIZE
+    font = _font(pick(rng, FONTS), side // 4)
+    left, top, right, bottom = font.getbbox(text)
+    picture = Image.new("RGB", (side, side), shade(rng, ground))
+    x = rng.integers(4, max(5, side - (right - left))) - left
+    y = rng.integers(4, max(5, side - (bottom - top))) - top
+    ImageDraw.Draw(picture).text((int(x), int(y)), text, font=font, fill=shade(rng, ink))
+    return picture, {"text": text, "ink": ink, "background": ground, "boxes": []}
+
+
 def draw_text(rng: np.random.Generator, text: str, small: float = 0.0):
     """A number or a word. Facts: text, ink (color's name), background, boxes.
 

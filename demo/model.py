@@ -147,15 +147,21 @@ class TowerHead(torch.nn.Module):
 
 
 def normalized(pixels: torch.Tensor) -> torch.Tensor:
-    """What the image processor makes of pictures of the model's size: uint8 [N, 3, 64, 64] -> bfloat16 in -1..1."""
-    return (pixels.float() / 127.5 - 1).bfloat16()
+    """What the image processor makes of pictures of the model's size: uint8 [N, 3, 64, 64] -> float32 in -1..1."""
+    return pixels.float() / 127.5 - 1
 
 
-def tower_loss(model: Gemma3ForConditionalGeneration, head: TowerHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def tower_loss(
+    model: Gemma3ForConditionalGeneration,
+    head: TowerHead,
+    batch: dict[str, torch.Tensor],
+    dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
     """Cross-entropy of the guessed words of the answers, of slots and of patches: only the tower learns."""
     tower = model.model.vision_tower
-    weights = {name: parameter.bfloat16() for name, parameter in tower.named_parameters()}
-    return _missed(head, functional_call(tower, weights, (normalized(batch["pixels"]),)).last_hidden_state, batch)
+    weights = {name: parameter.to(dtype) for name, parameter in tower.named_parameters()}
+    features = functional_call(tower, weights, (normalized(batch["pixels"]).to(dtype),)).last_hidden_state
+    return _missed(head, features, batch)
 
 
 def _missed(head: TowerHead, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -218,12 +224,17 @@ class _Training(torch.nn.Module):
         return features, inside, F.linear(answers, inner.language_model.embed_tokens.weight)
 
 
-def answer_loss(model: Gemma3ForConditionalGeneration, head: TowerHead, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def answer_loss(
+    model: Gemma3ForConditionalGeneration,
+    head: TowerHead,
+    batch: dict[str, torch.Tensor],
+    dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
     """Mean cross-entropy of the answer tokens under the int4 weights, and a share of what tower and soft tokens miss.
 
     One mask serves sliding and global layers: a training row is shorter than the window.
     """
-    weights = {f"model.{name}": weight for name, weight in quantized_weights(model).items()}
+    weights = {f"model.{name}": weight for name, weight in quantized_weights(model, dtype).items()}
     features, inside, logits = functional_call(_Training(model), weights, (batch,), tie_weights=True)
     answers = F.cross_entropy(logits.float(), batch["target"], ignore_index=-100)
     return answers + WHOLE_SHARE * (_missed(head, features, batch) + _misplaced(head.inner(inside.float()), batch))

@@ -3,6 +3,12 @@
 import torch
 
 
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """Returns what to compute in: bfloat16, or float32 on a CPU that only emulates it."""
+    emulated = device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.float32 if emulated else torch.bfloat16
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum whose step is made orthogonal (K. Jordan and others, 2024), on stacks of matrices of one shape.
 
@@ -27,7 +33,7 @@ class Muon(torch.optim.Optimizer):
             state = self.state[group["params"][0]]
             momentum = state.setdefault("momentum", torch.zeros_like(stack))
             momentum.lerp_(stack, 1 - group["momentum"])
-            update = orthogonal(stack.lerp(momentum, group["momentum"]).bfloat16()).float()
+            update = orthogonal(stack.lerp(momentum, group["momentum"]).to(pick_dtype(stack.device))).float()
             rate = group["lr"] * 0.2 * max(stack.shape[1:]) ** 0.5
             torch._foreach_mul_(group["params"], 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(group["params"], list(update), alpha=-rate)

@@ -169,6 +169,13 @@ def text_picture(
     return Picture(image, "reading", about_text(rng, facts), facts["boxes"], facts["background"], text.upper())
 
 
+def small_text_picture(rng: np.random.Generator, words: list[str]) -> Picture:
+    """A picture of a number or one of the words in letters of a quarter of the height, 256 pixels square."""
+    text = _random_text(rng, words, made_up=0.0)
+    image, facts = lettering.draw_quarter_text(rng, text)
+    return Picture(image, "reading", about_text(rng, facts), [], facts["background"], text)
+
+
 def easy_picture(rng: np.random.Generator) -> Picture:
     """A picture in the manner of easy-VQA, or one of its training pictures."""
     if rng.random() < 0.5:

@@ -14,7 +14,7 @@ from . import render
 from .data import Batches
 from .feeding import Feeder
 from .model import TowerHead, answer_loss, build_model, tower_loss
-from .optimizers import Optimizers
+from .optimizers import Optimizers, pick_dtype
 from .tokenizer import build_tokenizer
 from .weights import model_of_repo
 
@@ -198,7 +198,8 @@ def train(
     workers = workers or (max(1, cores - 1) if on.type == "cuda" else 1)
     run = Run(folder, save_every, start, on, workers, pictures)
     model, head, vision = run.model, run.head, run.model.model.vision_tower
-    run.stage("tower", tower, [vision, head], lambda batch: tower_loss(model, head, batch), rate, 0.1)
-    run.stage("model", minutes, [model, head], lambda batch: answer_loss(model, head, batch), rate, decay)
+    dtype = pick_dtype(on)
+    run.stage("tower", tower, [vision, head], lambda batch: tower_loss(model, head, batch, dtype), rate, 0.1)
+    run.stage("model", minutes, [model, head], lambda batch: answer_loss(model, head, batch, dtype), rate, decay)
     run.feeder.close()
     plot(folder)
