@@ -4,8 +4,8 @@ Every question goes the way a user's does: chat template, processor, greedy `gen
 expected sentence, letter by letter (easy-VQA: the expected word). In chats of several turns the earlier turns hold the
 right answers. In the free chats, written by hand, they hold what the model said, and an answer counts that has the
 words accepted for it. Pictures, backgrounds and places are drawn from seeds that training never uses; the art of
-OpenMoji and EmojiOne 1 and an eighth of the words are in no training picture; the easy-VQA questions are the public test
-split, all of them.
+OpenMoji and EmojiOne 1 and an eighth of the words are in no training picture; the easy-VQA questions are the public
+test split, all of them.
 """
 
 import argparse

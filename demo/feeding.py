@@ -7,7 +7,9 @@ other noise.
 Batches travel as plain arrays through pipes: shared memory may be small where a trainer runs.
 """
 
+import contextlib
 import multiprocessing
+import queue
 import sys
 import threading
 import time
@@ -43,11 +45,19 @@ def unpacked(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _draw(stream: Callable[[int], Iterator], worker: int, out) -> None:
-    """What a worker process does: draws until it is ended."""
+    """What a worker process does: draws until it is ended, or its trainer is gone."""
     torch.set_num_threads(1)
+    trainer = multiprocessing.parent_process()
+    out.cancel_join_thread()  # nobody may be there to take what is left
     try:
         for batch in stream(worker):
-            out.put(packed(batch))
+            small, waiting = packed(batch), True
+            while waiting and trainer.is_alive():
+                with contextlib.suppress(queue.Full):
+                    out.put(small, timeout=5)
+                    waiting = False
+            if waiting:
+                return
     except KeyboardInterrupt:
         pass
     except Exception:  # noqa: BLE001 (whatever it is, the trainer tells it)

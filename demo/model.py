@@ -95,13 +95,18 @@ def quantized_weights(model: torch.nn.Module, dtype: torch.dtype = torch.bfloat1
 
     The zero rows that pad the embedding stay zero, also under training.
     """
-    weights = {}
+    weights, alike = {}, {}
     for name, parameter in model.named_parameters():
+        weights[name] = parameter
         if is_quantized(name):
-            parameter = fake_quantize(parameter)
+            alike.setdefault(parameter.shape, []).append(name)
+    for names in alike.values():  # all of one shape at once: a GPU takes as long for one as for many
+        stack = fake_quantize(torch.stack([weights[name] for name in names]))
+        weights |= dict(zip(names, stack, strict=True))
+    for name, weight in weights.items():
         if name.endswith("embed_tokens.weight"):
-            parameter = F.pad(parameter[:TEXT_VOCAB], (0, 0, 0, PADDED_VOCAB - TEXT_VOCAB))
-        weights[name] = parameter.to(dtype)
+            weight = F.pad(weight[:TEXT_VOCAB], (0, 0, 0, PADDED_VOCAB - TEXT_VOCAB))
+        weights[name] = weight.to(dtype)
     return weights
 
 

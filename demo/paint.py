@@ -134,6 +134,7 @@ def restyle(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
         sprite = small.resize(sprite.size, Image.Resampling.NEAREST)
         alpha, rgb = sprite.getchannel("A"), sprite.convert("RGB")
     look = rng.random()
+    bold = min(1.0, sprite.width / 44)  # lines on a small drawing would cover it
     if look < 0.55:
         rgb = _flat(rng, rgb)
     pixels = np.asarray(rgb, dtype=np.float32)
@@ -143,12 +144,12 @@ def restyle(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
         if rng.random() < 0.12:
             pixels = pixels[..., rng.permutation(3)]
     if look < 0.4:  # dark lines between flat colors
-        pixels = pixels * (1 - _lines(rgb, rng.uniform(2, 8)))
+        pixels = pixels * (1 - _lines(rgb, bold * rng.uniform(2, 6)))
     elif look < 0.62:
         pixels = _shaded(rng, pixels)
     elif look < 0.74:  # a drawing with a pen: lines on paper
         paper = rng.integers(200, 256, 3).astype(np.float32)
-        pixels = paper * (1 - _lines(rgb, rng.uniform(4, 9)))
+        pixels = paper * (1 - _lines(rgb, bold * rng.uniform(3, 7)))
     elif look < 0.84:  # grain
         pixels = pixels + rng.normal(0, rng.uniform(8, 30), (*pixels.shape[:2], 1)).astype(np.float32)
     out = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

@@ -1,5 +1,6 @@
 """The fast training pipeline feeds the model exactly what the processor and the chat template would."""
 
+import functools
 import re
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from demo import art, chats, data, exam, render, sprites
+from demo import art, chats, data, exam, feeding, render, sprites
+from demo.model import normalized
 from demo.pictures import _made_up_word, crowd_picture, sample_picture
 from demo.places import ROOT
 from demo.questions import DESCRIBE
@@ -57,13 +59,15 @@ def test_token_ids_and_pixels_equal_the_processors(processor, kind):
         assert theirs["input_ids"][0].tolist() == ours + encode("\n")
         images = [image for turn in chat.turns for image in turn[0]]
         if images:
-            np.testing.assert_allclose(theirs["pixel_values"].numpy(), data.pixels(images), atol=1e-6)
+            np.testing.assert_allclose(
+                theirs["pixel_values"], normalized(torch.from_numpy(data.stacked(images))), atol=1e-6
+            )
 
 
 def test_independent_questions_are_what_they_would_be_alone(processor):
     """The prefix plus one question of a packed row is the template's chat of that one question."""
     encode = data.Encoder(processor.tokenizer)
-    batches = data.Batches(processor.tokenizer, rows=16, seed=3)
+    batches = data.Batches(processor.tokenizer, pictures=16, seed=3)
     batch = next(iter(batches))
     checked = 0
     for ids, segment, parent in zip(batch["ids"], batch["segment"], batch["parent"], strict=True):
@@ -81,11 +85,12 @@ def test_independent_questions_are_what_they_would_be_alone(processor):
 
 
 def test_a_batch_has_the_promised_shape(processor):
-    batch = next(iter(data.Batches(processor.tokenizer, rows=8, seed=0)))
-    assert batch["ids"].shape == (8, data.ROW)
-    assert batch["pixels"].shape == (9, 3, 64, 64)
+    batch = next(iter(data.Batches(processor.tokenizer, pictures=8, seed=0)))
+    assert batch["ids"].shape == (12, data.ROW)
+    assert batch["pixels"].shape == (8, 3, 64, 64)
     assert ((batch["ids"] == TEXT_VOCAB) == (batch["picture"] > 0)).all()
-    assert batch["picture"].max() <= 9 * IMAGE_TOKENS
+    assert batch["picture"].max() == 8 * IMAGE_TOKENS
+    assert (batch["picture"].flatten()[batch["home"]] == torch.arange(1, 8 * IMAGE_TOKENS + 1)).all()
     assert (batch["target"][batch["target"] >= 0] < TEXT_VOCAB).all()
     assert TEXT_VOCAB < PADDED_VOCAB
 
@@ -161,3 +166,58 @@ def test_held_out_material_is_never_sampled():
     assert not set(art.HELD_OUT_STYLE) & set(art.LEARNED_FROM)
     assert len(art.THINGS) >= 150
     assert art.KIND_OF["turtle"] == "animal"
+
+
+def _count_from(first: int, worker: int):
+    n = first
+    while True:
+        yield {"n": torch.tensor([n, worker]), "share": torch.tensor([0.5]), "far": torch.tensor([-100, 2**20])}
+        n += 1
+
+
+def _fails(worker: int):
+    yield {"n": torch.tensor([worker])}
+    raise ValueError("no such color")
+
+
+def test_batches_come_from_worker_processes_as_they_were_made():
+    feeder = feeding.Feeder(functools.partial(_count_from, 40_000), workers=1, device=torch.device("cpu"))
+    try:
+        came = [batch for batch, _ in zip(feeder, range(20), strict=False)]
+    finally:
+        feeder.close()
+    assert [batch["n"].tolist() for batch in came] == [[40_000 + n, 0] for n in range(20)]
+    assert came[0]["n"].dtype == came[0]["far"].dtype == torch.int64
+    assert came[0]["share"].dtype == torch.float32
+    assert came[0]["far"].tolist() == [-100, 2**20]
+    assert not any(worker.is_alive() for worker in feeder._workers)
+
+
+def test_a_failing_worker_is_told():
+    feeder = feeding.Feeder(_fails, workers=1, device=torch.device("cpu"))
+    try:
+        with pytest.raises(RuntimeError, match="no such color"):
+            for _ in feeder:
+                pass
+    finally:
+        feeder.close()
+
+
+def test_a_batch_survives_its_way_to_the_trainer(processor):
+    batch = next(iter(data.Batches(processor.tokenizer, pictures=8, seed=0)))
+    small = {name: torch.from_numpy(array) for name, array in feeding.packed(batch).items()}
+    for name, tensor in feeding.unpacked(small).items():
+        assert tensor.dtype == batch[name].dtype, name
+        torch.testing.assert_close(tensor, batch[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_row_keeps_chats_apart_and_holds_all_pictures(processor):
+    batch = next(iter(data.Batches(processor.tokenizer, pictures=16, seed=4)))
+    own = batch["parent"] == batch["segment"]
+    assert own.any(1).all()
+    assert set(((batch["picture"] - 1) // IMAGE_TOKENS).flatten().tolist()) == set(range(-1, 16))
+    chats_seen = batch["picture"][16:]
+    several = [len(set(((row[row > 0] - 1) // IMAGE_TOKENS).tolist())) for row in chats_seen]
+    assert max(several) >= 2
+    again = next(iter(data.Batches(processor.tokenizer, pictures=16, seed=4)))
+    assert all(torch.equal(batch[name], again[name]) for name in batch)

@@ -69,7 +69,8 @@ def test_gradients_pass_straight_through():
 def test_packed_questions_get_the_logits_of_the_stock_model(model):
     """Two independent questions in one row, one of them far away, against each asked alone."""
     rng = np.random.default_rng(0)
-    image = torch.from_numpy(rng.uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32))
+    drawn = torch.from_numpy(rng.integers(0, 256, (1, 3, 64, 64), dtype=np.uint8))
+    image = demo_model.normalized(drawn)
     soft = IMAGE_TEXT.count("<image_soft_token>")
     prefix = torch.tensor([2, 4, 300, 10, 6, *[demo_model.TEXT_VOCAB] * soft, 7, 9])
     questions = [torch.from_numpy(rng.integers(300, 1900, n)) for n in (9, 14)]
@@ -83,7 +84,7 @@ def test_packed_questions_get_the_logits_of_the_stock_model(model):
         "position": torch.cat([torch.arange(n), n + torch.arange(9), n + torch.arange(14), torch.zeros(pad)])[
             None
         ].long(),
-        "pixels": image,
+        "pixels": drawn,
         "home": torch.arange(5, 5 + soft),
         "where": torch.arange(n, n + 23),
     }
