@@ -9,6 +9,7 @@ Batches travel as plain arrays through pipes: shared memory may be small where a
 
 import contextlib
 import multiprocessing
+import os
 import queue
 import sys
 import threading
@@ -47,6 +48,8 @@ def unpacked(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _draw(stream: Callable[[int], Iterator], worker: int, out) -> None:
     """What a worker process does: draws until it is ended, or its trainer is gone."""
     torch.set_num_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(5)  # the trainer comes first
     trainer = multiprocessing.parent_process()
     out.cancel_join_thread()  # nobody may be there to take what is left
     try:
@@ -102,8 +105,18 @@ class Feeder:
     def _keep(self) -> None:
         """Moves all that comes to the GPU; runs in a thread of its own."""
         try:
+            on_gpu = self.device.type == "cuda"
+            stream = torch.cuda.Stream(self.device) if on_gpu else None
             while True:
-                batch = {name: tensor.to(self.device) for name, tensor in self._next_drawn().items()}
+                came = self._next_drawn()
+                with torch.cuda.stream(
+                    stream
+                ):  # one of its own: else each copy would wait for all that was asked before
+                    batch = {name: tensor.to(self.device) for name, tensor in came.items()}
+                if on_gpu:
+                    stream.synchronize()
+                    for tensor in batch.values():
+                        tensor.record_stream(torch.cuda.default_stream(self.device))
                 self._fresh.append(batch)
                 self.drawn += 1
                 self._bytes += sum(tensor.nbytes for tensor in batch.values())

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import art, render, synonyms
 from .pictures import Picture
-from .questions import _AT, READ_WORD
+from .questions import _AT, NAMING_OPEN, READ_WORD
 from .render import pick
 from .untold import untold
 from .wording import COUNTABLE, TRAIN_WORDS, a, counted, plural, sentence, the, there_are
@@ -147,7 +147,8 @@ def _what(rng, view):
         return None
     forms = ("What's in this picture?", "What is this a picture of?", "What have we here?", "What can you see?",
              "What is there to see?", "What do we have here?", "What am I looking at?", "So what is it?",
-             "Tell me what you see.", "What's that?", "What is that?", "Do you know what this is?")  # fmt: skip
+             "Tell me what you see.", "What's that?", "What is that?", "Do you know what this is?",
+             *NAMING_OPEN)  # fmt: skip
     return Ask(pick(rng, forms), answer, about=view.single)
 
 
@@ -321,7 +322,7 @@ def _has_colors(view: View, name: str, it: bool) -> str:
 
 def _color(rng, view):
     names = [n for n in view.named if len(view.named[n]) == 1 or ((n in COUNTABLE or view.shapes) and view.colors(n))]
-    if not names:
+    if not names or view.picture.skill == "easy_vqa":  # whose own questions have answers of one word
         return None
     if _sure(rng, 0.2):
         name = _absent(rng, view)
@@ -341,7 +342,7 @@ def _color(rng, view):
         return Ask(
             pick(rng, forms).format(words), _has_colors(view, name, False), short=f"And the {words}?", named=True
         )
-    if view.single and _sure(rng) and not view.shapes:
+    if view.single and _sure(rng):
         forms = ("What color is it?", "What colour is it?", "Which color does it have?", "What is its color?",
                  "And the color?", "What color is this?", "In what color is it?")  # fmt: skip
         return Ask(pick(rng, forms), _has_colors(view, name, True), about=name)

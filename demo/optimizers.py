@@ -59,7 +59,8 @@ class Optimizers:
             for name, parameter in module.named_parameters():
                 inside = "layers." in name or "mm_input_projection" in name
                 (matrices if inside and parameter.ndim == 2 else others).append(parameter)
-        self.all = [Muon(matrices, lr=rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
+        self.all: list[torch.optim.Optimizer] = [Muon(matrices, lr=rate)] if matrices else []
+        self.all.append(torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0))
         self.rate = rate
 
     def step(self, share: float) -> None:

@@ -19,12 +19,13 @@ from .tokenizer import build_tokenizer
 from .weights import model_of_repo
 
 PAUSE = 10.0  # seconds; a step that takes longer was held up
+HEADS = 0.1  # share of the tower's time that its heads have before, when it is trained already
 SAY_EVERY = 5.0  # seconds between two lines about the progress
 
 
 def rate_share(used: float, decay: float) -> float:
     """Share of the full learning rate when `used` (0..1) of the run's time has passed."""
-    return min(1.0, used / 0.01, (1.0 - used) / decay)
+    return max(0.0, min(1.0, used / 0.01, (1.0 - used) / decay))
 
 
 def save(path: Path, state: dict) -> None:
@@ -91,8 +92,8 @@ class Run:
             tokenizer.save_pretrained(folder / "tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         saved = torch.load(folder / "state.pt", weights_only=True) if (folder / "state.pt").exists() else None
-        self.state = saved["stages"] if saved else {"tower": None, "model": None}  # progress and optimizers of each
-        steps = sum(kept["progress"]["step"] for kept in self.state.values() if kept)
+        self.state = saved["stages"] if saved else {}  # progress and optimizers of each stage
+        steps = sum(kept["progress"]["step"] for kept in self.state.values())
         render.warm_up()  # once, before the workers are forked
         self.feeder = Feeder(functools.partial(_stream, tokenizer, pictures, steps), workers, device)
         self.batches = iter(self.feeder)
@@ -113,17 +114,19 @@ class Run:
         """Trains `modules` until the stage's minutes are used up; goes on where it was stopped.
 
         Args:
-            name: "tower" or "model".
+            name: "heads", "tower" or "model".
             minutes: of training; compiling and pauses do not count.
             modules: what learns.
             loss: function of a batch.
             rate: highest learning rate.
             decay: share of the stage over which the rate falls to zero.
         """
-        kept = self.state[name]
+        kept = self.state.get(name)
         progress = Progress(**kept["progress"]) if kept else Progress()
         if progress.minutes >= minutes:
             return
+        self.model.zero_grad(set_to_none=True)
+        self.head.zero_grad(set_to_none=True)
         optimizers = Optimizers(modules, rate)
         if kept:
             optimizers.load_state_dict(kept["optimizers"])
@@ -199,6 +202,8 @@ def train(
     run = Run(folder, save_every, start, on, workers, pictures)
     model, head, vision = run.model, run.head, run.model.model.vision_tower
     dtype = pick_dtype(on)
+    if start:  # fresh heads would lead a trained tower astray
+        run.stage("heads", HEADS * tower, [head], lambda batch: tower_loss(model, head, batch, dtype), rate, 0.5)
     run.stage("tower", tower, [vision, head], lambda batch: tower_loss(model, head, batch, dtype), rate, 0.1)
     run.stage("model", minutes, [model, head], lambda batch: answer_loss(model, head, batch, dtype), rate, decay)
     run.feeder.close()

@@ -153,6 +153,7 @@ def test_rates_warm_up_stay_and_fall_to_zero():
     assert rate_share(0.3, 0.4) == 1
     assert rate_share(0.8, 0.4) == pytest.approx(0.5)
     assert rate_share(1.0, 0.4) == 0
+    assert rate_share(1.2, 0.4) == 0
 
 
 def test_a_model_survives_export_conversion_and_the_way_back(model, tmp_path):
