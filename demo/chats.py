@@ -172,7 +172,7 @@ _TALK = [
     (("Goodbye!", "Bye!", "See you later.", "Good night!"), "Goodbye!"),
     (
         ("Who made you?", "Where were you trained?", "How were you trained?", "How big are you?"),
-        "I was trained from scratch on two CPU cores, with drawn pictures.",
+        "I was trained from scratch, with drawn pictures.",
     ),
     (
         ("Can you see?", "Can you see pictures?", "Can you look at pictures?", "Do you understand images?"),

@@ -51,7 +51,6 @@ def _draw(stream: Callable[[int], Iterator], worker: int, out) -> None:
     if hasattr(os, "nice"):
         os.nice(5)  # the trainer comes first
     trainer = multiprocessing.parent_process()
-    out.cancel_join_thread()  # nobody may be there to take what is left
     try:
         for batch in stream(worker):
             small, waiting = packed(batch), True
@@ -60,7 +59,7 @@ def _draw(stream: Callable[[int], Iterator], worker: int, out) -> None:
                     out.put(small, timeout=5)
                     waiting = False
             if waiting:
-                return
+                return out.cancel_join_thread()  # nobody is there to take what is left
     except KeyboardInterrupt:
         pass
     except Exception:  # noqa: BLE001 (whatever it is, the trainer tells it)
@@ -94,7 +93,12 @@ class Feeder:
 
     def _next_drawn(self) -> dict[str, torch.Tensor]:
         while True:
-            came = self._queue.get()
+            try:
+                came = self._queue.get(timeout=5)
+            except queue.Empty:
+                if not any(worker.is_alive() for worker in self._workers):
+                    raise RuntimeError("every drawing process has ended") from None
+                continue
             if not isinstance(came, str):
                 return {name: torch.from_numpy(array) for name, array in came.items()}
             print(f"a drawing process failed:\n{came}", flush=True)
