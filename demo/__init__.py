@@ -1,13 +1,18 @@
 """How the shipped checkpoint was made, in the order of RESULTS.md.
 
 art, sprites, words.txt  things and the npm packages that show them; their drawings; short words
-render                  drawings, shapes and letters on pictures of 64x64, with what is where
-wording, questions      sentences; what is asked about a picture, and the answers
-pictures, chats         pictures with questions; chats about them
+render, lettering, paint  drawings, shapes and letters on pictures of 64x64, with what is where; colors, other styles
+wording, synonyms       nouns in sentences; other words for them
+pictures, questions     pictures, and the forms of questions that the exam asks about them
+further, untold         questions beside these forms; those that no picture answers
+chats, talks            the exam's chats; free ones, about up to three pictures
+rewording               a question as different people type it
 tokenizer               a small tokenizer of Gemma 3's form
 model, targets          the model under the int4 grid; what its vision tower is taught beside words
-data, train             batches; training
-evaluate                the table of skills
-flax_export, convert    the trained model -> a Kaggle-layout checkpoint -> the files at the top level
-examples                the pictures of examples/ and the model's answers
+data, feeding           batches; processes that draw them
+optimizers, training, train  Muon and AdamW; the two stages; the command
+skills, exam, asking, evaluate  the table of skills: questions, answers, what is right
+free_chats              200 chats written by hand, for evaluation only, and their judge
+weights, flax_export, shipping, convert  the trained model -> a Kaggle-layout checkpoint -> the files at the top level
+examples, gallery       the pictures of examples/ and the model's answers
 """

@@ -32,10 +32,17 @@ ICON_STYLES = {  # signs of one color: more drawings to learn from; evaluation d
     "tabler": "1.2.41",  # Tabler Icons, MIT
     "mingcute": "1.2.8",  # MingCute, Apache-2.0
     "fa6-solid": "1.2.4",  # Font Awesome, CC BY 4.0
+    "hugeicons": "1.2.35",  # Hugeicons, MIT
+    "boxicons": "1.2.0",  # Boxicons, MIT
+    "whh": "1.2.0",  # WebHostingHub Glyphs, OFL 1.1
+    "streamline-cyber-color": "1.2.2",  # Streamline Cyber, CC BY 4.0: dark lines filled with white and blue
 }
 HELD_OUT_STYLE = {"openmoji": "1.2.29"}  # OpenMoji, CC BY-SA 4.0: looked at for evaluation only
 SECOND_HELD_OUT_STYLE = {"emojione-v1": "1.2.3"}  # EmojiOne before its redesign, CC BY-SA 4.0: for evaluation only
-MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES} - {"icon-park"}
+MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES} - {
+    "icon-park",
+    "streamline-cyber-color",
+}
 LEARNED_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES)  # what training draws from, the emoji twice as often
 OTHER_THINGS = {  # icons that show something else than an emoji of that name
     "mdi": ("mouse", "bug", "phone"),
@@ -46,6 +53,10 @@ OTHER_THINGS = {  # icons that show something else than an emoji of that name
     "tabler": ("mouse", "bug", "phone"),
     "mingcute": ("mouse", "bug", "phone", "chicken", "football"),
     "fa6-solid": ("mouse", "bug", "phone", "diamond"),
+    "hugeicons": ("apple", "lock", "phone", "diamond", "football", "sunglasses"),
+    "boxicons": ("mouse", "bug", "phone", "diamond", "football", "coffee"),
+    "whh": ("mouse", "bug", "bat", "chicken", "football"),
+    "streamline-cyber-color": ("mouse", "football"),
 }
 
 # kind: things. "name" alone means the icon of that name; "name=icon+icon" names the icons that show it.

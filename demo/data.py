@@ -17,6 +17,7 @@ from PIL import Image
 
 from . import art, chats, further, talks
 from .pictures import LEARNED, MIX, SMALL, Picture, sample_picture
+from .rewording import reword
 from .targets import targets_of
 from .tokenizer import IMAGE_SOFT_TOKEN, IMAGE_TOKENS, TEXT_VOCAB
 
@@ -157,7 +158,7 @@ class Batches:
         for question, answer in self._questions(rng, picture):
             if rng.random() < 0.03:
                 question, answer = chats.aside(rng)
-            piece = turn_pieces(encode, "", chats.casual(rng, question), answer)
+            piece = turn_pieces(encode, "", reword(rng, chats.casual(rng, question)), answer)
             if len(row.ids) + len(piece.ids) <= ASKED:
                 segment += 1
                 far = int(rng.integers(FAR)) if rng.random() < 0.12 else 0
@@ -191,6 +192,7 @@ class Batches:
             segment, shown = self._ask(rng, row, drawn[n]), [n]
         chat = self._chat(rng, drawn, ROW - len(row.ids))
         chat.system = chats.system_prompt(rng)
+        chat.turns = [(images, reword(rng, question), answer) for images, question, answer in chat.turns]
         last = rng.random() < 0.2
         while chat.turns and not row.fits(piece := chat_piece(self.encode, chat, picture_last=last)):
             chat.turns.pop()

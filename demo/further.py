@@ -56,9 +56,9 @@ class View:
             self.named.setdefault(box.what, []).append(box)
         self.boxes = boxes
         self.counts = Counter(box.what for box in boxes)
+        # each shape has one color, and the star among the things none or its own two
         self.shapes = bool(boxes) and picture.skill != "naming" and set(self.named) <= set(render.SHAPES)
-        if self.shapes and any(box.colors for box in boxes):  # the star among the things
-            self.shapes = False
+        self.shapes = self.shapes and all(box.color for box in boxes)
         self.single = boxes[0].what if len(boxes) == 1 else ""
         self.unique = [name for name, found in self.named.items() if len(found) == 1]
         self.known = bool(picture.boxes)
@@ -178,7 +178,8 @@ def _exists(rng, view):
     word = _called(rng, view, name)
     many = name in COUNTABLE or name in render.SHAPES
     forms = ["Is there {} anywhere?", "Is there {} in this picture?", "Does the picture show {}?", "Is {} there?",
-             "Can you find {}?", "Is there {} too?", "Does it have {} in it?"]  # fmt: skip
+             "Can you find {}?", "Is there {} too?", "Does it have {} in it?", "Do you see {} anywhere?",
+             "Is there also {}?", "Is there {} as well?", "Do you see {} as well?"]  # fmt: skip
     if many and _sure(rng, 0.4):
         question = pick(rng, ("Are there any {}?", "Any {}?", "Do you see any {}?", "Can you see any {}?")).format(
             plural(word)
@@ -462,8 +463,10 @@ def _what_at(rng, view):
         at = pick(rng, synonyms.PLACES[place])
     else:
         return None
-    forms = ("What is {}?", "What's {}?", "What can you see {}?", "What do you see {}?", "Tell me what is {}.",
-             "And what is {}?", "What is there {}?")  # fmt: skip
+    forms = ["What is {}?", "What's {}?", "What can you see {}?", "What do you see {}?", "Tell me what is {}.",
+             "And what is {}?", "What is there {}?"]  # fmt: skip
+    sort = "shape" if view.shapes and name else art.KIND_OF.get(name, "thing") if name else "thing"
+    forms += [f"Which {sort} is {{}}?", f"What {sort} is {{}}?", f"What {sort} do you see {{}}?"]
     return Ask(pick(rng, forms).format(at), answer, short=pick(rng, ("And {}?", "What about {}?")).format(at),
                about=name, named=True)  # fmt: skip
 
@@ -478,6 +481,101 @@ def _overlaps(box: render.Box, place: str) -> bool:
         and box.top < (row + 1) * third - 1
         and box.bottom > row * third + 1
     )
+
+
+def _at_place(rng, view):
+    """Whether the one thing of a name is at a place, and which of two places it is."""
+    if view.picture.skill == "easy_vqa" or (view.single and not view.shapes):
+        return None
+    names = [name for name in view.unique if view.place(name)]
+    if not names:
+        return None
+    name = pick(rng, names)
+    place, word = view.place(name), _the(_called(rng, view, name))
+    places = list(view.picture.sides or _AT)
+    other = pick(rng, [at for at in places if not set(at.split()) & set(place.split())])
+    answer = sentence(f"{the(name)} is {_AT[place]}")
+    if _sure(rng, 0.3):
+        one, two = (place, other) if _sure(rng) else (other, place)
+        forms = ("Is {} {} or {}?", "Where is {}, {} or {}?", "Do you see {} {} or {}?")
+        return Ask(pick(rng, forms).format(word, _AT[one], _AT[two]), answer, about=name, named=True)
+    asked = (place if _sure(rng, 0.6) else pick(rng, place.split())) if _sure(rng) else other
+    at = pick(rng, synonyms.PLACES[asked])
+    no = f"No, {the(name)} is {_AT[place]}."
+    return Ask(f"Is {word} {at}?", "Yes." if asked in (place, *place.split()) else no, about=name, named=True)
+
+
+def _color_at(rng, view):
+    """The color of the shape at a place."""
+    if not view.shapes or view.picture.skill == "easy_vqa":
+        return None
+    places = [(view.place(name), name) for name in view.unique]
+    places = [(place, name) for place, name in places if place and sum(_overlaps(b, place) for b in view.boxes) == 1]
+    if not places:
+        return None
+    place, name = pick(rng, places)
+    forms = ("What color is the shape {}?", "Which color does the shape {} have?", "What is the color of the one {}?",
+             "What color is the one {}?", "What color do you see {}?")  # fmt: skip
+    return Ask(pick(rng, forms).format(pick(rng, synonyms.PLACES[place])), f"It is {view.named[name][0].color}.",
+               about=name, named=True)  # fmt: skip
+
+
+def _same_color(rng, view):
+    """Whether two shapes have one color."""
+    if not view.shapes or len(view.unique) < 2 or view.picture.skill == "easy_vqa":
+        return None
+    one, two = (view.unique[i] for i in rng.permutation(len(view.unique))[:2])
+    first, second = view.named[one][0].color, view.named[two][0].color
+    no = sentence(f"no, {the(one)} is {first} and {the(two)} is {second}")
+    if len(view.boxes) == 2 and _sure(rng, 0.4):
+        one, two = (name for name in render.SHAPES if name in view.named)
+        first, second = view.named[one][0].color, view.named[two][0].color
+        no = sentence(f"no, {the(one)} is {first} and {the(two)} is {second}")
+        forms = ("Do they have the same color?", "Are they the same color?", "Are both of the same color?")
+        return Ask(pick(rng, forms), "Yes." if first == second else no)
+    forms = ("Do {} and {} have the same color?", "Are {} and {} the same color?", "Is the color of {} that of {}?")
+    question = pick(rng, forms).format(_the(_called(rng, view, one)), _the(_called(rng, view, two)))
+    return Ask(question, "Yes." if first == second else no, named=True)
+
+
+def _there_at(rng, view):
+    """Whether something is on one side of a picture of two."""
+    if not view.picture.sides:
+        return None
+    side = int(rng.integers(2))
+    name, at = view.boxes[side].what, pick(rng, synonyms.PLACES[view.picture.sides[side]])
+    choice = rng.random()
+    asked = name if choice < 0.5 else view.boxes[1 - side].what if choice < 0.75 else pick(rng, art.THINGS)
+    forms = ("Is there {} {}?", "Do you see {} {}?", "Is it {} {}?", "Is that {} {}?", "Can you see {} {}?")
+    question = pick(rng, forms).format(a(_called(rng, view, asked)), at)
+    return Ask(question, "Yes." if asked == name else f"No, it is {a(name)}.", about=name, named=True)
+
+
+def _kind_count(rng, view):
+    """How many animals, fruits and the like there are."""
+    kind = pick(rng, list(synonyms.KINDS))
+    if not view.known or view.text or view.shapes or (view.kinds("ball") and kind == "toy"):
+        return None
+    if view.named and _sure(rng, 0.6):
+        kind = art.KIND_OF.get(pick(rng, list(view.named)), kind)
+        if kind not in synonyms.KINDS:
+            return None
+    many = synonyms.KINDS[kind]
+    n = sum(view.counts[name] for name in view.kinds(kind))
+    forms = ("How many {} are there?", "How many {} do you see?", "How many {} can you see?", "How many {} in total?",
+             "How many {} are there in total?", "Count the {}.", "How many {} are in the picture?")  # fmt: skip
+    answer = f"There {'is' if n == 1 else 'are'} {n}." if n else f"There are no {many}."
+    return Ask(pick(rng, forms).format(many), answer, short=f"And how many {many}?", named=True)  # fmt: skip
+
+
+def _sorts(rng, view):
+    """How many kinds of things there are."""
+    if not view.named or view.text or view.picture.skill == "easy_vqa" or view.shapes:
+        return None
+    n = len(view.named)
+    forms = ("How many kinds of things are there?", "How many different things do you see?",
+             "How many different things are there?", "How many kinds of things can you see?")  # fmt: skip
+    return Ask(pick(rng, forms), f"There {'is' if n == 1 else 'are'} {n}.")
 
 
 _SIDES = {
@@ -644,7 +742,9 @@ TOPICS = {
     "other kind": (_other_kind, 1), "count": (_count, 5), "sum": (_sum, 4), "total": (_total, 2),
     "how many": (_how_many_is_it, 2),
     "compared": (_compared, 2), "color": (_color, 8), "is color": (_is_color, 3), "which color": (_which_color, 3),
-    "background": (_background, 4), "where": (_where, 4), "what at": (_what_at, 5), "relative": (_relative, 4),
+    "background": (_background, 4), "where": (_where, 4), "at place": (_at_place, 3),
+    "color at": (_color_at, 2), "same color": (_same_color, 1), "there at": (_there_at, 2),
+    "kind count": (_kind_count, 2), "sorts": (_sorts, 1), "what at": (_what_at, 5), "relative": (_relative, 4),
     "beside": (_beside, 2), "size": (_size, 1), "read": (_read, 3), "letters": (_letters, 6), "shapes": (_shapes, 2),
     "art": (_art, 1), "untold": (_untold, 5),
 }  # fmt: skip

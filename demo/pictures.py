@@ -190,8 +190,8 @@ def easy_picture(rng: np.random.Generator) -> Picture:
 # how often a picture of the exam's chats is of each kind
 MIXTURE = {"thing": 0.13, "pair": 0.08, "crowd": 0.08, "count": 0.34, "shapes": 0.09, "text": 0.24, "easy": 0.04}
 # ... and a training picture
-LEARNED = {"thing": 0.20, "pair": 0.10, "crowd": 0.09, "count": 0.25, "shapes": 0.10, "text": 0.22, "easy": 0.04}
-MIX = 0.5  # how often a training picture's drawings are made over into another style
+LEARNED = {"thing": 0.25, "pair": 0.11, "crowd": 0.09, "count": 0.22, "shapes": 0.09, "text": 0.20, "easy": 0.04}
+MIX = 0.6  # how often a training picture's drawings are made over into another style
 SMALL = 0.6  # how often its letters are small
 
 
