@@ -11,10 +11,10 @@ says so. `real270m` is the real model that `make real270m` has left in the cache
 
 Each engine runs in a process of its own that stays alive; in every round each of them, one after the other, reads a
 prompt of 512 tokens (`--prompt` names other lengths, each a row) and generates 128 more, greedily; with `--batch`,
-several prompts at once, and tokens/s count those of all. The table gives the medians over the rounds. An engine that
-fails has a row that says why. Before an engine loads, the weights are read into the page cache, and as much memory as
-they take is touched and given back: where a host lends a virtual machine its memory page by page, the first touch is
-slower than any loader.
+several prompts at once, and tokens/s count those of all. A first call, with 512 tokens at most, warms up. The table
+gives the medians over the rounds. An engine that fails has a row that says why. Before an engine loads, the weights are
+read into the page cache, and as much memory as they take is touched and given back: where a host lends a virtual
+machine its memory page by page, the first touch is slower than any loader.
 
 Engines: `native` (our kernels), `aten` (PyTorch's int4 operator), `compiled` (native, static cache, torch.compile),
 `llama` (llama.cpp Q4_0), `llama-fa` (with flash attention), `bf16` (stock transformers), `gptqmodel` (stock
@@ -157,7 +157,8 @@ def bench(name: str, prompt: int, args) -> list[dict]:
         for peer in [peer for peer in peers if peer.engine not in failed]:
             prompts = torch.randint(1000, 200_000, (args.batch, prompt), generator=generator).tolist()
             try:
-                peer.run(prompts, args.new, keep=number >= 0)
+                given = prompts if number >= 0 else [ids[:DEFAULT_PROMPT] for ids in prompts]
+                peer.run(given, args.new, keep=number >= 0)
             except Failed as error:
                 failed[peer.engine] = str(error)
     conditions = machine() | {"run": started, "load_average": load_average, "threads": args.threads}
