@@ -4,12 +4,16 @@ bench_generate          prefill and decode on CPUs: ours, llama.cpp, stock trans
   engine_worker           one of these engines in its process
   comparison              the rows beside each other
   plot                    the same as a picture
+bench_prompt            one long prompt, with pictures: time, memory, the vision tower's rate
+bench_attention         attention alone, on CPUs
+bench_training          LoRA: ours, bitsandbytes, bfloat16
 bench_kernels           one int4 product, every published shape, CPUs; cpu_products, its work
 bench_gpu               products and whole models on a GPU; gpu/, its parts
   tune_gpu                the fastest plan for each shape
   report                  a table and JSON lines
 bench_convert           conversion against reading
 bench_app               the page against bare `generate`
+bench_requests          hostile requests to the chat's server
 bench_chats             chats of many turns: with and without memory, and llama.cpp's server
   check_memory            random chats with memory held against the model without
   soak_memory             what the memory takes over many questions

@@ -113,9 +113,8 @@ class Feeder:
             stream = torch.cuda.Stream(self.device) if on_gpu else None
             while True:
                 came = self._next_drawn()
-                with torch.cuda.stream(
-                    stream
-                ):  # one of its own: else each copy would wait for all that was asked before
+                # one of its own: else each copy would wait for all that was asked before
+                with torch.cuda.stream(stream):
                     batch = {name: tensor.to(self.device) for name, tensor in came.items()}
                 if on_gpu:
                     stream.synchronize()
