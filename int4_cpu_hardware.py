@@ -96,8 +96,8 @@ class Cpu:
             amx=amx,
             bf16_gemm=_has_bf16_gemm(),
             aten_layout=_find_aten_layout(),
-            # with AVX2, 2 to 12 rows have a product of theirs; Arm's numbers are counted instructions
-            native_rows={"AVX2": 1, "NEON": 5, "NEON_BF16": 11}.get(name, 24 if amx else 16),
+            # Arm's numbers are counted instructions
+            native_rows={"AVX2": 10, "NEON": 5, "NEON_BF16": 11}.get(name, 24 if amx else 16),
             aten_rows=256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8,
             given=given_cpus(),
         )

@@ -89,7 +89,7 @@ class NativeCpu:
 
 
 def _linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """x [M, K] -> [M, N]: the scale multiplies a float32 sum for few rows (AVX2: to 12), and is in the weight for many.
+    """x [M, K] -> [M, N]: the scale multiplies a float32 sum for few rows, and is in the weight for many.
 
     For many rows the weights are multiplied where they are dequantized, in the first cache; or, on a CPU with AMX, by
     torch's GEMM, a tile at a time.

@@ -19,7 +19,7 @@ SOURCE = r"""
 //   BF16_CELLS                   many rows: that a lane multiplies two bfloat16 at once; else float_cells.h has these:
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
 //     store_cells, store_cells_of_rows    numbers, and columns, made into cells
-//   ROWS, SOME                   many rows: how many a register tile has, and up to how many no panel is filled
+//   ROWS                         many rows: how many a register tile has
 
 #line 1 "csrc/interface.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -55,7 +55,7 @@ typedef struct {
     bf16 *y;     // [rows, n]
 } Product;
 
-// Few rows: exact integer dot products of groups, scaled and summed in float32.
+// Few rows: activations in fixed point (base.h), exact integer dot products of groups, scaled and summed in float32.
 int int4_linear(const Product *call, int threads);
 
 // Many rows: the weights in bfloat16 (AVX512, NEON with BF16) or float32, the sums in float32.
@@ -183,19 +183,23 @@ static inline const uint32_t *words_at(const Matrix *w, int64_t output, int64_t 
 }
 
 // A row of activations in fixed point. In each group of 32 inputs x = (d0 + 256 * d1 + 65536 * d2) * unit, the d's
-// signed bytes and the unit a power of two, 22 bits below the largest |x| of the group: bfloat16 has 8 bits, so only
+// signed bytes and the unit a power of two, 23 bits below the largest |x| of the group: bfloat16 has 8 bits, so only
 // what float32 would lose in the sum as well is rounded. A dot product with codes is then three of bytes, and exact.
+// Where the largest |x| is at most 16 times the mean of the others, d0 is rounded away: 15 bits below the largest, so
+// that at most 2^-11 of that mean is lost.
 typedef struct {
-    int8_t *digits;  // [3, k], of each 8 inputs first the even ones, then the odd ones
-    int32_t *start;  // [k / 32, 3], -8 * sum of the digits: what the codes' offset of 8 comes to
-    float *unit;     // [k / 32]
+    int8_t *digits;   // [3, k], of each 8 inputs first the even ones, then the odd ones
+    int32_t *start;   // [k / 32, 3], -8 * sum of the digits: what the codes' offset of 8 comes to
+    float *unit;      // [k / 32]
+    int32_t *lowest;  // [k / 32], the first d that is not 0 everywhere: 0 or 1
 } Fixed;
 
-static size_t fixed_bytes(int64_t k) { return k / 32 * (96 + 16); }
+static size_t fixed_bytes(int64_t k) { return k / 32 * (96 + 20); }
 
 static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
     char *p = (char *)memory + row * fixed_bytes(k);
-    return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), (float *)(p + 3 * k + k / 32 * 12)};
+    float *unit = (float *)(p + 3 * k + k / 32 * 12);
+    return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), unit, (int32_t *)unit + k / 32};
 }
 #line 21 "csrc/int4.c"
 
@@ -321,7 +325,7 @@ static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t f
 // Many rows: a cell is what a lane multiplies at once, here two bfloat16 of consecutive inputs. The sums of ROWS rows
 // take three quarters of the registers.
 #define BF16_CELLS
-enum { PER_CELL = 2, ROWS = 12, SOME = 0 };
+enum { PER_CELL = 2, ROWS = 12 };
 typedef uint32_t cell;
 typedef __m512bh cells;
 
@@ -457,55 +461,86 @@ static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
 
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
 
-enum { AT_ONCE = 1, STREAMS = 1 };
+enum { AT_ONCE = 2, STREAMS = 1 };
 
 static inline __m256i four_bytes(const int8_t *p) { return _mm256_set1_epi32(*(const int32_t *)p); }
 
-// Few rows: y [16] = one row of x times one block of outputs.
+// whole [rows][2] += what digits `from` .. `to` of a group of rows of x and the codes of one block of outputs come to.
+// All but the first two are constants where it is inlined.
 //
-// A lane of 16 bits adds up 16 products of a group: 16 * 15 * 128 < 2^15. All digits and the offset together come to
-// 2^30 at most (22 bits of x, 8 of 32 codes less 8); what overflows on the way there comes back.
-static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t first, int64_t apart, int blocks,
-                                                      const Fixed *x, int rows, floats *y) {
-    (void)apart, (void)blocks, (void)rows;  // both are 1
+// A lane of 16 bits adds up 16 products of a group: 16 * 15 * 128 < 2^15.
+static inline __attribute__((always_inline)) void add_digits(const uint32_t *words, int64_t g, int64_t k,
+                                                             const Fixed *x, int rows, int from, int to,
+                                                             __m256i (*whole)[2]) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), n256 = _mm256_set1_epi16(256);
-    const int64_t k = w->k;
-    y[0] = y[1] = broadcast(0);
-    for (int64_t g = 0; g < k / 32; g++) {
-        const uint32_t *words = words_at(w, first * 16, g * 4);
-        __m256i sum[2][3] = {{_mm256_setzero_si256()}};
+    __m256i sum[2][2][3];
+    for (int m = 0; m < rows; m++)
+        for (int d = from; d < to; d++) sum[m][0][d] = sum[m][1][d] = _mm256_setzero_si256();
 #pragma GCC unroll 1  // unrolled, the sums do not stay in registers
-        for (int o = 0; o < 4; o++) {
-            __builtin_prefetch((const char *)(words + o * 16) + 4096, 0, 2);
-            __m256i even[2], odd[2];
-            for (int h = 0; h < 2; h++) {
-                __m256i word = (__m256i)load_words(words + o * 16 + h * 8);
-                even[h] = _mm256_and_si256(word, low);
-                odd[h] = _mm256_and_si256(_mm256_srli_epi32(word, 4), low);
-            }
-            for (int d = 0; d < 3; d++) {
-                const int8_t *digits = x->digits + d * k + g * 32 + o * 8;
+    for (int o = 0; o < 4; o++) {
+        __builtin_prefetch((const char *)(words + o * 16) + 4096, 0, 2);
+        __m256i even[2], odd[2];
+        for (int h = 0; h < 2; h++) {
+            __m256i word = (__m256i)load_words(words + o * 16 + h * 8);
+            even[h] = _mm256_and_si256(word, low);
+            odd[h] = _mm256_and_si256(_mm256_srli_epi32(word, 4), low);
+        }
+        for (int m = 0; m < rows; m++)
+            for (int d = from; d < to; d++) {
+                const int8_t *digits = x[m].digits + d * k + g * 32 + o * 8;
                 for (int h = 0; h < 2; h++) {
-                    sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(even[h], four_bytes(digits)));
-                    sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(odd[h], four_bytes(digits + 4)));
+                    __m256i *s = &sum[m][h][d];
+                    *s = _mm256_add_epi16(*s, _mm256_maddubs_epi16(even[h], four_bytes(digits)));
+                    *s = _mm256_add_epi16(*s, _mm256_maddubs_epi16(odd[h], four_bytes(digits + 4)));
                 }
             }
+    }
+    for (int m = 0; m < rows; m++)
+        for (int h = 0; h < 2; h++)
+            for (int d = from; d < to; d++) {
+                __m256i s = _mm256_madd_epi16(sum[m][h][d], d == 1 ? n256 : ones);
+                whole[m][h] = _mm256_add_epi32(whole[m][h], d == 2 ? _mm256_slli_epi32(s, 16) : s);
+            }
+}
+
+// All digits and the offset together come to 2^31 at most (23 bits of x, 8 of 32 codes less 8); what overflows on the
+// way there comes back.
+static inline __attribute__((always_inline)) void dot_rows(const Matrix *w, int64_t block, const Fixed *x, int rows,
+                                                           floats *y) {
+    const int64_t k = w->k;
+    for (int i = 0; i < 2 * rows; i++) y[i] = broadcast(0);
+    for (int64_t g = 0; g < k / 32; g++) {
+        const uint32_t *words = words_at(w, block * 16, g * 4);
+        __m256i whole[2][2];
+        int lowest = 1;
+        for (int m = 0; m < rows; m++) {
+            const uint32_t *start = (const uint32_t *)x[m].start + g * 3;
+            whole[m][0] = whole[m][1] = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
+            lowest &= x[m].lowest[g];
         }
-        const uint32_t *start = (const uint32_t *)x->start + g * 3;
+        add_digits(words, g, k, x, rows, 1, 3, whole);
+        if (!lowest) add_digits(words, g, k, x, rows, 0, 1, whole);
         for (int h = 0; h < 2; h++) {
-            __m256i s = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
-            s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][0], ones));
-            s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][1], n256));
-            s = _mm256_add_epi32(s, _mm256_slli_epi32(_mm256_madd_epi16(sum[h][2], ones), 16));
-            floats scale = scales_at(w, first * 16 + h * 8, g) * broadcast(x->unit[g]);
-            y[h] = fmadd(_mm256_cvtepi32_ps(s), scale, y[h]);
+            floats scale = scales_at(w, block * 16 + h * 8, g);
+            for (int m = 0; m < rows; m++)
+                y[m * 2 + h] = fmadd(_mm256_cvtepi32_ps(whole[m][h]), scale * broadcast(x[m].unit[g]), y[m * 2 + h]);
         }
     }
 }
 
-// Many rows: the sums of ROWS rows take three quarters of the registers. Up to SOME rows filling panels takes longer
-// than multiplying.
-enum { ROWS = 6, SOME = 12 };
+// Few rows: y [rows][16] = rows of x times one block of outputs.
+static inline void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const Fixed *x, int rows, floats *y) {
+    (void)apart, (void)blocks;  // it is one
+    floats sums[4];             // of its own, so that they stay in registers
+    if (rows == 1)
+        dot_rows(w, block, x, 1, sums);
+    else
+        dot_rows(w, block, x, 2, sums);
+    for (int i = 0; i < 2 * rows; i++) y[i] = sums[i];
+}
+
+// Many rows: the sums of ROWS rows take three quarters of the registers.
+enum { ROWS = 6 };
 #line 26 "csrc/int4.c"
 #elif defined(__ARM_NEON)
 #line 1 "csrc/neon.h"
@@ -611,7 +646,7 @@ static inline int8x16_t odd_codes(const uint32_t *words) {
     return (int8x16_t)vshrq_n_u8((uint8x16_t)vld1q_u32(words), 4);
 }
 
-// What a group's sums of digits add to its outputs. All digits and the offset together come to 2^30 at most (22 bits of
+// What a group's sums of digits add to its outputs. All digits and the offset together come to 2^31 at most (23 bits of
 // x, 8 of 32 codes less 8); what overflows on the way there comes back.
 static inline int32x4_t join_digits(int32x4_t start, const int32x4_t *sum) {
     return vaddq_s32(vaddq_s32(start, sum[0]), vaddq_s32(vshlq_n_s32(sum[1], 8), vshlq_n_s32(sum[2], 16)));
@@ -766,7 +801,7 @@ static void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const
 #ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
 
 #define BF16_CELLS
-enum { PER_CELL = 2, ROWS = 8, SOME = 0 };
+enum { PER_CELL = 2, ROWS = 8 };
 typedef uint32_t cell;
 typedef bfloat16x8_t cells;
 
@@ -799,7 +834,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 
 #else
 
-enum { ROWS = 8, SOME = 0 };
+enum { ROWS = 8 };
 
 #endif
 #line 28 "csrc/int4.c"
@@ -916,18 +951,26 @@ void int4_pack_awq(const PackAwq *call, int threads) { run(pack_awq_body, call, 
 static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
     enum { PARTS = 32 / LANES };
     for (int64_t g = 0; g < k / 32; g++) {
-        floats part[PARTS];
+        floats part[PARTS], total = broadcast(0);
         ints bits = {0}, sum[3] = {{0}};
         for (int p = 0; p < PARTS; p++) {
             part[p] = load_bf16(x + g * 32 + p * LANES);
-            bits = maximum_ints(bits, (ints)part[p] & 0x7FFFFFFF);
+            ints size = (ints)part[p] & 0x7FFFFFFF;
+            bits = maximum_ints(bits, size);
+            total = total + (floats)size;
         }
-        int32_t exponent = maximum_of_ints(bits) >> 23;  // biased; 255: infinite or NaN
+        const int32_t most = maximum_of_ints(bits);
+        const int infinite = most >> 23 == 255;  // or NaN
+        int32_t exponent =
+            (most + 0x10000) >> 23;  // biased; a last digit of 127.5 would not fit, and counts as the next
         if (exponent < 30) exponent = 30;
-        f.unit[g] = exponent == 255 ? NAN : power_of_2(exponent - 127 - 21);
-        const floats per_unit = broadcast(power_of_2(127 + 21 - exponent));
+        const float largest = maximum_of((floats)bits);
+        f.unit[g] = infinite ? NAN : power_of_2(exponent - 127 - 22);
+        f.lowest[g] = largest * 31 <= 16 * (sum_of(total) - largest);
+        const floats per_unit = broadcast(power_of_2(127 + 22 - exponent));
+        const floats shortened = broadcast(power_of_2(127 + 14 - exponent));
         for (int p = 0; p < PARTS; p++) {
-            ints rest = round_to_ints(part[p] * per_unit);
+            ints rest = f.lowest[g] ? round_to_ints(part[p] * shortened) << 8 : round_to_ints(part[p] * per_unit);
             for (int d = 0; d < 3; d++) {
                 ints digit = rest << 24 >> 24;
                 rest = (rest - digit) >> 8;
@@ -982,11 +1025,11 @@ int int4_linear(const Product *call, int threads) {
 #line 1 "csrc/many_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
-// Many rows of activations: weights made to cells in the first cache; or, for SOME, codes multiplied in their words.
+// Many rows of activations: weights made to cells in the first cache.
 
 enum { PANEL = 256, TALL = 43 * ROWS };  // inputs to a panel, rows to a unit of work at most
 
-_Static_assert(ROWS <= 12 && SOME <= 12, "Product.work has room for 12 rows more");
+_Static_assert(ROWS <= 12, "Product.work has room for 12 rows more");
 
 // WIDTH outputs, inputs k0 .. k0 + count: panel [count / PER_CELL, WIDTH]
 static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t count, cell *panel) {
@@ -1015,90 +1058,8 @@ static void multiply(const cell *x, const cell *panel, int64_t count, float *sum
         for (int h = 0; h < 2; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
 }
 
-// For up to SOME rows filling panels takes longer than multiplying: here codes become floats, and are multiplied, where
-// they lie in their words. So nibble i counts 16^i, which the activations are divided by (the last one, at the sign's
-// place, is moved down); the 8 of the codes and the scales come in once for a group.
-
-// The calling thread's share of x [rows, k] -> for each ROWS rows, those beyond the last 0: x / 16^i [k, ROWS], and
-// -8 * the sums of its groups [k / 32, ROWS].
-static void pack_some(const Product *c) {
-    static const float divided[8] = {1, 0x1p-4f, 0x1p-8f, 0x1p-12f, 0x1p-16f, 0x1p-20f, 0x1p-24f, 1};
-    const int64_t k = c->weight.k;
-    int64_t from, to;
-    my_share(k / 32, 1, &from, &to);
-    for (int64_t row = 0; row < (c->rows + ROWS - 1) / ROWS * ROWS; row++) {
-        float *x = (float *)c->work + row / ROWS * ROWS * (k + k / 32) + row % ROWS, *offset = x + ROWS * k;
-        for (int64_t g = from; g < to; g++) {
-            float sum = 0;
-            for (int64_t i = g * 32; i < g * 32 + 32; i++) {
-                const float value = row < c->rows ? float_of(c->x[row * k + i]) : 0;
-                x[i * ROWS] = value * divided[i % 8];
-                sum += value;
-            }
-            offset[g * ROWS] = -8 * sum;
-        }
-    }
-}
-
-// WIDTH outputs of `rows` rows, a constant where this is inlined: y [rows, n] = W times what `pack_some` makes.
-static inline __attribute__((always_inline)) void multiply_some(const Matrix *w, int64_t output, const float *x,
-                                                                int rows, bf16 *y) {
-    const float *offset = x + ROWS * w->k;
-    floats sums[ROWS][2];
-    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = broadcast(0);
-    for (int64_t g = 0; g < w->k / 32; g++, offset += ROWS) {
-        const uint32_t *words = words_at(w, output, g * 4);
-        floats s[ROWS][2];
-        for (int r = 0; r < rows; r++) s[r][0] = s[r][1] = broadcast(offset[r]);
-#pragma GCC unroll 1
-        for (int o = 0; o < 4; o++, words += 16) {
-            __builtin_prefetch((const char *)words + 4096, 0, 2);
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++, x += ROWS) {
-                ints left = load_words(words), right = load_words(words + LANES);
-                left = i < 7 ? left & 15 << 4 * i : left >> 28 & 15;
-                right = i < 7 ? right & 15 << 4 * i : right >> 28 & 15;
-                for (int r = 0; r < rows; r++) {
-                    floats one = broadcast(x[r]);
-                    s[r][0] = fmadd(one, to_floats(left), s[r][0]);
-                    s[r][1] = fmadd(one, to_floats(right), s[r][1]);
-                }
-            }
-        }
-        for (int h = 0; h < 2; h++) {
-            floats scale = scales_at(w, output + h * LANES, g);
-            for (int r = 0; r < rows; r++) sums[r][h] = fmadd(s[r][h], scale, sums[r][h]);
-        }
-    }
-    for (int r = 0; r < rows; r++) store_two_bf16(y + r * w->n + output, sums[r][0], sums[r][1]);
-}
-
-static void some_rows(const Product *c) {
-    int64_t from, to;
-    pack_some(c);
-    GOMP_barrier();
-    my_share(c->weight.n, WIDTH, &from, &to);
-    for (int64_t output = from; output < to; output += WIDTH)
-        for (int64_t row = 0; row < c->rows; row += ROWS) {
-            const float *x = (float *)c->work + row * (c->weight.k + c->weight.k / 32);
-            bf16 *y = c->y + row * c->weight.n;
-            switch (c->rows - row) {
-                case 1: multiply_some(&c->weight, output, x, 1, y); break;
-                case 2: multiply_some(&c->weight, output, x, 2, y); break;
-                case 3: multiply_some(&c->weight, output, x, 3, y); break;
-                case 4: multiply_some(&c->weight, output, x, 4, y); break;
-                case 5: multiply_some(&c->weight, output, x, 5, y); break;
-                default: multiply_some(&c->weight, output, x, ROWS, y);
-            }
-        }
-}
-
 // The calling thread's share of y = x W.T.
 static void many_rows(const Product *c) {
-    if (SOME > 0 && c->rows <= SOME) {
-        some_rows(c);
-        return;
-    }
     cell *packed = c->work;
     const int64_t k = c->weight.k, n = c->weight.n, count = k / PER_CELL, groups = (c->rows + ROWS - 1) / ROWS;
     const int64_t parts = (groups * ROWS + TALL - 1) / TALL, tall = (groups + parts - 1) / parts;  // in groups

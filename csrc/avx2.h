@@ -97,52 +97,83 @@ static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
 
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
 
-enum { AT_ONCE = 1, STREAMS = 1 };
+enum { AT_ONCE = 2, STREAMS = 1 };
 
 static inline __m256i four_bytes(const int8_t *p) { return _mm256_set1_epi32(*(const int32_t *)p); }
 
-// Few rows: y [16] = one row of x times one block of outputs.
+// whole [rows][2] += what digits `from` .. `to` of a group of rows of x and the codes of one block of outputs come to.
+// All but the first two are constants where it is inlined.
 //
-// A lane of 16 bits adds up 16 products of a group: 16 * 15 * 128 < 2^15. All digits and the offset together come to
-// 2^30 at most (22 bits of x, 8 of 32 codes less 8); what overflows on the way there comes back.
-static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t first, int64_t apart, int blocks,
-                                                      const Fixed *x, int rows, floats *y) {
-    (void)apart, (void)blocks, (void)rows;  // both are 1
+// A lane of 16 bits adds up 16 products of a group: 16 * 15 * 128 < 2^15.
+static inline __attribute__((always_inline)) void add_digits(const uint32_t *words, int64_t g, int64_t k,
+                                                             const Fixed *x, int rows, int from, int to,
+                                                             __m256i (*whole)[2]) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), n256 = _mm256_set1_epi16(256);
-    const int64_t k = w->k;
-    y[0] = y[1] = broadcast(0);
-    for (int64_t g = 0; g < k / 32; g++) {
-        const uint32_t *words = words_at(w, first * 16, g * 4);
-        __m256i sum[2][3] = {{_mm256_setzero_si256()}};
+    __m256i sum[2][2][3];
+    for (int m = 0; m < rows; m++)
+        for (int d = from; d < to; d++) sum[m][0][d] = sum[m][1][d] = _mm256_setzero_si256();
 #pragma GCC unroll 1  // unrolled, the sums do not stay in registers
-        for (int o = 0; o < 4; o++) {
-            __builtin_prefetch((const char *)(words + o * 16) + 4096, 0, 2);
-            __m256i even[2], odd[2];
-            for (int h = 0; h < 2; h++) {
-                __m256i word = (__m256i)load_words(words + o * 16 + h * 8);
-                even[h] = _mm256_and_si256(word, low);
-                odd[h] = _mm256_and_si256(_mm256_srli_epi32(word, 4), low);
-            }
-            for (int d = 0; d < 3; d++) {
-                const int8_t *digits = x->digits + d * k + g * 32 + o * 8;
+    for (int o = 0; o < 4; o++) {
+        __builtin_prefetch((const char *)(words + o * 16) + 4096, 0, 2);
+        __m256i even[2], odd[2];
+        for (int h = 0; h < 2; h++) {
+            __m256i word = (__m256i)load_words(words + o * 16 + h * 8);
+            even[h] = _mm256_and_si256(word, low);
+            odd[h] = _mm256_and_si256(_mm256_srli_epi32(word, 4), low);
+        }
+        for (int m = 0; m < rows; m++)
+            for (int d = from; d < to; d++) {
+                const int8_t *digits = x[m].digits + d * k + g * 32 + o * 8;
                 for (int h = 0; h < 2; h++) {
-                    sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(even[h], four_bytes(digits)));
-                    sum[h][d] = _mm256_add_epi16(sum[h][d], _mm256_maddubs_epi16(odd[h], four_bytes(digits + 4)));
+                    __m256i *s = &sum[m][h][d];
+                    *s = _mm256_add_epi16(*s, _mm256_maddubs_epi16(even[h], four_bytes(digits)));
+                    *s = _mm256_add_epi16(*s, _mm256_maddubs_epi16(odd[h], four_bytes(digits + 4)));
                 }
             }
+    }
+    for (int m = 0; m < rows; m++)
+        for (int h = 0; h < 2; h++)
+            for (int d = from; d < to; d++) {
+                __m256i s = _mm256_madd_epi16(sum[m][h][d], d == 1 ? n256 : ones);
+                whole[m][h] = _mm256_add_epi32(whole[m][h], d == 2 ? _mm256_slli_epi32(s, 16) : s);
+            }
+}
+
+// All digits and the offset together come to 2^31 at most (23 bits of x, 8 of 32 codes less 8); what overflows on the
+// way there comes back.
+static inline __attribute__((always_inline)) void dot_rows(const Matrix *w, int64_t block, const Fixed *x, int rows,
+                                                           floats *y) {
+    const int64_t k = w->k;
+    for (int i = 0; i < 2 * rows; i++) y[i] = broadcast(0);
+    for (int64_t g = 0; g < k / 32; g++) {
+        const uint32_t *words = words_at(w, block * 16, g * 4);
+        __m256i whole[2][2];
+        int lowest = 1;
+        for (int m = 0; m < rows; m++) {
+            const uint32_t *start = (const uint32_t *)x[m].start + g * 3;
+            whole[m][0] = whole[m][1] = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
+            lowest &= x[m].lowest[g];
         }
-        const uint32_t *start = (const uint32_t *)x->start + g * 3;
+        add_digits(words, g, k, x, rows, 1, 3, whole);
+        if (!lowest) add_digits(words, g, k, x, rows, 0, 1, whole);
         for (int h = 0; h < 2; h++) {
-            __m256i s = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
-            s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][0], ones));
-            s = _mm256_add_epi32(s, _mm256_madd_epi16(sum[h][1], n256));
-            s = _mm256_add_epi32(s, _mm256_slli_epi32(_mm256_madd_epi16(sum[h][2], ones), 16));
-            floats scale = scales_at(w, first * 16 + h * 8, g) * broadcast(x->unit[g]);
-            y[h] = fmadd(_mm256_cvtepi32_ps(s), scale, y[h]);
+            floats scale = scales_at(w, block * 16 + h * 8, g);
+            for (int m = 0; m < rows; m++)
+                y[m * 2 + h] = fmadd(_mm256_cvtepi32_ps(whole[m][h]), scale * broadcast(x[m].unit[g]), y[m * 2 + h]);
         }
     }
 }
 
-// Many rows: the sums of ROWS rows take three quarters of the registers. Up to SOME rows filling panels takes longer
-// than multiplying.
-enum { ROWS = 6, SOME = 12 };
+// Few rows: y [rows][16] = rows of x times one block of outputs.
+static inline void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const Fixed *x, int rows, floats *y) {
+    (void)apart, (void)blocks;  // it is one
+    floats sums[4];             // of its own, so that they stay in registers
+    if (rows == 1)
+        dot_rows(w, block, x, 1, sums);
+    else
+        dot_rows(w, block, x, 2, sums);
+    for (int i = 0; i < 2 * rows; i++) y[i] = sums[i];
+}
+
+// Many rows: the sums of ROWS rows take three quarters of the registers.
+enum { ROWS = 6 };

@@ -118,7 +118,7 @@ static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t f
 // Many rows: a cell is what a lane multiplies at once, here two bfloat16 of consecutive inputs. The sums of ROWS rows
 // take three quarters of the registers.
 #define BF16_CELLS
-enum { PER_CELL = 2, ROWS = 12, SOME = 0 };
+enum { PER_CELL = 2, ROWS = 12 };
 typedef uint32_t cell;
 typedef __m512bh cells;
 

@@ -37,17 +37,21 @@ static inline const uint32_t *words_at(const Matrix *w, int64_t output, int64_t 
 }
 
 // A row of activations in fixed point. In each group of 32 inputs x = (d0 + 256 * d1 + 65536 * d2) * unit, the d's
-// signed bytes and the unit a power of two, 22 bits below the largest |x| of the group: bfloat16 has 8 bits, so only
+// signed bytes and the unit a power of two, 23 bits below the largest |x| of the group: bfloat16 has 8 bits, so only
 // what float32 would lose in the sum as well is rounded. A dot product with codes is then three of bytes, and exact.
+// Where the largest |x| is at most 16 times the mean of the others, d0 is rounded away: 15 bits below the largest, so
+// that at most 2^-11 of that mean is lost.
 typedef struct {
-    int8_t *digits;  // [3, k], of each 8 inputs first the even ones, then the odd ones
-    int32_t *start;  // [k / 32, 3], -8 * sum of the digits: what the codes' offset of 8 comes to
-    float *unit;     // [k / 32]
+    int8_t *digits;   // [3, k], of each 8 inputs first the even ones, then the odd ones
+    int32_t *start;   // [k / 32, 3], -8 * sum of the digits: what the codes' offset of 8 comes to
+    float *unit;      // [k / 32]
+    int32_t *lowest;  // [k / 32], the first d that is not 0 everywhere: 0 or 1
 } Fixed;
 
-static size_t fixed_bytes(int64_t k) { return k / 32 * (96 + 16); }
+static size_t fixed_bytes(int64_t k) { return k / 32 * (96 + 20); }
 
 static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
     char *p = (char *)memory + row * fixed_bytes(k);
-    return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), (float *)(p + 3 * k + k / 32 * 12)};
+    float *unit = (float *)(p + 3 * k + k / 32 * 12);
+    return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), unit, (int32_t *)unit + k / 32};
 }

@@ -5,18 +5,26 @@
 static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
     enum { PARTS = 32 / LANES };
     for (int64_t g = 0; g < k / 32; g++) {
-        floats part[PARTS];
+        floats part[PARTS], total = broadcast(0);
         ints bits = {0}, sum[3] = {{0}};
         for (int p = 0; p < PARTS; p++) {
             part[p] = load_bf16(x + g * 32 + p * LANES);
-            bits = maximum_ints(bits, (ints)part[p] & 0x7FFFFFFF);
+            ints size = (ints)part[p] & 0x7FFFFFFF;
+            bits = maximum_ints(bits, size);
+            total = total + (floats)size;
         }
-        int32_t exponent = maximum_of_ints(bits) >> 23;  // biased; 255: infinite or NaN
+        const int32_t most = maximum_of_ints(bits);
+        const int infinite = most >> 23 == 255;  // or NaN
+        int32_t exponent =
+            (most + 0x10000) >> 23;  // biased; a last digit of 127.5 would not fit, and counts as the next
         if (exponent < 30) exponent = 30;
-        f.unit[g] = exponent == 255 ? NAN : power_of_2(exponent - 127 - 21);
-        const floats per_unit = broadcast(power_of_2(127 + 21 - exponent));
+        const float largest = maximum_of((floats)bits);
+        f.unit[g] = infinite ? NAN : power_of_2(exponent - 127 - 22);
+        f.lowest[g] = largest * 31 <= 16 * (sum_of(total) - largest);
+        const floats per_unit = broadcast(power_of_2(127 + 22 - exponent));
+        const floats shortened = broadcast(power_of_2(127 + 14 - exponent));
         for (int p = 0; p < PARTS; p++) {
-            ints rest = round_to_ints(part[p] * per_unit);
+            ints rest = f.lowest[g] ? round_to_ints(part[p] * shortened) << 8 : round_to_ints(part[p] * per_unit);
             for (int d = 0; d < 3; d++) {
                 ints digit = rest << 24 >> 24;
                 rest = (rest - digit) >> 8;

@@ -14,7 +14,7 @@
 //   BF16_CELLS                   many rows: that a lane multiplies two bfloat16 at once; else float_cells.h has these:
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
 //     store_cells, store_cells_of_rows    numbers, and columns, made into cells
-//   ROWS, SOME                   many rows: how many a register tile has, and up to how many no panel is filled
+//   ROWS                         many rows: how many a register tile has
 
 #include "interface.h"
 #include "base.h"

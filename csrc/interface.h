@@ -31,7 +31,7 @@ typedef struct {
     bf16 *y;     // [rows, n]
 } Product;
 
-// Few rows: exact integer dot products of groups, scaled and summed in float32.
+// Few rows: activations in fixed point (base.h), exact integer dot products of groups, scaled and summed in float32.
 int int4_linear(const Product *call, int threads);
 
 // Many rows: the weights in bfloat16 (AVX512, NEON with BF16) or float32, the sums in float32.

@@ -100,7 +100,7 @@ static inline int8x16_t odd_codes(const uint32_t *words) {
     return (int8x16_t)vshrq_n_u8((uint8x16_t)vld1q_u32(words), 4);
 }
 
-// What a group's sums of digits add to its outputs. All digits and the offset together come to 2^30 at most (22 bits of
+// What a group's sums of digits add to its outputs. All digits and the offset together come to 2^31 at most (23 bits of
 // x, 8 of 32 codes less 8); what overflows on the way there comes back.
 static inline int32x4_t join_digits(int32x4_t start, const int32x4_t *sum) {
     return vaddq_s32(vaddq_s32(start, sum[0]), vaddq_s32(vshlq_n_s32(sum[1], 8), vshlq_n_s32(sum[2], 16)));
@@ -255,7 +255,7 @@ static void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const
 #ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
 
 #define BF16_CELLS
-enum { PER_CELL = 2, ROWS = 8, SOME = 0 };
+enum { PER_CELL = 2, ROWS = 8 };
 typedef uint32_t cell;
 typedef bfloat16x8_t cells;
 
@@ -288,6 +288,6 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 
 #else
 
-enum { ROWS = 8, SOME = 0 };
+enum { ROWS = 8 };
 
 #endif
