@@ -14,8 +14,9 @@ def machine_line(row: dict) -> str:
 
 
 def over_llama(row: dict, rows: list[dict], what: str) -> float | None:
-    """How many times the speed of the better of llama.cpp's rows in the same run; None where there is none."""
-    speeds = [r[what] for r in rows if r["run"] == row["run"] and r["engine"].startswith("llama") and what in r]
+    """How many times the speed of the better of llama.cpp's rows of this model and run; None where there is none."""
+    alike = [r for r in rows if (r["run"], r["model"]) == (row["run"], row["model"])]
+    speeds = [r[what] for r in alike if r["engine"].startswith("llama") and what in r]
     return row[what] / max(speeds) if speeds and what in row else None
 
 
@@ -28,8 +29,10 @@ COLUMNS = {  # title -> (key, digits)
     "loaded MB": ("loaded_mb", 0),
     "peak MB": ("peak_mb", 0),
     "first call s": ("first_call_s", 1),
+    "picture s": ("picture_s", 1),
     "prefill / llama": ("prefill_ratio", 2),
     "decode / llama": ("decode_ratio", 2),
+    "picture / llama": ("pictures_ratio", 2),
 }
 
 
@@ -37,7 +40,7 @@ def table(rows: list[dict]) -> str:
     """Markdown; an engine that failed has its reason in place of the first number."""
     lines = ["| " + " | ".join(["model", "engine", *COLUMNS]) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for row in rows:
-        ratios = {f"{what}_ratio": over_llama(row, rows, what) for what in ("prefill", "decode")}
+        ratios = {f"{what}_ratio": over_llama(row, rows, what) for what in ("prefill", "decode", "pictures")}
         found = [((row | ratios).get(key), digits) for key, digits in COLUMNS.values()]
         cells = ["-" if value is None else f"{value:.{digits}f}" for value, digits in found]
         if "failed" in row:

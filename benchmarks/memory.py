@@ -14,6 +14,12 @@ def memory() -> dict[str, float]:
     return {"rss_anon": int(found["RssAnon"]) / 1e3, "peak_rss": int(found["VmHWM"]) / 1e3}
 
 
+def available_memory() -> int:
+    """Bytes that can be had without swapping (Linux)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
 def weight_files(path: str) -> list[Path]:
     """The file itself, or a repo's safetensors files."""
     return [Path(path)] if Path(path).is_file() else list(Path(path).glob("*.safetensors"))

@@ -17,6 +17,11 @@ ROWS = [
     {"run": 2, "model": "1B shape", "engine": "gptqmodel", "failed": "no g++"},
     {"run": 3, "model": "4B shape", "engine": "native", "prefill": 80.0, "decode": 8.0},
 ]
+SEEING = [
+    {"run": 4, "model": "4B shape", "engine": "native", "picture_s": 50.0, "pictures": 1 / 50},
+    {"run": 4, "model": "4B shape", "engine": "llama-fa", "picture_s": 75.0, "pictures": 1 / 75},
+    {"run": 4, "model": "4B shape, prompt 128", "engine": "llama-fa", "picture_s": 25.0, "pictures": 1 / 25},
+]
 
 
 def test_ratios_are_to_the_better_row_of_llama_cpp():
@@ -26,11 +31,16 @@ def test_ratios_are_to_the_better_row_of_llama_cpp():
     assert comparison.over_llama(ROWS[4], ROWS, "decode") is None  # llama.cpp's rows are of another run
 
 
+def test_ratios_of_questions_about_pictures_are_of_speeds_and_of_one_model():
+    assert comparison.over_llama(SEEING[0], SEEING, "pictures") == 1.5
+    assert "| 50.0 | - | - | 1.50 |" in comparison.table(SEEING).splitlines()[2]
+
+
 def test_table_has_a_cell_for_every_column_and_says_why_an_engine_failed():
     titles, _, *lines = comparison.table(ROWS).splitlines()
     assert {line.count("|") for line in lines} == {titles.count("|")}
     assert lines[0].startswith("| 1B shape | native | 300 | 30.0 |")
-    assert lines[0].endswith("| 2.50 | 2.00 |")
+    assert lines[0].endswith("| 2.50 | 2.00 | - |")
     assert lines[3].startswith("| 1B shape | gptqmodel | failed: no g++ | - |")
 
 
