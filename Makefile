@@ -83,7 +83,7 @@ test-training: setup ## TRL and lm-eval on our model
 
 # By gcc-aarch64-linux-gnu and qemu-user-static (Debian); says what is missing and skips where they are not.
 test-arm: setup ## the kernels for Arm, emulated, against x86's
-	$(RUN) -m pytest tests/arm -rs
+	$(RUN) -m pytest tests/emulated/test_arm.py -rs
 
 # Formatted first, then packed into the Python file that travels with a model.
 kernels: setup ## the C code of csrc/, after a change there

@@ -194,6 +194,13 @@ typedef struct {
     int32_t *lowest;  // [k / 32], the first d that is not 0 everywhere: 0 or 1
 } Fixed;
 
+// The first digit of a group that is not 0 everywhere in any of these rows.
+static inline int lowest_of(const Fixed *x, int rows, int64_t group) {
+    int lowest = 1;
+    for (int m = 0; m < rows; m++) lowest &= x[m].lowest[group];
+    return lowest;
+}
+
 static size_t fixed_bytes(int64_t k) { return k / 32 * (96 + 20); }
 
 static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
@@ -273,40 +280,49 @@ enum { AT_ONCE = 4, STREAMS = 4 };
 
 static inline __m512i four_bytes(const int8_t *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
 
+// One group of `dot_streams`, of the digits from `lowest` on, which is a constant too.
+static inline __attribute__((always_inline)) void add_group(const Matrix *w, int64_t first, int64_t apart, int blocks,
+                                                            const Fixed *x, int rows, int64_t g, int lowest,
+                                                            floats *y) {
+    const __m512i low = _mm512_set1_epi32(0x0F0F0F0F);
+    const int64_t k = w->k;
+    __m512i sum[4][3];
+    for (int i = 0; i < blocks * rows; i++)
+        for (int d = lowest; d < 3; d++) sum[i][d] = _mm512_set1_epi32(x[i % rows].start[g * 3 + d]);
+    for (int o = 0; o < 4; o++)
+        for (int b = 0; b < blocks; b++) {
+            const uint32_t *words = words_at(w, (first + b * apart) * 16, g * 4 + o);
+            __builtin_prefetch((const char *)words + 4096, 0, 2);
+            __m512i word = _mm512_loadu_si512(words);
+            __m512i even = _mm512_and_si512(word, low), odd = _mm512_and_si512(_mm512_srli_epi32(word, 4), low);
+            for (int m = 0; m < rows; m++)
+                for (int d = lowest; d < 3; d++) {
+                    const int8_t *digits = x[m].digits + d * k + g * 32 + o * 8;
+                    __m512i *total = &sum[b * rows + m][d];
+                    *total = _mm512_dpbusd_epi32(*total, even, four_bytes(digits));
+                    *total = _mm512_dpbusd_epi32(*total, odd, four_bytes(digits + 4));
+                }
+        }
+    for (int i = 0; i < blocks * rows; i++) {
+        floats scale = scales_at(w, (first + i / rows * apart) * 16, g);
+        floats s = lowest ? broadcast(0) : _mm512_cvtepi32_ps(sum[i][0]);
+        s = fmadd(_mm512_cvtepi32_ps(sum[i][1]), broadcast(256), s);
+        s = fmadd(_mm512_cvtepi32_ps(sum[i][2]), broadcast(65536), s);
+        y[i] = fmadd(s, scale * broadcast(x[i % rows].unit[g]), y[i]);
+    }
+}
+
 // Few rows: y [blocks][rows][16] = rows of x times blocks of 16 outputs, which stand `apart` blocks from each other in
 // memory: several streams of reading fill the bandwidth better than one. `blocks` and `rows` are constants where it is
 // inlined.
 static inline __attribute__((always_inline)) void dot_streams(const Matrix *w, int64_t first, int64_t apart, int blocks,
                                                               const Fixed *x, int rows, floats *y) {
-    const __m512i low = _mm512_set1_epi32(0x0F0F0F0F);
-    const int64_t k = w->k;
     for (int i = 0; i < blocks * rows; i++) y[i] = broadcast(0);
-    for (int64_t g = 0; g < k / 32; g++) {
-        __m512i sum[4][3];
-        for (int i = 0; i < blocks * rows; i++)
-            for (int d = 0; d < 3; d++) sum[i][d] = _mm512_set1_epi32(x[i % rows].start[g * 3 + d]);
-        for (int o = 0; o < 4; o++)
-            for (int b = 0; b < blocks; b++) {
-                const uint32_t *words = words_at(w, (first + b * apart) * 16, g * 4 + o);
-                __builtin_prefetch((const char *)words + 4096, 0, 2);
-                __m512i word = _mm512_loadu_si512(words);
-                __m512i even = _mm512_and_si512(word, low), odd = _mm512_and_si512(_mm512_srli_epi32(word, 4), low);
-                for (int m = 0; m < rows; m++)
-                    for (int d = 0; d < 3; d++) {
-                        const int8_t *digits = x[m].digits + d * k + g * 32 + o * 8;
-                        __m512i *total = &sum[b * rows + m][d];
-                        *total = _mm512_dpbusd_epi32(*total, even, four_bytes(digits));
-                        *total = _mm512_dpbusd_epi32(*total, odd, four_bytes(digits + 4));
-                    }
-            }
-        for (int i = 0; i < blocks * rows; i++) {
-            floats scale = scales_at(w, (first + i / rows * apart) * 16, g);
-            floats s = _mm512_cvtepi32_ps(sum[i][0]);
-            s = fmadd(_mm512_cvtepi32_ps(sum[i][1]), broadcast(256), s);
-            s = fmadd(_mm512_cvtepi32_ps(sum[i][2]), broadcast(65536), s);
-            y[i] = fmadd(s, scale * broadcast(x[i % rows].unit[g]), y[i]);
-        }
-    }
+    for (int64_t g = 0; g < w->k / 32; g++)
+        if (lowest_of(x, rows, g))
+            add_group(w, first, apart, blocks, x, rows, g, 1, y);
+        else
+            add_group(w, first, apart, blocks, x, rows, g, 0, y);
 }
 
 // `rows`, AT_ONCE at most, times one block or several.
@@ -512,14 +528,12 @@ static inline __attribute__((always_inline)) void dot_rows(const Matrix *w, int6
     for (int64_t g = 0; g < k / 32; g++) {
         const uint32_t *words = words_at(w, block * 16, g * 4);
         __m256i whole[2][2];
-        int lowest = 1;
         for (int m = 0; m < rows; m++) {
             const uint32_t *start = (const uint32_t *)x[m].start + g * 3;
             whole[m][0] = whole[m][1] = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
-            lowest &= x[m].lowest[g];
         }
         add_digits(words, g, k, x, rows, 1, 3, whole);
-        if (!lowest) add_digits(words, g, k, x, rows, 0, 1, whole);
+        if (!lowest_of(x, rows, g)) add_digits(words, g, k, x, rows, 0, 1, whole);
         for (int h = 0; h < 2; h++) {
             floats scale = scales_at(w, block * 16 + h * 8, g);
             for (int m = 0; m < rows; m++)
@@ -648,8 +662,9 @@ static inline int8x16_t odd_codes(const uint32_t *words) {
 
 // What a group's sums of digits add to its outputs. All digits and the offset together come to 2^31 at most (23 bits of
 // x, 8 of 32 codes less 8); what overflows on the way there comes back.
-static inline int32x4_t join_digits(int32x4_t start, const int32x4_t *sum) {
-    return vaddq_s32(vaddq_s32(start, sum[0]), vaddq_s32(vshlq_n_s32(sum[1], 8), vshlq_n_s32(sum[2], 16)));
+static inline int32x4_t join_digits(int32x4_t start, const int32x4_t *sum, int lowest) {
+    int32x4_t whole = vaddq_s32(start, vaddq_s32(vshlq_n_s32(sum[1], 8), vshlq_n_s32(sum[2], 16)));
+    return lowest ? whole : vaddq_s32(whole, sum[0]);
 }
 
 static inline int32_t start_of(const Fixed *x, int64_t group) {
@@ -664,30 +679,37 @@ static inline floats scaled(const Matrix *w, int64_t output, int64_t group, cons
 // Few rows: y [rows][16] = rows of x times one block of outputs.
 #ifdef __ARM_FEATURE_DOTPROD
 
-static void dot_one(const Matrix *w, int64_t block, const Fixed *x, floats *y) {
-    const int64_t k = w->k;
-    floats total[4] = {broadcast(0), broadcast(0), broadcast(0), broadcast(0)};
-    for (int64_t g = 0; g < k / 32; g++) {
-        const uint32_t *words = words_at(w, block * 16, g * 4);
-        int32x4_t sum[4][3];
-        for (int v = 0; v < 4; v++)
-            for (int d = 0; d < 3; d++) sum[v][d] = vdupq_n_s32(0);
+// A group of `dot_one`, of the digits from `lowest` on, a constant where it is inlined.
+static inline __attribute__((always_inline)) void one_group(const Matrix *w, int64_t block, int64_t g, const Fixed *x,
+                                                            int lowest, floats *total) {
+    const uint32_t *words = words_at(w, block * 16, g * 4);
+    int32x4_t sum[4][3];
+    for (int v = 0; v < 4; v++)
+        for (int d = lowest; d < 3; d++) sum[v][d] = vdupq_n_s32(0);
 #pragma GCC unroll 1  // unrolled, the sums do not stay in registers
-        for (int o = 0; o < 4; o++, words += 16) {
-            __builtin_prefetch((const char *)words + 4096, 0, 2);
-            for (int d = 0; d < 3; d++) {
-                const int8x8_t digits = vld1_s8(x->digits + d * k + g * 32 + o * 8);
-                for (int v = 0; v < 4; v++) {
-                    sum[v][d] = vdotq_lane_s32(sum[v][d], even_codes(words + v * 4), digits, 0);
-                    sum[v][d] = vdotq_lane_s32(sum[v][d], odd_codes(words + v * 4), digits, 1);
-                }
+    for (int o = 0; o < 4; o++, words += 16) {
+        __builtin_prefetch((const char *)words + 4096, 0, 2);
+        for (int d = lowest; d < 3; d++) {
+            const int8x8_t digits = vld1_s8(x->digits + d * w->k + g * 32 + o * 8);
+            for (int v = 0; v < 4; v++) {
+                sum[v][d] = vdotq_lane_s32(sum[v][d], even_codes(words + v * 4), digits, 0);
+                sum[v][d] = vdotq_lane_s32(sum[v][d], odd_codes(words + v * 4), digits, 1);
             }
         }
-        for (int v = 0; v < 4; v++) {
-            int32x4_t whole = join_digits(vdupq_n_s32(start_of(x, g)), sum[v]);
-            total[v] = scaled(w, block * 16 + v * 4, g, x, whole, total[v]);
-        }
     }
+    for (int v = 0; v < 4; v++) {
+        int32x4_t whole = join_digits(vdupq_n_s32(start_of(x, g)), sum[v], lowest);
+        total[v] = scaled(w, block * 16 + v * 4, g, x, whole, total[v]);
+    }
+}
+
+static void dot_one(const Matrix *w, int64_t block, const Fixed *x, floats *y) {
+    floats total[4] = {broadcast(0), broadcast(0), broadcast(0), broadcast(0)};
+    for (int64_t g = 0; g < w->k / 32; g++)
+        if (x->lowest[g])
+            one_group(w, block, g, x, 1, total);
+        else
+            one_group(w, block, g, x, 0, total);
     for (int v = 0; v < 4; v++) y[v] = total[v];
 }
 
@@ -695,38 +717,44 @@ static void dot_one(const Matrix *w, int64_t block, const Fixed *x, floats *y) {
 
 enum { AT_ONCE = 2, STREAMS = 1 };
 
-// Half a block: 8 inputs of two outputs times those of two rows at once.
-static void dot_two(const Matrix *w, int64_t block, int half, const Fixed *x, floats *y) {
-    const int64_t k = w->k;
-    floats total[2][2] = {{broadcast(0), broadcast(0)}, {broadcast(0), broadcast(0)}};
-    for (int64_t g = 0; g < k / 32; g++) {
-        const uint32_t *words = words_at(w, block * 16 + half * 8, g * 4);
-        int32x4_t sum[4][3];  // of two outputs: [output][row]
-        for (int v = 0; v < 4; v++)
-            for (int d = 0; d < 3; d++) sum[v][d] = vdupq_n_s32(0);
+// A group of `dot_two`, of the digits from `lowest` on, a constant where it is inlined.
+static inline __attribute__((always_inline)) void two_group(const Matrix *w, int64_t first, int64_t g, const Fixed *x,
+                                                            int lowest, floats (*total)[2]) {
+    const uint32_t *words = words_at(w, first, g * 4);
+    int32x4_t sum[4][3];  // of two outputs: [output][row]
+    for (int v = 0; v < 4; v++)
+        for (int d = lowest; d < 3; d++) sum[v][d] = vdupq_n_s32(0);
 #pragma GCC unroll 1
-        for (int o = 0; o < 4; o++, words += 16) {
-            __builtin_prefetch((const char *)words + 4096, 0, 2);
-            int8x16_t codes[4];
-            for (int v = 0; v < 2; v++) {
-                int32x4_t even = (int32x4_t)even_codes(words + v * 4), odd = (int32x4_t)odd_codes(words + v * 4);
-                codes[v * 2] = (int8x16_t)vzip1q_s32(even, odd);
-                codes[v * 2 + 1] = (int8x16_t)vzip2q_s32(even, odd);
-            }
-            for (int d = 0; d < 3; d++) {
-                const int64_t at = d * k + g * 32 + o * 8;
-                int8x16_t digits = vcombine_s8(vld1_s8(x[0].digits + at), vld1_s8(x[1].digits + at));
-                for (int v = 0; v < 4; v++) sum[v][d] = vmmlaq_s32(sum[v][d], codes[v], digits);
-            }
-        }
-        const int32x4_t start = {start_of(x, g), start_of(x + 1, g), start_of(x, g), start_of(x + 1, g)};
+    for (int o = 0; o < 4; o++, words += 16) {
+        __builtin_prefetch((const char *)words + 4096, 0, 2);
+        int8x16_t codes[4];
         for (int v = 0; v < 2; v++) {
-            int32x4_t left = join_digits(start, sum[v * 2]), right = join_digits(start, sum[v * 2 + 1]);
-            const int64_t output = block * 16 + half * 8 + v * 4;
-            total[0][v] = scaled(w, output, g, x, vuzp1q_s32(left, right), total[0][v]);
-            total[1][v] = scaled(w, output, g, x + 1, vuzp2q_s32(left, right), total[1][v]);
+            int32x4_t even = (int32x4_t)even_codes(words + v * 4), odd = (int32x4_t)odd_codes(words + v * 4);
+            codes[v * 2] = (int8x16_t)vzip1q_s32(even, odd);
+            codes[v * 2 + 1] = (int8x16_t)vzip2q_s32(even, odd);
+        }
+        for (int d = lowest; d < 3; d++) {
+            const int64_t at = d * w->k + g * 32 + o * 8;
+            int8x16_t digits = vcombine_s8(vld1_s8(x[0].digits + at), vld1_s8(x[1].digits + at));
+            for (int v = 0; v < 4; v++) sum[v][d] = vmmlaq_s32(sum[v][d], codes[v], digits);
         }
     }
+    const int32x4_t start = {start_of(x, g), start_of(x + 1, g), start_of(x, g), start_of(x + 1, g)};
+    for (int v = 0; v < 2; v++) {
+        int32x4_t left = join_digits(start, sum[v * 2], lowest), right = join_digits(start, sum[v * 2 + 1], lowest);
+        total[0][v] = scaled(w, first + v * 4, g, x, vuzp1q_s32(left, right), total[0][v]);
+        total[1][v] = scaled(w, first + v * 4, g, x + 1, vuzp2q_s32(left, right), total[1][v]);
+    }
+}
+
+// Half a block: 8 inputs of two outputs times those of two rows at once.
+static void dot_two(const Matrix *w, int64_t block, int half, const Fixed *x, floats *y) {
+    floats total[2][2] = {{broadcast(0), broadcast(0)}, {broadcast(0), broadcast(0)}};
+    for (int64_t g = 0; g < w->k / 32; g++)
+        if (lowest_of(x, 2, g))
+            two_group(w, block * 16 + half * 8, g, x, 1, total);
+        else
+            two_group(w, block * 16 + half * 8, g, x, 0, total);
     for (int m = 0; m < 2; m++)
         for (int v = 0; v < 2; v++) y[m * 4 + half * 2 + v] = total[m][v];
 }
@@ -756,39 +784,47 @@ static void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const
 
 enum { AT_ONCE = 1, STREAMS = 1 };
 
+// Half a block, a group of it, of the digits from `lowest` on, a constant where it is inlined.
+//
 // A lane of 16 bits adds up 8 products of a group: 8 * 15 * 128 < 2^15.
+static inline __attribute__((always_inline)) void half_group(const Matrix *w, int64_t first, int64_t g, const Fixed *x,
+                                                             int lowest, floats *total) {
+    const uint32_t *words = words_at(w, first, g * 4);
+    int16x8_t sum[2][3][2];  // of each four outputs the first two and the others
+    for (int v = 0; v < 2; v++)
+        for (int d = lowest; d < 3; d++) sum[v][d][0] = sum[v][d][1] = vdupq_n_s16(0);
+#pragma GCC unroll 1
+    for (int o = 0; o < 4; o++, words += 16) {
+        __builtin_prefetch((const char *)words + 4096, 0, 2);
+        for (int d = lowest; d < 3; d++) {
+            const int32_t *digits = (const int32_t *)(x->digits + d * w->k + g * 32 + o * 8);
+            const int8x16_t part[2] = {(int8x16_t)vld1q_dup_s32(digits), (int8x16_t)vld1q_dup_s32(digits + 1)};
+            for (int v = 0; v < 2; v++)
+                for (int odd = 0; odd < 2; odd++) {
+                    int8x16_t codes = odd ? odd_codes(words + v * 4) : even_codes(words + v * 4);
+                    int16x8_t *s = sum[v][d];
+                    s[0] = vmlal_s8(s[0], vget_low_s8(codes), vget_low_s8(part[odd]));
+                    s[1] = vmlal_high_s8(s[1], codes, part[odd]);
+                }
+        }
+    }
+    for (int v = 0; v < 2; v++) {
+        int32x4_t whole[3];
+        for (int d = lowest; d < 3; d++) whole[d] = vpaddq_s32(vpaddlq_s16(sum[v][d][0]), vpaddlq_s16(sum[v][d][1]));
+        int32x4_t all = join_digits(vdupq_n_s32(start_of(x, g)), whole, lowest);
+        total[v] = scaled(w, first + v * 4, g, x, all, total[v]);
+    }
+}
+
 static void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const Fixed *x, int rows, floats *y) {
     (void)apart, (void)blocks, (void)rows;  // both are 1
-    const int64_t k = w->k;
     for (int half = 0; half < 2; half++, y += 2) {
         floats total[2] = {broadcast(0), broadcast(0)};
-        for (int64_t g = 0; g < k / 32; g++) {
-            const uint32_t *words = words_at(w, block * 16 + half * 8, g * 4);
-            int16x8_t sum[2][3][2];  // of each four outputs the first two and the others
-            for (int v = 0; v < 2; v++)
-                for (int d = 0; d < 3; d++) sum[v][d][0] = sum[v][d][1] = vdupq_n_s16(0);
-#pragma GCC unroll 1
-            for (int o = 0; o < 4; o++, words += 16) {
-                __builtin_prefetch((const char *)words + 4096, 0, 2);
-                for (int d = 0; d < 3; d++) {
-                    const int32_t *digits = (const int32_t *)(x->digits + d * k + g * 32 + o * 8);
-                    const int8x16_t part[2] = {(int8x16_t)vld1q_dup_s32(digits), (int8x16_t)vld1q_dup_s32(digits + 1)};
-                    for (int v = 0; v < 2; v++)
-                        for (int odd = 0; odd < 2; odd++) {
-                            int8x16_t codes = odd ? odd_codes(words + v * 4) : even_codes(words + v * 4);
-                            int16x8_t *s = sum[v][d];
-                            s[0] = vmlal_s8(s[0], vget_low_s8(codes), vget_low_s8(part[odd]));
-                            s[1] = vmlal_high_s8(s[1], codes, part[odd]);
-                        }
-                }
-            }
-            for (int v = 0; v < 2; v++) {
-                int32x4_t whole[3];
-                for (int d = 0; d < 3; d++) whole[d] = vpaddq_s32(vpaddlq_s16(sum[v][d][0]), vpaddlq_s16(sum[v][d][1]));
-                total[v] = scaled(w, block * 16 + half * 8 + v * 4, g, x,
-                                  join_digits(vdupq_n_s32(start_of(x, g)), whole), total[v]);
-            }
-        }
+        for (int64_t g = 0; g < w->k / 32; g++)
+            if (x->lowest[g])
+                half_group(w, block * 16 + half * 8, g, x, 1, total);
+            else
+                half_group(w, block * 16 + half * 8, g, x, 0, total);
         y[0] = total[0];
         y[1] = total[1];
     }
@@ -1039,23 +1075,32 @@ static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t coun
                           load_words(words_at(w, output, octet)), scales_at(w, output, octet / 4));
 }
 
-// sums [ROWS, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells
-static void multiply(const cell *x, const cell *panel, int64_t count, float *sums) {
+// sums [rows, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells. `rows` is a constant where it is inlined.
+static inline __attribute__((always_inline)) void multiply_rows(const cell *x, const cell *panel, int64_t count,
+                                                                int rows, float *sums) {
     floats s[ROWS][2];
 #pragma GCC unroll 12  // else gcc stores the sums in every turn on Arm
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2; h++) s[r][h] = load(sums + r * WIDTH + h * LANES);
     for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
         cells left = load_cells(panel), right = load_cells(panel + LANES);
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < rows; r++) {
             cells one = broadcast_cell(x[r]);
             s[r][0] = add_product(s[r][0], one, left);
             s[r][1] = add_product(s[r][1], one, right);
         }
     }
 #pragma GCC unroll 12
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
+}
+
+// Of the last rows, which may be fewer than ROWS, half a tile where that is enough.
+static void multiply(const cell *x, const cell *panel, int64_t count, int64_t rows, float *sums) {
+    if (rows > ROWS / 2)
+        multiply_rows(x, panel, count, ROWS, sums);
+    else
+        multiply_rows(x, panel, count, ROWS / 2, sums);
 }
 
 // The calling thread's share of y = x W.T.
@@ -1083,7 +1128,8 @@ static void many_rows(const Product *c) {
             int64_t some = (k - k0 < PANEL ? k - k0 : PANEL) / PER_CELL;
             fill_panel(&c->weight, column, k0, some * PER_CELL, panel);
             for (int64_t g = first; g < last; g++)
-                multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, sums + (g - first) * ROWS * WIDTH);
+                multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, c->rows - g * ROWS,
+                         sums + (g - first) * ROWS * WIDTH);
         }
         for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++) {
             const float *sum = sums + (row - first * ROWS) * WIDTH;
@@ -1435,7 +1481,7 @@ static void block_scores(const Place *p, Unit *u, int64_t block, int64_t count) 
         for (int64_t g = 0; g < u->groups; g++) {
             float *scores = u->scores + (g * (BLOCK / WIDTH) + j / WIDTH) * ROWS * WIDTH;
             __builtin_memset(scores, 0, ROWS * WIDTH * sizeof(float));
-            multiply(u->query + g * cells * ROWS, u->panel, cells, scores);
+            multiply(u->query + g * cells * ROWS, u->panel, cells, u->rows - g * ROWS, scores);
         }
     }
 }
@@ -1512,7 +1558,7 @@ static void block_values(const Place *p, Unit *u, int64_t block, int64_t count) 
         const int64_t columns = c->dim - column < WIDTH ? c->dim - column : WIDTH;
         fill_value_panel(values + block * stride + column, stride, count, columns, u->panel);
         for (int64_t g = 0; g < u->groups; g++)
-            multiply(u->weights + g * (BLOCK / PER_CELL) * ROWS, u->panel, BLOCK / PER_CELL,
+            multiply(u->weights + g * (BLOCK / PER_CELL) * ROWS, u->panel, BLOCK / PER_CELL, u->rows - g * ROWS,
                      u->sums + (g * u->width + column) * ROWS);
     }
 }

@@ -3,7 +3,7 @@
     python -m benchmarks.bench_generate --models 270m 1b 4b 27b --engines native llama bf16 --out FILE.jsonl
     python -m benchmarks.bench_generate --models 1b --engines native llama-fa --prompt 4096 16384 --new 16 --rounds 1
     python -m benchmarks.bench_generate --models 27b --whole --engines native llama-fa --prompt 128 512 --new 16
-    python -m benchmarks.plot FILE.jsonl PICTURE.png
+    python -m benchmarks.plot FILE.jsonl PICTURE.png [--lengths]
 
 Models are text-only repos with random codes in the published shapes (speed does not depend on the values); the GGUF
 file is exported from the same repo, so that llama.cpp multiplies by the very same codes, the embedding in Q4_0 too.
@@ -174,11 +174,11 @@ def bench(name: str, args) -> list[dict]:
     linear, rows = linear_weights(repo), []
     for length in args.prompt:
         model = label if length == DEFAULT_PROMPT else f"{label}, prompt {length:,}"
-        found = [{"model": model, "engine": engine, "failed": why, **conditions} for engine, why in failed.items()]
+        shared = {"model": model, "shape": label, "prompt": length, **conditions}
+        found = [shared | {"engine": engine, "failed": why} for engine, why in failed.items()]
         for peer in peers:
             prefill, decode = statistics.median(peer.prefill[length]), statistics.median(peer.decode[length])
-            row = {"model": model, "engine": peer.engine, "prefill": prefill, "decode": decode}
-            row |= peer.facts | conditions
+            row = shared | peer.facts | {"engine": peer.engine, "prefill": prefill, "decode": decode}
             row["gb_s"] = peer.facts["weights_mb"] / 1e3 * decode / args.batch
             row["gflop_s"] = 2 * linear * prefill / 1e9
             row["decode_runs"], row["prefill_runs"] = peer.decode[length], peer.prefill[length]

@@ -148,14 +148,12 @@ static inline __attribute__((always_inline)) void dot_rows(const Matrix *w, int6
     for (int64_t g = 0; g < k / 32; g++) {
         const uint32_t *words = words_at(w, block * 16, g * 4);
         __m256i whole[2][2];
-        int lowest = 1;
         for (int m = 0; m < rows; m++) {
             const uint32_t *start = (const uint32_t *)x[m].start + g * 3;
             whole[m][0] = whole[m][1] = _mm256_set1_epi32(start[0] + (start[1] << 8) + (start[2] << 16));
-            lowest &= x[m].lowest[g];
         }
         add_digits(words, g, k, x, rows, 1, 3, whole);
-        if (!lowest) add_digits(words, g, k, x, rows, 0, 1, whole);
+        if (!lowest_of(x, rows, g)) add_digits(words, g, k, x, rows, 0, 1, whole);
         for (int h = 0; h < 2; h++) {
             floats scale = scales_at(w, block * 16 + h * 8, g);
             for (int m = 0; m < rows; m++)

@@ -66,40 +66,49 @@ enum { AT_ONCE = 4, STREAMS = 4 };
 
 static inline __m512i four_bytes(const int8_t *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
 
+// One group of `dot_streams`, of the digits from `lowest` on, which is a constant too.
+static inline __attribute__((always_inline)) void add_group(const Matrix *w, int64_t first, int64_t apart, int blocks,
+                                                            const Fixed *x, int rows, int64_t g, int lowest,
+                                                            floats *y) {
+    const __m512i low = _mm512_set1_epi32(0x0F0F0F0F);
+    const int64_t k = w->k;
+    __m512i sum[4][3];
+    for (int i = 0; i < blocks * rows; i++)
+        for (int d = lowest; d < 3; d++) sum[i][d] = _mm512_set1_epi32(x[i % rows].start[g * 3 + d]);
+    for (int o = 0; o < 4; o++)
+        for (int b = 0; b < blocks; b++) {
+            const uint32_t *words = words_at(w, (first + b * apart) * 16, g * 4 + o);
+            __builtin_prefetch((const char *)words + 4096, 0, 2);
+            __m512i word = _mm512_loadu_si512(words);
+            __m512i even = _mm512_and_si512(word, low), odd = _mm512_and_si512(_mm512_srli_epi32(word, 4), low);
+            for (int m = 0; m < rows; m++)
+                for (int d = lowest; d < 3; d++) {
+                    const int8_t *digits = x[m].digits + d * k + g * 32 + o * 8;
+                    __m512i *total = &sum[b * rows + m][d];
+                    *total = _mm512_dpbusd_epi32(*total, even, four_bytes(digits));
+                    *total = _mm512_dpbusd_epi32(*total, odd, four_bytes(digits + 4));
+                }
+        }
+    for (int i = 0; i < blocks * rows; i++) {
+        floats scale = scales_at(w, (first + i / rows * apart) * 16, g);
+        floats s = lowest ? broadcast(0) : _mm512_cvtepi32_ps(sum[i][0]);
+        s = fmadd(_mm512_cvtepi32_ps(sum[i][1]), broadcast(256), s);
+        s = fmadd(_mm512_cvtepi32_ps(sum[i][2]), broadcast(65536), s);
+        y[i] = fmadd(s, scale * broadcast(x[i % rows].unit[g]), y[i]);
+    }
+}
+
 // Few rows: y [blocks][rows][16] = rows of x times blocks of 16 outputs, which stand `apart` blocks from each other in
 // memory: several streams of reading fill the bandwidth better than one. `blocks` and `rows` are constants where it is
 // inlined.
 static inline __attribute__((always_inline)) void dot_streams(const Matrix *w, int64_t first, int64_t apart, int blocks,
                                                               const Fixed *x, int rows, floats *y) {
-    const __m512i low = _mm512_set1_epi32(0x0F0F0F0F);
-    const int64_t k = w->k;
     for (int i = 0; i < blocks * rows; i++) y[i] = broadcast(0);
-    for (int64_t g = 0; g < k / 32; g++) {
-        __m512i sum[4][3];
-        for (int i = 0; i < blocks * rows; i++)
-            for (int d = 0; d < 3; d++) sum[i][d] = _mm512_set1_epi32(x[i % rows].start[g * 3 + d]);
-        for (int o = 0; o < 4; o++)
-            for (int b = 0; b < blocks; b++) {
-                const uint32_t *words = words_at(w, (first + b * apart) * 16, g * 4 + o);
-                __builtin_prefetch((const char *)words + 4096, 0, 2);
-                __m512i word = _mm512_loadu_si512(words);
-                __m512i even = _mm512_and_si512(word, low), odd = _mm512_and_si512(_mm512_srli_epi32(word, 4), low);
-                for (int m = 0; m < rows; m++)
-                    for (int d = 0; d < 3; d++) {
-                        const int8_t *digits = x[m].digits + d * k + g * 32 + o * 8;
-                        __m512i *total = &sum[b * rows + m][d];
-                        *total = _mm512_dpbusd_epi32(*total, even, four_bytes(digits));
-                        *total = _mm512_dpbusd_epi32(*total, odd, four_bytes(digits + 4));
-                    }
-            }
-        for (int i = 0; i < blocks * rows; i++) {
-            floats scale = scales_at(w, (first + i / rows * apart) * 16, g);
-            floats s = _mm512_cvtepi32_ps(sum[i][0]);
-            s = fmadd(_mm512_cvtepi32_ps(sum[i][1]), broadcast(256), s);
-            s = fmadd(_mm512_cvtepi32_ps(sum[i][2]), broadcast(65536), s);
-            y[i] = fmadd(s, scale * broadcast(x[i % rows].unit[g]), y[i]);
-        }
-    }
+    for (int64_t g = 0; g < w->k / 32; g++)
+        if (lowest_of(x, rows, g))
+            add_group(w, first, apart, blocks, x, rows, g, 1, y);
+        else
+            add_group(w, first, apart, blocks, x, rows, g, 0, y);
 }
 
 // `rows`, AT_ONCE at most, times one block or several.

@@ -48,6 +48,13 @@ typedef struct {
     int32_t *lowest;  // [k / 32], the first d that is not 0 everywhere: 0 or 1
 } Fixed;
 
+// The first digit of a group that is not 0 everywhere in any of these rows.
+static inline int lowest_of(const Fixed *x, int rows, int64_t group) {
+    int lowest = 1;
+    for (int m = 0; m < rows; m++) lowest &= x[m].lowest[group];
+    return lowest;
+}
+
 static size_t fixed_bytes(int64_t k) { return k / 32 * (96 + 20); }
 
 static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {

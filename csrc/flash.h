@@ -95,7 +95,7 @@ static void block_scores(const Place *p, Unit *u, int64_t block, int64_t count) 
         for (int64_t g = 0; g < u->groups; g++) {
             float *scores = u->scores + (g * (BLOCK / WIDTH) + j / WIDTH) * ROWS * WIDTH;
             __builtin_memset(scores, 0, ROWS * WIDTH * sizeof(float));
-            multiply(u->query + g * cells * ROWS, u->panel, cells, scores);
+            multiply(u->query + g * cells * ROWS, u->panel, cells, u->rows - g * ROWS, scores);
         }
     }
 }
@@ -172,7 +172,7 @@ static void block_values(const Place *p, Unit *u, int64_t block, int64_t count) 
         const int64_t columns = c->dim - column < WIDTH ? c->dim - column : WIDTH;
         fill_value_panel(values + block * stride + column, stride, count, columns, u->panel);
         for (int64_t g = 0; g < u->groups; g++)
-            multiply(u->weights + g * (BLOCK / PER_CELL) * ROWS, u->panel, BLOCK / PER_CELL,
+            multiply(u->weights + g * (BLOCK / PER_CELL) * ROWS, u->panel, BLOCK / PER_CELL, u->rows - g * ROWS,
                      u->sums + (g * u->width + column) * ROWS);
     }
 }

@@ -14,23 +14,32 @@ static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t coun
                           load_words(words_at(w, output, octet)), scales_at(w, output, octet / 4));
 }
 
-// sums [ROWS, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells
-static void multiply(const cell *x, const cell *panel, int64_t count, float *sums) {
+// sums [rows, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells. `rows` is a constant where it is inlined.
+static inline __attribute__((always_inline)) void multiply_rows(const cell *x, const cell *panel, int64_t count,
+                                                                int rows, float *sums) {
     floats s[ROWS][2];
 #pragma GCC unroll 12  // else gcc stores the sums in every turn on Arm
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2; h++) s[r][h] = load(sums + r * WIDTH + h * LANES);
     for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
         cells left = load_cells(panel), right = load_cells(panel + LANES);
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < rows; r++) {
             cells one = broadcast_cell(x[r]);
             s[r][0] = add_product(s[r][0], one, left);
             s[r][1] = add_product(s[r][1], one, right);
         }
     }
 #pragma GCC unroll 12
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < rows; r++)
         for (int h = 0; h < 2; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
+}
+
+// Of the last rows, which may be fewer than ROWS, half a tile where that is enough.
+static void multiply(const cell *x, const cell *panel, int64_t count, int64_t rows, float *sums) {
+    if (rows > ROWS / 2)
+        multiply_rows(x, panel, count, ROWS, sums);
+    else
+        multiply_rows(x, panel, count, ROWS / 2, sums);
 }
 
 // The calling thread's share of y = x W.T.
@@ -58,7 +67,8 @@ static void many_rows(const Product *c) {
             int64_t some = (k - k0 < PANEL ? k - k0 : PANEL) / PER_CELL;
             fill_panel(&c->weight, column, k0, some * PER_CELL, panel);
             for (int64_t g = first; g < last; g++)
-                multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, sums + (g - first) * ROWS * WIDTH);
+                multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, c->rows - g * ROWS,
+                         sums + (g - first) * ROWS * WIDTH);
         }
         for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++) {
             const float *sum = sums + (row - first * ROWS) * WIDTH;

@@ -102,8 +102,9 @@ static inline int8x16_t odd_codes(const uint32_t *words) {
 
 // What a group's sums of digits add to its outputs. All digits and the offset together come to 2^31 at most (23 bits of
 // x, 8 of 32 codes less 8); what overflows on the way there comes back.
-static inline int32x4_t join_digits(int32x4_t start, const int32x4_t *sum) {
-    return vaddq_s32(vaddq_s32(start, sum[0]), vaddq_s32(vshlq_n_s32(sum[1], 8), vshlq_n_s32(sum[2], 16)));
+static inline int32x4_t join_digits(int32x4_t start, const int32x4_t *sum, int lowest) {
+    int32x4_t whole = vaddq_s32(start, vaddq_s32(vshlq_n_s32(sum[1], 8), vshlq_n_s32(sum[2], 16)));
+    return lowest ? whole : vaddq_s32(whole, sum[0]);
 }
 
 static inline int32_t start_of(const Fixed *x, int64_t group) {
@@ -118,30 +119,37 @@ static inline floats scaled(const Matrix *w, int64_t output, int64_t group, cons
 // Few rows: y [rows][16] = rows of x times one block of outputs.
 #ifdef __ARM_FEATURE_DOTPROD
 
-static void dot_one(const Matrix *w, int64_t block, const Fixed *x, floats *y) {
-    const int64_t k = w->k;
-    floats total[4] = {broadcast(0), broadcast(0), broadcast(0), broadcast(0)};
-    for (int64_t g = 0; g < k / 32; g++) {
-        const uint32_t *words = words_at(w, block * 16, g * 4);
-        int32x4_t sum[4][3];
-        for (int v = 0; v < 4; v++)
-            for (int d = 0; d < 3; d++) sum[v][d] = vdupq_n_s32(0);
+// A group of `dot_one`, of the digits from `lowest` on, a constant where it is inlined.
+static inline __attribute__((always_inline)) void one_group(const Matrix *w, int64_t block, int64_t g, const Fixed *x,
+                                                            int lowest, floats *total) {
+    const uint32_t *words = words_at(w, block * 16, g * 4);
+    int32x4_t sum[4][3];
+    for (int v = 0; v < 4; v++)
+        for (int d = lowest; d < 3; d++) sum[v][d] = vdupq_n_s32(0);
 #pragma GCC unroll 1  // unrolled, the sums do not stay in registers
-        for (int o = 0; o < 4; o++, words += 16) {
-            __builtin_prefetch((const char *)words + 4096, 0, 2);
-            for (int d = 0; d < 3; d++) {
-                const int8x8_t digits = vld1_s8(x->digits + d * k + g * 32 + o * 8);
-                for (int v = 0; v < 4; v++) {
-                    sum[v][d] = vdotq_lane_s32(sum[v][d], even_codes(words + v * 4), digits, 0);
-                    sum[v][d] = vdotq_lane_s32(sum[v][d], odd_codes(words + v * 4), digits, 1);
-                }
+    for (int o = 0; o < 4; o++, words += 16) {
+        __builtin_prefetch((const char *)words + 4096, 0, 2);
+        for (int d = lowest; d < 3; d++) {
+            const int8x8_t digits = vld1_s8(x->digits + d * w->k + g * 32 + o * 8);
+            for (int v = 0; v < 4; v++) {
+                sum[v][d] = vdotq_lane_s32(sum[v][d], even_codes(words + v * 4), digits, 0);
+                sum[v][d] = vdotq_lane_s32(sum[v][d], odd_codes(words + v * 4), digits, 1);
             }
         }
-        for (int v = 0; v < 4; v++) {
-            int32x4_t whole = join_digits(vdupq_n_s32(start_of(x, g)), sum[v]);
-            total[v] = scaled(w, block * 16 + v * 4, g, x, whole, total[v]);
-        }
     }
+    for (int v = 0; v < 4; v++) {
+        int32x4_t whole = join_digits(vdupq_n_s32(start_of(x, g)), sum[v], lowest);
+        total[v] = scaled(w, block * 16 + v * 4, g, x, whole, total[v]);
+    }
+}
+
+static void dot_one(const Matrix *w, int64_t block, const Fixed *x, floats *y) {
+    floats total[4] = {broadcast(0), broadcast(0), broadcast(0), broadcast(0)};
+    for (int64_t g = 0; g < w->k / 32; g++)
+        if (x->lowest[g])
+            one_group(w, block, g, x, 1, total);
+        else
+            one_group(w, block, g, x, 0, total);
     for (int v = 0; v < 4; v++) y[v] = total[v];
 }
 
@@ -149,38 +157,44 @@ static void dot_one(const Matrix *w, int64_t block, const Fixed *x, floats *y) {
 
 enum { AT_ONCE = 2, STREAMS = 1 };
 
-// Half a block: 8 inputs of two outputs times those of two rows at once.
-static void dot_two(const Matrix *w, int64_t block, int half, const Fixed *x, floats *y) {
-    const int64_t k = w->k;
-    floats total[2][2] = {{broadcast(0), broadcast(0)}, {broadcast(0), broadcast(0)}};
-    for (int64_t g = 0; g < k / 32; g++) {
-        const uint32_t *words = words_at(w, block * 16 + half * 8, g * 4);
-        int32x4_t sum[4][3];  // of two outputs: [output][row]
-        for (int v = 0; v < 4; v++)
-            for (int d = 0; d < 3; d++) sum[v][d] = vdupq_n_s32(0);
+// A group of `dot_two`, of the digits from `lowest` on, a constant where it is inlined.
+static inline __attribute__((always_inline)) void two_group(const Matrix *w, int64_t first, int64_t g, const Fixed *x,
+                                                            int lowest, floats (*total)[2]) {
+    const uint32_t *words = words_at(w, first, g * 4);
+    int32x4_t sum[4][3];  // of two outputs: [output][row]
+    for (int v = 0; v < 4; v++)
+        for (int d = lowest; d < 3; d++) sum[v][d] = vdupq_n_s32(0);
 #pragma GCC unroll 1
-        for (int o = 0; o < 4; o++, words += 16) {
-            __builtin_prefetch((const char *)words + 4096, 0, 2);
-            int8x16_t codes[4];
-            for (int v = 0; v < 2; v++) {
-                int32x4_t even = (int32x4_t)even_codes(words + v * 4), odd = (int32x4_t)odd_codes(words + v * 4);
-                codes[v * 2] = (int8x16_t)vzip1q_s32(even, odd);
-                codes[v * 2 + 1] = (int8x16_t)vzip2q_s32(even, odd);
-            }
-            for (int d = 0; d < 3; d++) {
-                const int64_t at = d * k + g * 32 + o * 8;
-                int8x16_t digits = vcombine_s8(vld1_s8(x[0].digits + at), vld1_s8(x[1].digits + at));
-                for (int v = 0; v < 4; v++) sum[v][d] = vmmlaq_s32(sum[v][d], codes[v], digits);
-            }
-        }
-        const int32x4_t start = {start_of(x, g), start_of(x + 1, g), start_of(x, g), start_of(x + 1, g)};
+    for (int o = 0; o < 4; o++, words += 16) {
+        __builtin_prefetch((const char *)words + 4096, 0, 2);
+        int8x16_t codes[4];
         for (int v = 0; v < 2; v++) {
-            int32x4_t left = join_digits(start, sum[v * 2]), right = join_digits(start, sum[v * 2 + 1]);
-            const int64_t output = block * 16 + half * 8 + v * 4;
-            total[0][v] = scaled(w, output, g, x, vuzp1q_s32(left, right), total[0][v]);
-            total[1][v] = scaled(w, output, g, x + 1, vuzp2q_s32(left, right), total[1][v]);
+            int32x4_t even = (int32x4_t)even_codes(words + v * 4), odd = (int32x4_t)odd_codes(words + v * 4);
+            codes[v * 2] = (int8x16_t)vzip1q_s32(even, odd);
+            codes[v * 2 + 1] = (int8x16_t)vzip2q_s32(even, odd);
+        }
+        for (int d = lowest; d < 3; d++) {
+            const int64_t at = d * w->k + g * 32 + o * 8;
+            int8x16_t digits = vcombine_s8(vld1_s8(x[0].digits + at), vld1_s8(x[1].digits + at));
+            for (int v = 0; v < 4; v++) sum[v][d] = vmmlaq_s32(sum[v][d], codes[v], digits);
         }
     }
+    const int32x4_t start = {start_of(x, g), start_of(x + 1, g), start_of(x, g), start_of(x + 1, g)};
+    for (int v = 0; v < 2; v++) {
+        int32x4_t left = join_digits(start, sum[v * 2], lowest), right = join_digits(start, sum[v * 2 + 1], lowest);
+        total[0][v] = scaled(w, first + v * 4, g, x, vuzp1q_s32(left, right), total[0][v]);
+        total[1][v] = scaled(w, first + v * 4, g, x + 1, vuzp2q_s32(left, right), total[1][v]);
+    }
+}
+
+// Half a block: 8 inputs of two outputs times those of two rows at once.
+static void dot_two(const Matrix *w, int64_t block, int half, const Fixed *x, floats *y) {
+    floats total[2][2] = {{broadcast(0), broadcast(0)}, {broadcast(0), broadcast(0)}};
+    for (int64_t g = 0; g < w->k / 32; g++)
+        if (lowest_of(x, 2, g))
+            two_group(w, block * 16 + half * 8, g, x, 1, total);
+        else
+            two_group(w, block * 16 + half * 8, g, x, 0, total);
     for (int m = 0; m < 2; m++)
         for (int v = 0; v < 2; v++) y[m * 4 + half * 2 + v] = total[m][v];
 }
@@ -210,39 +224,47 @@ static void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const
 
 enum { AT_ONCE = 1, STREAMS = 1 };
 
+// Half a block, a group of it, of the digits from `lowest` on, a constant where it is inlined.
+//
 // A lane of 16 bits adds up 8 products of a group: 8 * 15 * 128 < 2^15.
+static inline __attribute__((always_inline)) void half_group(const Matrix *w, int64_t first, int64_t g, const Fixed *x,
+                                                             int lowest, floats *total) {
+    const uint32_t *words = words_at(w, first, g * 4);
+    int16x8_t sum[2][3][2];  // of each four outputs the first two and the others
+    for (int v = 0; v < 2; v++)
+        for (int d = lowest; d < 3; d++) sum[v][d][0] = sum[v][d][1] = vdupq_n_s16(0);
+#pragma GCC unroll 1
+    for (int o = 0; o < 4; o++, words += 16) {
+        __builtin_prefetch((const char *)words + 4096, 0, 2);
+        for (int d = lowest; d < 3; d++) {
+            const int32_t *digits = (const int32_t *)(x->digits + d * w->k + g * 32 + o * 8);
+            const int8x16_t part[2] = {(int8x16_t)vld1q_dup_s32(digits), (int8x16_t)vld1q_dup_s32(digits + 1)};
+            for (int v = 0; v < 2; v++)
+                for (int odd = 0; odd < 2; odd++) {
+                    int8x16_t codes = odd ? odd_codes(words + v * 4) : even_codes(words + v * 4);
+                    int16x8_t *s = sum[v][d];
+                    s[0] = vmlal_s8(s[0], vget_low_s8(codes), vget_low_s8(part[odd]));
+                    s[1] = vmlal_high_s8(s[1], codes, part[odd]);
+                }
+        }
+    }
+    for (int v = 0; v < 2; v++) {
+        int32x4_t whole[3];
+        for (int d = lowest; d < 3; d++) whole[d] = vpaddq_s32(vpaddlq_s16(sum[v][d][0]), vpaddlq_s16(sum[v][d][1]));
+        int32x4_t all = join_digits(vdupq_n_s32(start_of(x, g)), whole, lowest);
+        total[v] = scaled(w, first + v * 4, g, x, all, total[v]);
+    }
+}
+
 static void dot(const Matrix *w, int64_t block, int64_t apart, int blocks, const Fixed *x, int rows, floats *y) {
     (void)apart, (void)blocks, (void)rows;  // both are 1
-    const int64_t k = w->k;
     for (int half = 0; half < 2; half++, y += 2) {
         floats total[2] = {broadcast(0), broadcast(0)};
-        for (int64_t g = 0; g < k / 32; g++) {
-            const uint32_t *words = words_at(w, block * 16 + half * 8, g * 4);
-            int16x8_t sum[2][3][2];  // of each four outputs the first two and the others
-            for (int v = 0; v < 2; v++)
-                for (int d = 0; d < 3; d++) sum[v][d][0] = sum[v][d][1] = vdupq_n_s16(0);
-#pragma GCC unroll 1
-            for (int o = 0; o < 4; o++, words += 16) {
-                __builtin_prefetch((const char *)words + 4096, 0, 2);
-                for (int d = 0; d < 3; d++) {
-                    const int32_t *digits = (const int32_t *)(x->digits + d * k + g * 32 + o * 8);
-                    const int8x16_t part[2] = {(int8x16_t)vld1q_dup_s32(digits), (int8x16_t)vld1q_dup_s32(digits + 1)};
-                    for (int v = 0; v < 2; v++)
-                        for (int odd = 0; odd < 2; odd++) {
-                            int8x16_t codes = odd ? odd_codes(words + v * 4) : even_codes(words + v * 4);
-                            int16x8_t *s = sum[v][d];
-                            s[0] = vmlal_s8(s[0], vget_low_s8(codes), vget_low_s8(part[odd]));
-                            s[1] = vmlal_high_s8(s[1], codes, part[odd]);
-                        }
-                }
-            }
-            for (int v = 0; v < 2; v++) {
-                int32x4_t whole[3];
-                for (int d = 0; d < 3; d++) whole[d] = vpaddq_s32(vpaddlq_s16(sum[v][d][0]), vpaddlq_s16(sum[v][d][1]));
-                total[v] = scaled(w, block * 16 + half * 8 + v * 4, g, x,
-                                  join_digits(vdupq_n_s32(start_of(x, g)), whole), total[v]);
-            }
-        }
+        for (int64_t g = 0; g < w->k / 32; g++)
+            if (x->lowest[g])
+                half_group(w, block * 16 + half * 8, g, x, 1, total);
+            else
+                half_group(w, block * 16 + half * 8, g, x, 0, total);
         y[0] = total[0];
         y[1] = total[1];
     }

@@ -70,5 +70,15 @@ def test_the_picture_is_of_the_last_run_of_each_model(tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_picture_over_lengths_has_a_line_for_each_shape(tmp_path):
+    rows = [
+        {"run": 5, "model": f"1B, prompt {n}", "shape": "1B", "prompt": n, "engine": engine, "prefill": x, "decode": x}
+        for n in (512, 2048)
+        for engine, x in (("native", 3.0), ("llama-fa", 2.0))
+    ]
+    plot.draw_lengths([*rows, {**rows[0], "shape": "4B", "model": "4B"}], tmp_path / "lines.png")
+    assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_options_can_name_every_published_size():
     assert [size.name.lower() for size in SIZES] == NAMES

@@ -50,7 +50,7 @@ def test_the_compiler_names_the_file_and_line_of_an_error():
 @on_linux_x86
 @pytest.mark.parametrize("instruction_set", [name for name in INSTRUCTION_SETS if not name.startswith("NEON")])
 def test_the_source_compiles_without_warnings(instruction_set, tmp_path):
-    """For each set of x86's instructions, also for one that this CPU does not have. (Arm's: tests/arm.)"""
+    """For each set of x86's instructions, also for one that this CPU does not have. (Arm's: tests/emulated.)"""
     with cpu_with("gemma3_int4", instruction_set=instruction_set):
         flags = [*int4_cpu_build.compiler_flags(), "-Wall", "-Wextra", "-Werror"]
     command = ["cc", *flags, "-x", "c", "-", "-o", str(tmp_path / "kernel.so")]

@@ -1,6 +1,6 @@
 // Calls every kernel on the same random numbers and writes what comes out:
 // "NAME COUNT\n", then COUNT numbers of 16 bits, again and again. Compiled for
-// several instruction sets by test_emulated.py, which compares.
+// several instruction sets by programs.py.
 
 #include <stdio.h>
 
@@ -30,6 +30,14 @@ static bf16 *numbers(int64_t count, int exponent) {
   return x;
 }
 
+// One of 50 is 128 times as large, so that some groups have an outlier.
+static bf16 *activations(int64_t count, int exponent) {
+  bf16 *x = memory(count * 2);
+  for (int64_t i = 0; i < count; i++)
+    x[i] = number(random_bits() % 50 ? exponent : exponent + 7);
+  return x;
+}
+
 static Matrix matrix(int n, int k, int scale_type) {
   uint32_t *codes = memory(n * k / 2);
   for (int i = 0; i < n * k / 8; i++)
@@ -56,7 +64,7 @@ static void write_products(int scale_type) {
   const Matrix w = matrix(96, 128, scale_type);
   for (int rows = 1; rows < 20; rows += 1 + rows / 5) {
     Product call = {.weight = w,
-                    .x = numbers(rows * w.k, 1),
+                    .x = activations(rows * w.k, 1),
                     .rows = rows,
                     .y = memory(rows * w.n * 2)};
     call.work = memory((rows + 12) * w.k * 4);

@@ -1,7 +1,6 @@
 """The kernels for Arm, cross-compiled and run by qemu on CPUs with and without dot products and bfloat16.
 
-The same C program computes the same random numbers here, on x86. What is the same arithmetic gives the same bits;
-else results differ by what rounding to bfloat16 does. Run with: make test-arm
+Run with: make test-arm
 """
 
 import functools
@@ -9,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +15,8 @@ from gemma3_int4 import int4_cpu_build
 from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS
 from gemma3_int4.int4_cpu_library import library
 
-from tests.modeling.hardware import cpu_with
+from tests.emulated.programs import assert_same_but_for_rounding, flags_for, kind, outputs
 
-PROGRAM = Path(__file__).with_name("vectors.c")
 COMPILER = shutil.which("aarch64-linux-gnu-gcc")
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 CPUS = {"NEON": "cortex-a72", "NEON_DOTPROD": "neoverse-n1", "NEON_BF16": "max"}  # without, with DOTPROD, with BF16
@@ -40,37 +37,14 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arm")
 
     @functools.cache
-    def outputs(instruction_set: str) -> dict[str, np.ndarray]:
-        """What the program writes, compiled for these instructions and run on a CPU that has no more: name -> bits."""
-        made, arm = folder / instruction_set, instruction_set in CPUS
-        compiler, link, start = (
-            (COMPILER, ["-static"], [QEMU, "-cpu", CPUS[instruction_set]]) if arm else ("cc", [], [])
-        )
-        flags = [flag for flag in flags_for(instruction_set) if flag not in ("-shared", "-fPIC")]
-        command = [compiler, *flags, "-w", *link, str(PROGRAM), "-o", str(made), "-lgomp", "-lm"]
-        subprocess.run(command, check=True, timeout=500)
-        return parsed(subprocess.run([*start, made], check=True, capture_output=True, timeout=500).stdout)
+    def of(instruction_set: str) -> dict[str, np.ndarray]:
+        flags = flags_for(instruction_set)
+        if instruction_set not in CPUS:
+            return outputs(folder / instruction_set, "cc", flags, [])
+        emulator = [QEMU, "-cpu", CPUS[instruction_set]]
+        return outputs(folder / instruction_set, COMPILER, [*flags, "-static"], emulator)
 
-    return outputs
-
-
-def flags_for(instruction_set: str) -> list[str]:
-    with cpu_with("gemma3_int4", instruction_set=instruction_set):
-        return int4_cpu_build.compiler_flags()
-
-
-def parsed(written: bytes) -> dict[str, np.ndarray]:
-    found, at = {}, 0
-    while at < len(written):
-        end = written.index(b"\n", at)
-        name, count = written[at:end].decode().split()
-        found[name] = np.frombuffer(written, np.uint16, int(count), end + 1)
-        at = end + 1 + 2 * int(count)
-    return found
-
-
-def kind(name: str) -> str:
-    return name.partition("-")[0]
+    return of
 
 
 @pytest.mark.parametrize("instruction_set", NEON_SETS)
@@ -87,15 +61,7 @@ def test_the_same_arithmetic_gives_the_bits_of_x86(run, instruction_set):
 
 @pytest.mark.parametrize("instruction_set", NEON_SETS)
 def test_other_arithmetic_gives_the_numbers_of_x86_but_for_rounding(run, instruction_set):
-    """Weights and results are rounded to bfloat16, of 8 bits, each by half a unit, and in a layer a few times."""
-    expected, found = run("AVX2"), run(instruction_set)
-    for name in expected:
-        if kind(name) == "pack":
-            continue
-        x, y = ((bits[name].astype(np.uint32) << 16).view(np.float32) for bits in (expected, found))
-        assert np.isfinite(x).all(), name
-        bound = 2**-6 * (np.abs(x) + np.sqrt(np.mean(x**2))) * (2 if kind(name) in ("layer", "keys") else 1)
-        assert (np.abs(x - y) <= bound).all(), name
+    assert_same_but_for_rounding(run(instruction_set), run("AVX2"))
 
 
 @pytest.mark.parametrize("instruction_set", NEON_SETS)

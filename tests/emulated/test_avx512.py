@@ -1,0 +1,56 @@
+"""The kernels for AVX512 on a CPU without it: the intrinsics that they call are C functions here (avx512.h)."""
+
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS, cpu
+from gemma3_int4.int4_cpu_library import library
+
+from tests.emulated.programs import assert_same_but_for_rounding, flags_for, kind, outputs
+
+INTRINSICS = Path(__file__).with_name("avx512.h")
+
+pytestmark = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64") or library() is None,
+    reason="compares with x86's kernels, which do not run here",
+)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    folder, flags = tmp_path_factory.mktemp("avx512"), flags_for("AVX2")
+    emulating = ["-DAVX512", "-include", str(INTRINSICS), *(flag for flag in flags if flag != "-DAVX2")]
+    return outputs(folder / "emulating", "cc", emulating, []), outputs(folder / "avx2", "cc", flags, [])
+
+
+def test_codes_and_weights_are_those_of_avx2(both):
+    emulated, avx2 = both
+    assert list(emulated) == list(avx2)
+    for name in avx2:
+        if kind(name) in ("pack", "dequantize"):
+            assert np.array_equal(emulated[name], avx2[name]), name
+
+
+def test_few_rows_differ_from_avx2_by_a_float32_s_rounding_at_most(both):
+    """Digits are joined in float32 here, and in integers there: few numbers are on the other side of half."""
+    emulated, avx2 = both
+    for name in [name for name in avx2 if kind(name) == "linear"]:
+        apart = np.abs(emulated[name].astype(np.int32) - avx2[name].astype(np.int32))
+        assert apart.max() <= 1, name
+        assert np.mean(apart) < 0.01, name
+
+
+def test_all_is_the_same_but_for_rounding(both):
+    assert_same_but_for_rounding(*both)
+
+
+def test_the_definitions_are_those_of_the_cpu(both, tmp_path):
+    if not cpu().features.issuperset(INSTRUCTION_SETS["AVX512"]):
+        pytest.skip("no AVX512 here")
+    real = outputs(tmp_path / "avx512", "cc", flags_for("AVX512"), [])
+    assert_same_but_for_rounding(both[0], real)
+    for name in [name for name in real if kind(name) in ("linear", "pack", "dequantize")]:
+        assert np.array_equal(both[0][name], real[name]), name
