@@ -65,6 +65,17 @@ class Dequantize(ctypes.Structure):
     )
 
 
+class Rows(ctypes.Structure):
+    """The weights of some outputs, int64 [count], as bfloat16 rows [count, k]."""
+
+    _fields_ = (
+        ("weight", Matrix),
+        ("outputs", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("rows", ctypes.c_void_p),
+    )
+
+
 class PackAwq(ctypes.Structure):
     """AWQ's qweight [k, n/8] -> the codes of a Matrix [n/16, k/8, 16]."""
 
@@ -171,7 +182,7 @@ class Attention(ctypes.Structure):
     )
 
 
-STRUCTS = (Matrix, Product, Dequantize, PackAwq, Norm, Gated, Layer, Step, Attention)
+STRUCTS = (Matrix, Product, Dequantize, Rows, PackAwq, Norm, Gated, Layer, Step, Attention)
 
 
 def _check(code: int) -> None:
@@ -188,6 +199,7 @@ FUNCTIONS = {
     "int4_attention": (Attention, _check),
     "int4_rms_norm": (Norm, None),
     "int4_gated": (Gated, None),
+    "int4_rows": (Rows, None),
     "int4_pack_awq": (PackAwq, None),
 }
 

@@ -25,7 +25,7 @@ import torch
 
 from .int4_codes import Packed, dequantize
 from .int4_cpu_hardware import bf16_matmul, cpu, threads
-from .int4_cpu_library import Dequantize, Matrix, PackAwq, Product, library
+from .int4_cpu_library import Dequantize, Matrix, PackAwq, Product, Rows, library
 from .int4_operator import operator
 
 PRODUCT_ROWS = 12  # `int4_product` takes its rows 6 or 12 at a time
@@ -84,8 +84,14 @@ class NativeCpu:
 
     @staticmethod
     def embedding(ids: torch.Tensor, packed: Packed, dtype: torch.dtype) -> torch.Tensor:
-        words, scales = (packed[name][ids // 16, :, ids % 16] for name in ("block_codes", "block_scales"))
-        return dequantize(words.contiguous().view(torch.uint8), scales, dtype)
+        if torch.compiler.is_compiling() or dtype != torch.bfloat16:
+            words, scales = (packed[name][ids // 16, :, ids % 16] for name in ("block_codes", "block_scales"))
+            return dequantize(words.contiguous().view(torch.uint8), scales, dtype)
+        matrix, ids = native_matrix(**packed), ids.long().contiguous()
+        rows = torch.empty(len(ids), matrix.k, dtype=dtype)
+        call = Rows(matrix, ids.data_ptr(), len(ids), rows.data_ptr())
+        library().int4_rows(call, threads() if len(ids) > 16 else 1)
+        return rows
 
 
 def _linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

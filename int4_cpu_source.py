@@ -70,6 +70,16 @@ typedef struct {
 
 void int4_dequantize(const Dequantize *call, int threads);
 
+// Some outputs' weights, each float32(code * scale) rounded to bfloat16.
+typedef struct {
+    Matrix weight;
+    const int64_t *outputs;  // [count]
+    int64_t count;
+    bf16 *rows;  // [count, k]
+} Rows;
+
+void int4_rows(const Rows *call, int threads);
+
 // AWQ's words, in which nibble i is output 8 * j + {0, 2, 4, 6, 1, 3, 5, 7}[i], to the codes of a Matrix.
 typedef struct {
     const uint32_t *qweight;  // [k, n / 8]
@@ -185,8 +195,8 @@ static inline const uint32_t *words_at(const Matrix *w, int64_t output, int64_t 
 // A row of activations in fixed point. In each group of 32 inputs x = (d0 + 256 * d1 + 65536 * d2) * unit, the d's
 // signed bytes and the unit a power of two, 23 bits below the largest |x| of the group: bfloat16 has 8 bits, so only
 // what float32 would lose in the sum as well is rounded. A dot product with codes is then three of bytes, and exact.
-// Where the largest |x| is at most 16 times the mean of the others, d0 is rounded away: 15 bits below the largest, so
-// that at most 2^-11 of that mean is lost.
+// Where the largest |x| is at most 32 times the mean of the others, d0 is rounded away: 15 bits below the largest, so
+// that at most 2^-10 of that mean is lost, half of what rounding it to bfloat16 may lose.
 typedef struct {
     int8_t *digits;   // [3, k], of each 8 inputs first the even ones, then the odd ones
     int32_t *start;   // [k / 32, 3], -8 * sum of the digits: what the codes' offset of 8 comes to
@@ -939,6 +949,27 @@ static void dequantize_body(void *call) {
 
 void int4_dequantize(const Dequantize *call, int threads) { run(dequantize_body, call, threads); }
 
+static void rows_body(void *call) {
+    const Rows *c = call;
+    const int64_t k = c->weight.k;
+    int64_t from, to;
+    my_share(c->count, 1, &from, &to);
+    for (int64_t row = from; row < to; row++) {
+        const int64_t output = c->outputs[row], lane = output % LANES;
+        for (int64_t g = 0; g < k / 32; g++) {
+            const floats scales = scales_at(&c->weight, output - lane, g);
+            float values[32] __attribute__((aligned(64)));
+            for (int i = 0; i < 32; i++) {
+                const uint32_t word = *words_at(&c->weight, output, g * 4 + i / 8);
+                values[i] = ((int32_t)(word >> i % 8 * 4 & 15) - 8) * scales[lane];
+            }
+            for (int i = 0; i < 32; i += LANES) store_bf16(c->rows + row * k + g * 32 + i, load(values + i));
+        }
+    }
+}
+
+void int4_rows(const Rows *call, int threads) { run(rows_body, call, threads); }
+
 void int4_huge_pages(char *memory, int64_t bytes) {
     const uintptr_t huge = 1 << 21;
     uintptr_t from = ((uintptr_t)memory + huge - 1) / huge * huge, to = ((uintptr_t)memory + bytes) / huge * huge;
@@ -1002,7 +1033,7 @@ static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
         if (exponent < 30) exponent = 30;
         const float largest = maximum_of((floats)bits);
         f.unit[g] = infinite ? NAN : power_of_2(exponent - 127 - 22);
-        f.lowest[g] = largest * 31 <= 16 * (sum_of(total) - largest);
+        f.lowest[g] = largest * 31 <= 32 * (sum_of(total) - largest);
         const floats per_unit = broadcast(power_of_2(127 + 22 - exponent));
         const floats shortened = broadcast(power_of_2(127 + 14 - exponent));
         for (int p = 0; p < PARTS; p++) {
@@ -1786,6 +1817,7 @@ int int4_decoder_layer(const Step *call, int threads) {
 EXPORT_SIZE(Matrix);
 EXPORT_SIZE(Product);
 EXPORT_SIZE(Dequantize);
+EXPORT_SIZE(Rows);
 EXPORT_SIZE(PackAwq);
 EXPORT_SIZE(Norm);
 EXPORT_SIZE(Gated);

@@ -39,8 +39,8 @@ static inline const uint32_t *words_at(const Matrix *w, int64_t output, int64_t 
 // A row of activations in fixed point. In each group of 32 inputs x = (d0 + 256 * d1 + 65536 * d2) * unit, the d's
 // signed bytes and the unit a power of two, 23 bits below the largest |x| of the group: bfloat16 has 8 bits, so only
 // what float32 would lose in the sum as well is rounded. A dot product with codes is then three of bytes, and exact.
-// Where the largest |x| is at most 16 times the mean of the others, d0 is rounded away: 15 bits below the largest, so
-// that at most 2^-11 of that mean is lost.
+// Where the largest |x| is at most 32 times the mean of the others, d0 is rounded away: 15 bits below the largest, so
+// that at most 2^-10 of that mean is lost, half of what rounding it to bfloat16 may lose.
 typedef struct {
     int8_t *digits;   // [3, k], of each 8 inputs first the even ones, then the odd ones
     int32_t *start;   // [k / 32, 3], -8 * sum of the digits: what the codes' offset of 8 comes to

@@ -20,7 +20,7 @@ static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
         if (exponent < 30) exponent = 30;
         const float largest = maximum_of((floats)bits);
         f.unit[g] = infinite ? NAN : power_of_2(exponent - 127 - 22);
-        f.lowest[g] = largest * 31 <= 16 * (sum_of(total) - largest);
+        f.lowest[g] = largest * 31 <= 32 * (sum_of(total) - largest);
         const floats per_unit = broadcast(power_of_2(127 + 22 - exponent));
         const floats shortened = broadcast(power_of_2(127 + 14 - exponent));
         for (int p = 0; p < PARTS; p++) {

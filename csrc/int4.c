@@ -43,6 +43,7 @@
 EXPORT_SIZE(Matrix);
 EXPORT_SIZE(Product);
 EXPORT_SIZE(Dequantize);
+EXPORT_SIZE(Rows);
 EXPORT_SIZE(PackAwq);
 EXPORT_SIZE(Norm);
 EXPORT_SIZE(Gated);

@@ -46,6 +46,16 @@ typedef struct {
 
 void int4_dequantize(const Dequantize *call, int threads);
 
+// Some outputs' weights, each float32(code * scale) rounded to bfloat16.
+typedef struct {
+    Matrix weight;
+    const int64_t *outputs;  // [count]
+    int64_t count;
+    bf16 *rows;  // [count, k]
+} Rows;
+
+void int4_rows(const Rows *call, int threads);
+
 // AWQ's words, in which nibble i is output 8 * j + {0, 2, 4, 6, 1, 3, 5, 7}[i], to the codes of a Matrix.
 typedef struct {
     const uint32_t *qweight;  // [k, n / 8]

@@ -28,6 +28,27 @@ static void dequantize_body(void *call) {
 
 void int4_dequantize(const Dequantize *call, int threads) { run(dequantize_body, call, threads); }
 
+static void rows_body(void *call) {
+    const Rows *c = call;
+    const int64_t k = c->weight.k;
+    int64_t from, to;
+    my_share(c->count, 1, &from, &to);
+    for (int64_t row = from; row < to; row++) {
+        const int64_t output = c->outputs[row], lane = output % LANES;
+        for (int64_t g = 0; g < k / 32; g++) {
+            const floats scales = scales_at(&c->weight, output - lane, g);
+            float values[32] __attribute__((aligned(64)));
+            for (int i = 0; i < 32; i++) {
+                const uint32_t word = *words_at(&c->weight, output, g * 4 + i / 8);
+                values[i] = ((int32_t)(word >> i % 8 * 4 & 15) - 8) * scales[lane];
+            }
+            for (int i = 0; i < 32; i += LANES) store_bf16(c->rows + row * k + g * 32 + i, load(values + i));
+        }
+    }
+}
+
+void int4_rows(const Rows *call, int threads) { run(rows_body, call, threads); }
+
 void int4_huge_pages(char *memory, int64_t bytes) {
     const uintptr_t huge = 1 << 21;
     uintptr_t from = ((uintptr_t)memory + huge - 1) / huge * huge, to = ((uintptr_t)memory + bytes) / huge * huge;

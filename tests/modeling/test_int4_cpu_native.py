@@ -58,18 +58,18 @@ def test_packing_from_awq_words_equals_packing_from_codes(shape, threads):
 
 def terms_of_fixed_point(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Of x in fixed point times W.T, for `assert_rounded_to_bfloat16`: fixed point keeps 23 bits below the largest |x|
-    of a group, or 15 where that is at most 16 times the mean of the others.
+    of a group, or 15 where that is at most 32 times the mean of the others.
     """
     groups = x.double().unflatten(1, (-1, 32)).abs()
     largest = groups.amax(-1, keepdim=True)
     others = (groups.sum(-1, keepdim=True) - largest) / 31
-    lost = torch.where(largest <= 16.001 * others, 2.0**-15, 2.0**-23) * largest
+    lost = torch.where(largest <= 32.001 * others, 2.0**-15, 2.0**-23) * largest
     return (largest + lost * 2**21).expand_as(groups).flatten(1) @ weight.abs().T
 
 
 @native
 @pytest.mark.parametrize("rows", [1, 2, 3])
-@pytest.mark.parametrize("outlier", [0, 12, 20, 1e4])
+@pytest.mark.parametrize("outlier", [0, 24, 40, 1e4])
 def test_what_fixed_point_rounds_away_is_little_beside_the_mean_of_a_group(outlier, rows):
     """Numbers of one size, all of which have to be rounded, beside none that is larger, one that is just not so much
     larger that all bits are kept, and ones for which they are; and codes that do not read the large one."""
@@ -81,7 +81,7 @@ def test_what_fixed_point_rounds_away_is_little_beside_the_mean_of_a_group(outli
     found = linear_from(codes, torch.ones(64, 4), torch.bfloat16)(x)
     exact = x.double() @ codes.double().T
     mean = x[:, :31].double().abs().mean()
-    bound = exact.abs() * 2**-8 + mean * 2**-11 * codes.double().abs().sum(1)
+    bound = exact.abs() * 2**-8 + mean * 2**-10 * codes.double().abs().sum(1)
     assert ((found.double() - exact).abs() <= bound).all()
 
 
