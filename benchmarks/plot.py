@@ -70,7 +70,7 @@ def draw_lengths(rows: list[dict], picture: Path) -> None:
         panel.minorticks_off()
         panel.set_xlabel("tokens of prompt")
         panel.set_ylabel(f"{what}, times llama.cpp")
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
         panel.spines[["top", "right"]].set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(picture, dpi=150)
