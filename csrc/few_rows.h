@@ -15,8 +15,8 @@ static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
         }
         const int32_t most = maximum_of_ints(bits);
         const int infinite = most >> 23 == 255;  // or NaN
-        int32_t exponent =
-            (most + 0x10000) >> 23;  // biased; a last digit of 127.5 would not fit, and counts as the next
+        // Biased. A d2 of 127.5 would not fit: the largest mantissa counts to the next exponent.
+        int32_t exponent = (most + 0x10000) >> 23;
         if (exponent < 30) exponent = 30;
         const float largest = maximum_of((floats)bits);
         f.unit[g] = infinite ? NAN : power_of_2(exponent - 127 - 22);
