@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Gemma3Config, Gemma3TextConfig
 
+from benchmarks.engine_worker import TOWER_FILE
 from benchmarks.shapes import config_of, linear_shapes, random_scales
 from conversion.export.gguf_language import write_language_model
 from conversion.export.gguf_vision import write_vision
@@ -30,7 +31,6 @@ from real270m.fetch import published_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDING_FILE = "model-embedding.safetensors"
-TOWER_FILE = "mmproj-F16.gguf"
 KEEP = ["model.vision_tower", "model.multi_modal_projector", "vision_tower", "multi_modal_projector"]
 QUANTIZATION = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
 
