@@ -21,9 +21,12 @@ import torch
 
 from .int4_memory import control_groups
 
+AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")
 # Best first. Features as /proc/cpuinfo spells them.
 INSTRUCTION_SETS = {
-    "AVX512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "fma"),
+    "AVX512_BF16": (*AVX512, "avx512_vnni", "avx512_bf16"),
+    "AVX512_VNNI": (*AVX512, "avx512_vnni"),
+    "AVX512": AVX512,
     "AVX2": ("avx2", "fma", "f16c"),
     "NEON_BF16": ("asimd", "asimddp", "i8mm", "bf16"),
     "NEON_DOTPROD": ("asimd", "asimddp"),
@@ -68,8 +71,8 @@ class Cpu:
         features: as Linux lists them; for Arm those of ARM_FEATURES; empty on other systems.
         instruction_set: the first of INSTRUCTION_SETS that the CPU has all of, or None.
         amx: whether torch's bfloat16 GEMM has matrix units to run on, which no kernel of ours uses.
-        bf16_gemm: whether torch has more than plain loops to multiply bfloat16 matrices; those take 9 to more than 100
-            times as long as float32's GEMM.
+        bf16_gemm: whether torch has instructions for bfloat16 to multiply matrices with. Else it has plain loops, which
+            take 9 to more than 100 times as long as float32's GEMM, or with AVX512 a detour that takes 4 times as long.
         aten_layout: how torch's int4 operator wants weights; None where it is missing or its layout unknown to us.
         native_rows, aten_rows: rows of activations up to which our int4 kernel, or torch's, beats multiplying by
             dequantized weights (benchmarks/RESULTS.md).
@@ -94,7 +97,7 @@ class Cpu:
             features=features,
             instruction_set=name,
             amx=amx,
-            bf16_gemm=_has_bf16_gemm(),
+            bf16_gemm=_has_bf16_gemm(features),
             aten_layout=_find_aten_layout(),
             # Arm's numbers are counted instructions
             native_rows={"AVX2": 10, "NEON": 5, "NEON_BF16": 11}.get(name, 24 if amx else 16),
@@ -167,10 +170,11 @@ def _features() -> frozenset[str]:
         return frozenset()
 
 
-def _has_bf16_gemm() -> bool:
-    """What oneDNN says."""
+def _has_bf16_gemm(features: frozenset[str]) -> bool:
+    """What oneDNN says; but of x86 it counts every AVX512."""
     ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return ask is not None and ask()
+    emulated = "avx512f" in features and features.isdisjoint(("avx512_bf16", "amx_bf16"))
+    return ask is not None and ask() and not emulated
 
 
 def _find_aten_layout() -> BlockLayout | None:

@@ -1,6 +1,7 @@
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
-// AVX512 with VNNI and BF16: vectors of 16 numbers, byte dot products, bfloat16 dot products.
+// AVX512: vectors of 16 numbers; with byte dot products (AVX512_VNNI), and with these, bfloat16 dot products
+// (AVX512_BF16), where the CPU has them.
 
 #include <immintrin.h>
 
@@ -29,16 +30,36 @@ static inline floats load_bf16(const bf16 *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }
 
-static inline void store_bf16(bf16 *p, floats x) { _mm256_storeu_si256((void *)p, (__m256i)_mm512_cvtneps_pbh(x)); }
+#ifdef AVX512_BF16
+
+static inline __m256i to_bf16(floats x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
 static inline void store_two_bf16(bf16 *p, floats x, floats next) {
     _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(next, x));
 }
 
+#else
+
+// To the nearest bfloat16, of two as near the even one.
+static inline __m256i to_bf16(floats x) {
+    const ints bits = (ints)x, odd = (ints)_mm512_srli_epi32((__m512i)x, 16) & 1, nan = x != x;
+    const ints rounded = (ints)_mm512_srli_epi32((__m512i)(bits + odd + 0x7FFF), 16);
+    return _mm512_cvtepi32_epi16((__m512i)((rounded & ~nan) | (nan & 0x7FC0)));
+}
+
+static inline void store_two_bf16(bf16 *p, floats x, floats next) {
+    _mm256_storeu_si256((void *)p, to_bf16(x));
+    _mm256_storeu_si256((void *)(p + LANES), to_bf16(next));
+}
+
+#endif
+
+static inline void store_bf16(bf16 *p, floats x) { _mm256_storeu_si256((void *)p, to_bf16(x)); }
+
 static inline floats load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
 
 static inline floats round_bf16(floats x) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(to_bf16(x)), 16));
 }
 
 // Nibble i of each word, less 8.
@@ -54,10 +75,19 @@ static inline void store_bytes(int8_t *octets, int at, ints x) {
 }
 
 static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
+#ifdef AVX512_BF16
     floats sum = broadcast(0);
     for (int64_t i = 0; i < n; i += 32)
         sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + i), (__m512bh)_mm512_loadu_si512(y + i));
     return sum_of(sum);
+#else
+    floats sum = broadcast(0), next = broadcast(0);
+    for (int64_t i = 0; i < n; i += 32) {
+        sum = fmadd(load_bf16(x + i), load_bf16(y + i), sum);
+        next = fmadd(load_bf16(x + i + 16), load_bf16(y + i + 16), next);
+    }
+    return sum_of(sum + next);
+#endif
 }
 
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
@@ -65,6 +95,16 @@ static inline floats scales_at(const Matrix *w, int64_t output, int64_t group); 
 enum { AT_ONCE = 4, STREAMS = 4 };
 
 static inline __m512i four_bytes(const int8_t *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
+
+// sum + products of unsigned by signed bytes, four to a lane. Codes have 4 bits, so that two products fit 16.
+static inline __m512i add_bytes(__m512i sum, __m512i codes, __m512i digits) {
+#ifdef AVX512
+    const __m512i ones = _mm512_set1_epi16(1);
+    return (__m512i)((ints)sum + (ints)_mm512_madd_epi16(_mm512_maddubs_epi16(codes, digits), ones));
+#else
+    return _mm512_dpbusd_epi32(sum, codes, digits);
+#endif
+}
 
 // One group of `dot_streams`, of the digits from `lowest` on, which is a constant too.
 static inline __attribute__((always_inline)) void add_group(const Matrix *w, int64_t first, int64_t apart, int blocks,
@@ -85,8 +125,8 @@ static inline __attribute__((always_inline)) void add_group(const Matrix *w, int
                 for (int d = lowest; d < 3; d++) {
                     const int8_t *digits = x[m].digits + d * k + g * 32 + o * 8;
                     __m512i *total = &sum[b * rows + m][d];
-                    *total = _mm512_dpbusd_epi32(*total, even, four_bytes(digits));
-                    *total = _mm512_dpbusd_epi32(*total, odd, four_bytes(digits + 4));
+                    *total = add_bytes(*total, even, four_bytes(digits));
+                    *total = add_bytes(*total, odd, four_bytes(digits + 4));
                 }
         }
     for (int i = 0; i < blocks * rows; i++) {
@@ -124,10 +164,14 @@ static inline __attribute__((always_inline)) void dot(const Matrix *w, int64_t f
     }
 }
 
-// Many rows: a cell is what a lane multiplies at once, here two bfloat16 of consecutive inputs. The sums of ROWS rows
-// take three quarters of the registers.
+// Many rows: the sums of ROWS rows take three quarters of the registers.
+enum { ROWS = 12 };
+
+#ifdef AVX512_BF16
+
+// A cell is what a lane multiplies at once, here two bfloat16 of consecutive inputs.
 #define BF16_CELLS
-enum { PER_CELL = 2, ROWS = 12 };
+enum { PER_CELL = 2 };
 typedef uint32_t cell;
 typedef __m512bh cells;
 
@@ -138,8 +182,8 @@ static inline floats add_product(floats sum, cells x, cells y) { return _mm512_d
 
 static inline void store_weights(cell *panel, ints word, floats scale) {
     for (int i = 0; i < 8; i += 2) {
-        __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(codes_of(word, i) * scale));
-        __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(codes_of(word, i + 1) * scale));
+        __m512i low = _mm512_cvtepu16_epi32(to_bf16(codes_of(word, i) * scale));
+        __m512i high = _mm512_cvtepu16_epi32(to_bf16(codes_of(word, i + 1) * scale));
         _mm512_storeu_si512(panel + i / 2 * WIDTH, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
 }
@@ -161,3 +205,5 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
         _mm512_storeu_si512(panel + half, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
 }
+
+#endif

@@ -19,7 +19,7 @@
 #include "interface.h"
 #include "base.h"
 
-#if defined(AVX512)
+#if defined(AVX512_BF16) || defined(AVX512_VNNI) || defined(AVX512)
 #include "avx512.h"
 #elif defined(AVX2)
 #include "avx2.h"

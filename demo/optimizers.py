@@ -5,7 +5,7 @@ import torch
 
 def pick_dtype(device: torch.device) -> torch.dtype:
     """Returns what to compute in: bfloat16, or float32 on a CPU that only emulates it."""
-    emulated = device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    emulated = device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
     return torch.float32 if emulated else torch.bfloat16
 
 

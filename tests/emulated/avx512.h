@@ -1,6 +1,7 @@
 // What csrc/avx512.h uses of AVX512, VNNI and BF16, in C for any x86 CPU with
 // AVX2: each intrinsic as Intel's guide defines it. To be included first, with
-// -include, by a program that is compiled with -DAVX512.
+// -include, by a program that is compiled with -DAVX512_BF16, -DAVX512_VNNI or
+// -DAVX512.
 
 #include <immintrin.h>
 #include <math.h>
@@ -150,6 +151,14 @@ static inline __m128i c_cvtepi32_epi8(__m512i x) {
   __builtin_memcpy(&low, bytes, 16);
   return low;
 }
+static inline __m256i c_cvtepi32_epi16(__m512i x) {
+  Lanes l = {.integer = x};
+  uint16_t halves[16];
+  EACH(16) halves[i] = (uint16_t)l.u[i];
+  __m256i low;
+  __builtin_memcpy(&low, halves, 32);
+  return low;
+}
 static inline __m512 c_permutexvar_ps(__m512i which, __m512 x) {
   Lanes l, w = {.integer = which}, from = {.vector = x};
   EACH(16) l.f[i] = from.f[w.u[i] & 15];
@@ -179,6 +188,27 @@ static inline __m512 c_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
 static inline __m512i c_dpbusd_epi32(__m512i sum, __m512i codes, __m512i x) {
   Lanes l = {.integer = sum}, a = {.integer = codes}, b = {.integer = x};
   EACH(64) l.i[i / 4] += a.codes[i] * b.bytes[i];
+  return l.integer;
+}
+static inline __m512i c_set1_epi16(int16_t x) {
+  Lanes l;
+  EACH(32) l.halves[i] = (uint16_t)x;
+  return l.integer;
+}
+static inline __m512i c_madd_epi16(__m512i x, __m512i y) {
+  Lanes l, a = {.integer = x}, b = {.integer = y};
+  EACH(16)
+  l.i[i] = (int16_t)a.halves[2 * i] * (int16_t)b.halves[2 * i] +
+           (int16_t)a.halves[2 * i + 1] * (int16_t)b.halves[2 * i + 1];
+  return l.integer;
+}
+static inline __m512i c_maddubs_epi16(__m512i codes, __m512i x) {
+  Lanes l, a = {.integer = codes}, b = {.integer = x};
+  EACH(32) {
+    int sum = a.codes[2 * i] * b.bytes[2 * i] +
+              a.codes[2 * i + 1] * b.bytes[2 * i + 1];
+    l.halves[i] = (uint16_t)(sum > 32767 ? 32767 : sum < -32768 ? -32768 : sum);
+  }
   return l.integer;
 }
 
@@ -212,8 +242,12 @@ static inline __m512i c_dpbusd_epi32(__m512i sum, __m512i codes, __m512i x) {
 #define _mm512_cvtepu16_epi32 c_cvtepu16_epi32
 #define _mm512_cvtph_ps c_cvtph_ps
 #define _mm512_cvtepi32_epi8 c_cvtepi32_epi8
+#define _mm512_cvtepi32_epi16 c_cvtepi32_epi16
 #define _mm512_permutexvar_ps c_permutexvar_ps
 #define _mm512_cvtneps_pbh c_cvtneps_pbh
 #define _mm512_cvtne2ps_pbh c_cvtne2ps_pbh
 #define _mm512_dpbf16_ps c_dpbf16_ps
 #define _mm512_dpbusd_epi32 c_dpbusd_epi32
+#define _mm512_set1_epi16 c_set1_epi16
+#define _mm512_madd_epi16 c_madd_epi16
+#define _mm512_maddubs_epi16 c_maddubs_epi16

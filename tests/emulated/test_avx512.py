@@ -19,10 +19,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module", params=[name for name in INSTRUCTION_SETS if name.startswith("AVX512")])
+def instruction_set(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def both(tmp_path_factory) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def both(instruction_set, tmp_path_factory) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     folder, flags = tmp_path_factory.mktemp("avx512"), flags_for("AVX2")
-    emulating = ["-DAVX512", "-include", str(INTRINSICS), *(flag for flag in flags if flag != "-DAVX2")]
+    emulating = [f"-D{instruction_set}", "-include", str(INTRINSICS), *(flag for flag in flags if flag != "-DAVX2")]
     return outputs(folder / "emulating", "cc", emulating, []), outputs(folder / "avx2", "cc", flags, [])
 
 
@@ -47,10 +52,10 @@ def test_all_is_the_same_but_for_rounding(both):
     assert_same_but_for_rounding(*both)
 
 
-def test_the_definitions_are_those_of_the_cpu(both, tmp_path):
-    if not cpu().features.issuperset(INSTRUCTION_SETS["AVX512"]):
-        pytest.skip("no AVX512 here")
-    real = outputs(tmp_path / "avx512", "cc", flags_for("AVX512"), [])
+def test_the_definitions_are_those_of_the_cpu(both, instruction_set, tmp_path):
+    if not cpu().features.issuperset(INSTRUCTION_SETS[instruction_set]):
+        pytest.skip(f"no {instruction_set} here")
+    real = outputs(tmp_path / "avx512", "cc", flags_for(instruction_set), [])
     assert_same_but_for_rounding(both[0], real)
     for name in [name for name in real if kind(name) in ("linear", "pack", "dequantize")]:
         assert np.array_equal(both[0][name], real[name]), name

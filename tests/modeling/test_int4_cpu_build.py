@@ -111,10 +111,17 @@ def test_another_cpu_is_told_what_it_lacks(caplog):
 
 @pytest.mark.parametrize(
     ("lacking", "expected"),
-    [((), "AVX512"), (("avx512_bf16",), "AVX2"), (("avx512f", "avx512_vnni"), "AVX2"), (("avx2",), "AVX512")],
+    [
+        ((), "AVX512_BF16"),
+        (("avx2",), "AVX512_BF16"),
+        (("avx512_bf16",), "AVX512_VNNI"),  # Cascade Lake, Ice Lake
+        (("avx512_bf16", "avx512_vnni"), "AVX512"),  # Skylake
+        (("avx512_vnni",), "AVX512"),
+        (("avx512f", "avx512_vnni"), "AVX2"),
+    ],
 )
 def test_the_best_instruction_set_that_a_cpu_has_all_of(lacking, expected):
-    features = {*INSTRUCTION_SETS["AVX512"], *INSTRUCTION_SETS["AVX2"]}
+    features = {*INSTRUCTION_SETS["AVX512_BF16"], *INSTRUCTION_SETS["AVX2"]}
     assert Cpu.with_features(frozenset(features - set(lacking) | {"sse2"})).instruction_set == expected
 
 

@@ -1,9 +1,9 @@
-"""Driver: an AWQ or compressed-tensors repo in vLLM on the CPU, bfloat16."""
+"""Driver: an AWQ or compressed-tensors repo in vLLM on the CPU, bfloat16, cut over a number of processes."""
 
 import os
 import sys
 
-# Before vLLM is imported: all in this process, no more threads than asked for, cache memory in GiB.
+# Before vLLM is imported: no process but those asked for, threads where the system puts them, cache memory in GiB.
 os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_CPU_KVCACHE_SPACE="1")
 os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1")
 # On CPUs with AMX its int4 kernel would quantize activations to int8 otherwise.
@@ -24,13 +24,14 @@ def request(prompt: Prompt, *tokens: int) -> dict:
 
 
 def main() -> None:
-    model_path, job, result = sys.argv[1:]
+    model_path, job, result, processes = sys.argv[1:]
     job = Job.read(job)
     prompts, continuations = job.prompts, job.continuations
     steps = continuations.shape[1]
     most = max(len(prompt.pictures) for prompt in prompts)
     options = {"limit_mm_per_prompt": {"image": most}} if most else {}
-    model = LLM(model_path, dtype="bfloat16", max_model_len=512, enforce_eager=True, max_num_seqs=20, **options)
+    options |= {"max_model_len": 512, "max_num_seqs": 20, "enforce_eager": True}
+    model = LLM(model_path, dtype="bfloat16", tensor_parallel_size=int(processes), **options)
 
     # Free decoding; where a prompt leaves its continuation, it starts again after the continuation's token.
     tokens = np.full_like(continuations, -1)
