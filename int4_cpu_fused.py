@@ -30,7 +30,7 @@ from . import int4_prefill as prefill
 from .int4_attention import IMPLEMENTATION
 from .int4_cache import KVBuffer
 from .int4_cpu_hardware import cpu, threads
-from .int4_cpu_library import Gated, Layer, Norm, Step, library
+from .int4_cpu_library import Gated, Layer, Norm, Step, Steps, library
 from .int4_cpu_native import NativeCpu, empty, native_matrix
 from .int4_layers import Int4Linear
 from .int4_versions import CACHE, cache_among
@@ -106,7 +106,7 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
 
         hidden_states = hidden_states.contiguous()
         out = torch.empty_like(hidden_states)
-        _compute(native, cache, hidden_states, out, cos, sin, mask)
+        _run([_step(native, cache, hidden_states, out, cos, sin, mask)])
         return out
 
     def is_watched(self) -> bool:
@@ -120,7 +120,7 @@ class Gemma3DecoderLayer(stock.Gemma3DecoderLayer):
         return native if native.usable else None
 
 
-def _compute(
+def _step(
     native: "_NativeLayer",
     cache: DynamicLayer,
     hidden: torch.Tensor,
@@ -128,10 +128,13 @@ def _compute(
     cos: torch.Tensor,
     sin: torch.Tensor,
     mask: torch.Tensor | None,
-) -> None:
-    """One token of each sequence through a layer, hidden -> out [B, 1, D]; its keys and values go to the cache."""
+) -> Step:
+    """One token of each sequence through a layer, hidden -> out [B, 1, D]; its keys and values go to the cache.
+
+    The cache counts it at once; `_run` computes it, and everything has to live until then.
+    """
     keys, values, head_stride, length = _append(cache)
-    step = Step(
+    return Step(
         layer=native.refreshed(),
         rows=len(hidden),
         few=cpu().native_rows,
@@ -147,7 +150,12 @@ def _compute(
         mask_stride=0 if mask is None else _stride(mask),
         out=out.data_ptr(),
     )
-    library().int4_decoder_layer(step, threads())
+
+
+def _run(steps: list[Step]) -> None:
+    """Computes steps, one after the other."""
+    array = (Step * len(steps))(*steps)
+    library().int4_decoder_layers(Steps(ctypes.addressof(array), len(steps)), threads())
 
 
 class Gemma3TextModel(prefill.Gemma3TextModel):
@@ -170,11 +178,13 @@ class Gemma3TextModel(prefill.Gemma3TextModel):
         tables = {kind: self.rotary_emb(hidden, positions, kind) for kind in {kind for _, _, kind, _ in stages}}
         if not all(_is_table(table, len(hidden)) for pair in tables.values() for table in pair):
             return super().forward(**kwargs)
-        buffers = torch.empty_like(hidden), torch.empty_like(hidden)
+        buffers, before, steps = (torch.empty_like(hidden), torch.empty_like(hidden)), hidden, []
         for number, (native, layer, kind, mask) in enumerate(stages):
-            _compute(native, layer, hidden, buffers[number % 2], *tables[kind], mask)
-            hidden = buffers[number % 2]
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), **{CACHE: cache})
+            after = buffers[number % 2]
+            steps.append(_step(native, layer, before, after, *tables[kind], mask))
+            before = after
+        _run(steps)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(after), **{CACHE: cache})
 
     def _stages(self, kwargs: dict) -> "list[tuple[_NativeLayer, DynamicLayer, str, torch.Tensor | None]] | None":
         """For each layer the C code's view of it, its part of the cache, its kind, and its mask or None.

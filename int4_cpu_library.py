@@ -157,6 +157,15 @@ class Step(ctypes.Structure):
     )
 
 
+class Steps(ctypes.Structure):
+    """Some Steps, one after the other. first: the address of an array of `count`."""
+
+    _fields_ = (
+        ("first", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+    )
+
+
 class Attention(ctypes.Structure):
     """Attention of many queries; all numbers bfloat16, strides those of batch, head and row, in numbers.
 
@@ -182,7 +191,7 @@ class Attention(ctypes.Structure):
     )
 
 
-STRUCTS = (Matrix, Product, Dequantize, Rows, PackAwq, Norm, Gated, Layer, Step, Attention)
+STRUCTS = (Matrix, Product, Dequantize, Rows, PackAwq, Norm, Gated, Layer, Step, Steps, Attention)
 
 
 def _check(code: int) -> None:
@@ -195,7 +204,7 @@ FUNCTIONS = {
     "int4_linear": (Product, _check),
     "int4_product": (Product, None),
     "int4_dequantize": (Dequantize, None),
-    "int4_decoder_layer": (Step, _check),
+    "int4_decoder_layers": (Steps, _check),
     "int4_attention": (Attention, _check),
     "int4_rms_norm": (Norm, None),
     "int4_gated": (Gated, None),

@@ -14,9 +14,8 @@ SOURCE = r"""
 //
 //   floats, ints, LANES          vectors of so many float32 or int32, on which C's +, -, *, /, & and shifts work
 //   load ... store_bytes         the elementary operations on them, under the names that avx2.h has
-//   dot_bf16                     a dot product of bfloat16 numbers
 //   AT_ONCE, STREAMS, dot        few rows: how many `dot` takes, or of one row how many blocks of outputs; the products
-//   BF16_CELLS                   many rows: that a lane multiplies two bfloat16 at once; else float_cells.h has these:
+//   BF16_CELLS                   many rows, and scores: that a lane multiplies two bfloat16 at once; else float_cells.h:
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
 //     store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS                         many rows: how many a register tile has
@@ -135,8 +134,14 @@ typedef struct {
     bf16 *out;              // [rows, width]
 } Step;
 
+// Steps through several layers, `hidden` of each but the first the `out` of the one before, or that of another.
+typedef struct {
+    const Step *first;  // [count]
+    int64_t count;
+} Steps;
+
 // hidden -> out; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3 does.
-int int4_decoder_layer(const Step *call, int threads);
+int int4_decoder_layers(const Steps *call, int threads);
 
 // Attention of many queries. Query r of a sequence sees the keys first[r] .. end[r], less those where `seen` is 0.
 typedef struct {
@@ -152,7 +157,7 @@ typedef struct {
 } Attention;
 
 int int4_attention(const Attention *call, int threads);
-#line 20 "csrc/int4.c"
+#line 19 "csrc/int4.c"
 #line 1 "csrc/base.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -218,7 +223,7 @@ static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
     float *unit = (float *)(p + 3 * k + k / 32 * 12);
     return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), unit, (int32_t *)unit + k / 32};
 }
-#line 21 "csrc/int4.c"
+#line 20 "csrc/int4.c"
 
 #if defined(AVX512_BF16) || defined(AVX512_VNNI) || defined(AVX512)
 #line 1 "csrc/avx512.h"
@@ -296,22 +301,6 @@ static inline floats codes_of(ints words, int i) {
 static inline void store_bytes(int8_t *octets, int at, ints x) {
     const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
     _mm_storeu_si128((void *)(octets + at), _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)x), even_odd));
-}
-
-static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
-#ifdef AVX512_BF16
-    floats sum = broadcast(0);
-    for (int64_t i = 0; i < n; i += 32)
-        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + i), (__m512bh)_mm512_loadu_si512(y + i));
-    return sum_of(sum);
-#else
-    floats sum = broadcast(0), next = broadcast(0);
-    for (int64_t i = 0; i < n; i += 32) {
-        sum = fmadd(load_bf16(x + i), load_bf16(y + i), sum);
-        next = fmadd(load_bf16(x + i + 16), load_bf16(y + i + 16), next);
-    }
-    return sum_of(sum + next);
-#endif
 }
 
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
@@ -402,6 +391,7 @@ typedef __m512bh cells;
 static inline cell cell_of(const bf16 *x) { return *(const cell *)x; }
 static inline cells broadcast_cell(cell x) { return (cells)_mm512_set1_epi32(x); }
 static inline cells load_cells(const cell *p) { return (cells)_mm512_loadu_si512(p); }
+static inline cells cells_of(const bf16 *p) { return (cells)_mm512_loadu_si512(p); }
 static inline floats add_product(floats sum, cells x, cells y) { return _mm512_dpbf16_ps(sum, x, y); }
 
 static inline void store_weights(cell *panel, ints word, floats scale) {
@@ -431,7 +421,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 }
 
 #endif
-#line 24 "csrc/int4.c"
+#line 23 "csrc/int4.c"
 #elif defined(AVX2)
 #line 1 "csrc/avx2.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -522,15 +512,6 @@ static inline void store_bytes(int8_t *octets, int at, ints x) {
                      _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
 }
 
-static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
-    floats sum = broadcast(0), next = broadcast(0);
-    for (int64_t i = 0; i < n; i += 16) {
-        sum = fmadd(load_bf16(x + i), load_bf16(y + i), sum);
-        next = fmadd(load_bf16(x + i + 8), load_bf16(y + i + 8), next);
-    }
-    return sum_of(sum + next);
-}
-
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
 
 enum { AT_ONCE = 2, STREAMS = 1 };
@@ -611,7 +592,7 @@ static inline void dot(const Matrix *w, int64_t block, int64_t apart, int blocks
 
 // Many rows: the sums of ROWS rows take three quarters of the registers.
 enum { ROWS = 6 };
-#line 26 "csrc/int4.c"
+#line 25 "csrc/int4.c"
 #elif defined(__ARM_NEON)
 #line 1 "csrc/neon.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -690,20 +671,6 @@ static inline void store_bytes(int8_t *octets, int at, ints x) {
     uint16_t *p = (uint16_t *)(octets + at / 8 * 8 + at % 8 / 2);
     vst1_lane_u16(p, even_odd, 0);
     vst1_lane_u16(p + 2, even_odd, 1);
-}
-
-static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
-    floats sum[4] = {broadcast(0), broadcast(0), broadcast(0), broadcast(0)};
-#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
-    for (int64_t i = 0; i < n; i += 32)
-        for (int j = 0; j < 4; j++)
-            sum[j] =
-                vbfdotq_f32(sum[j], (bfloat16x8_t)vld1q_u16(x + i + j * 8), (bfloat16x8_t)vld1q_u16(y + i + j * 8));
-#else
-    for (int64_t i = 0; i < n; i += 16)
-        for (int j = 0; j < 4; j++) sum[j] = fmadd(load_bf16(x + i + j * 4), load_bf16(y + i + j * 4), sum[j]);
-#endif
-    return sum_of((sum[0] + sum[2]) + (sum[1] + sum[3]));
 }
 
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
@@ -900,6 +867,7 @@ typedef bfloat16x8_t cells;
 static inline cell cell_of(const bf16 *x) { return *(const cell *)x; }
 static inline cells broadcast_cell(cell x) { return (cells)vdupq_n_u32(x); }
 static inline cells load_cells(const cell *p) { return (cells)vld1q_u32(p); }
+static inline cells cells_of(const bf16 *p) { return (cells)vld1q_u16(p); }
 static inline floats add_product(floats sum, cells x, cells y) { return vbfdotq_f32(sum, x, y); }
 
 static inline void store_weights(cell *panel, ints word, floats scale) {
@@ -929,7 +897,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 enum { ROWS = 8 };
 
 #endif
-#line 28 "csrc/int4.c"
+#line 27 "csrc/int4.c"
 #endif
 #ifndef BF16_CELLS
 #line 1 "csrc/float_cells.h"
@@ -944,6 +912,7 @@ typedef floats cells;
 static inline cell cell_of(const bf16 *x) { return float_of(*x); }
 static inline cells broadcast_cell(cell x) { return broadcast(x); }
 static inline cells load_cells(const cell *p) { return load(p); }
+static inline cells cells_of(const bf16 *p) { return load_bf16(p); }
 static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x, y, sum); }
 
 static inline void store_weights(cell *panel, ints word, floats scale) {
@@ -961,7 +930,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
     store(panel, load_bf16(row));
     store(panel + LANES, load_bf16(row + LANES));
 }
-#line 31 "csrc/int4.c"
+#line 30 "csrc/int4.c"
 #endif
 
 #line 1 "csrc/matrix.h"
@@ -1055,7 +1024,7 @@ static void pack_awq_body(void *call) {
 }
 
 void int4_pack_awq(const PackAwq *call, int threads) { run(pack_awq_body, call, threads); }
-#line 34 "csrc/int4.c"
+#line 33 "csrc/int4.c"
 #line 1 "csrc/few_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1134,13 +1103,15 @@ int int4_linear(const Product *call, int threads) {
     free(own.work);
     return 0;
 }
-#line 35 "csrc/int4.c"
+#line 34 "csrc/int4.c"
 #line 1 "csrc/many_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
 // Many rows of activations: weights made to cells in the first cache.
 
-enum { PANEL = 256, TALL = 43 * ROWS };  // inputs to a panel, rows to a unit of work at most
+// At most: inputs to a panel, which has 16 KB then; and to a unit of work rows, and panels side by side. What of x meets
+// such a row of panels stays in the second cache meanwhile; with one panel it would come from beyond it each time.
+enum { PANEL = 4096 / WIDTH * PER_CELL < 256 ? 4096 / WIDTH * PER_CELL : 256, TALL = 43 * ROWS, SIDE = 8 };
 
 _Static_assert(ROWS <= 12, "Product.work has room for 12 rows more");
 
@@ -1180,6 +1151,8 @@ static void multiply(const cell *x, const cell *panel, int64_t count, int64_t ro
         multiply_rows(x, panel, count, ROWS / 2, sums);
 }
 
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // The calling thread's share of y = x W.T.
 static void many_rows(const Product *c) {
     cell *packed = c->work;
@@ -1195,30 +1168,35 @@ static void many_rows(const Product *c) {
     GOMP_barrier();
 
     cell panel[PANEL / PER_CELL * WIDTH] __attribute__((aligned(64)));
-    float sums[TALL * WIDTH] __attribute__((aligned(64)));
-    my_share(n / WIDTH * parts, 1, &from, &to);
-    for (int64_t unit = from; unit < to; unit++) {
-        int64_t column = unit / parts * WIDTH, first = unit % parts * tall;
-        int64_t last = first + tall < groups ? first + tall : groups;
-        __builtin_memset(sums, 0, sizeof sums);
+    float sums[SIDE][TALL * WIDTH] __attribute__((aligned(64)));
+    const int64_t columns = n / WIDTH;
+    my_share(columns * parts, 1, &from, &to);
+    for (int64_t unit = from, wide; unit < to; unit += wide) {
+        const int64_t column = unit % columns, first = unit / columns * tall;
+        const int64_t last = first + tall < groups ? first + tall : groups;
+        wide = least(SIDE, least(columns - column, to - unit));
+        __builtin_memset(sums, 0, wide * sizeof *sums);
         for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
-            int64_t some = (k - k0 < PANEL ? k - k0 : PANEL) / PER_CELL;
-            fill_panel(&c->weight, column, k0, some * PER_CELL, panel);
-            for (int64_t g = first; g < last; g++)
-                multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, c->rows - g * ROWS,
-                         sums + (g - first) * ROWS * WIDTH);
+            int64_t some = least(k - k0, PANEL) / PER_CELL;
+            for (int64_t side = 0; side < wide; side++) {
+                fill_panel(&c->weight, (column + side) * WIDTH, k0, some * PER_CELL, panel);
+                for (int64_t g = first; g < last; g++)
+                    multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, c->rows - g * ROWS,
+                             sums[side] + (g - first) * ROWS * WIDTH);
+            }
         }
-        for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++) {
-            const float *sum = sums + (row - first * ROWS) * WIDTH;
-            store_two_bf16(c->y + row * n + column, load(sum), load(sum + LANES));
-        }
+        for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++)
+            for (int64_t side = 0; side < wide; side++) {
+                const float *sum = sums[side] + (row - first * ROWS) * WIDTH;
+                store_two_bf16(c->y + row * n + (column + side) * WIDTH, load(sum), load(sum + LANES));
+            }
     }
 }
 
 static void product_body(void *call) { many_rows(call); }
 
 void int4_product(const Product *call, int threads) { run(product_body, call, threads); }
-#line 36 "csrc/int4.c"
+#line 35 "csrc/int4.c"
 #line 1 "csrc/elementwise.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1297,7 +1275,7 @@ static void gated_body(void *call) {
 }
 
 void int4_gated(const Gated *call, int threads) { run(gated_body, call, threads); }
-#line 37 "csrc/int4.c"
+#line 36 "csrc/int4.c"
 #line 1 "csrc/attention.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1357,21 +1335,60 @@ static size_t place_rows(Pass *p, void *memory) {
     return at - (uintptr_t)memory;
 }
 
-// The calling thread's share of scores = scaling * q . keys, by positions; -1e30 where masked.
-static void my_scores(const Pass *p) {
+// Partial sums of a score, so that one need not wait for another; NEON and AVX2 sum up alike.
+enum { CHAINS = LANES == 16 ? 2 : 16 / LANES };
+
+// scores = scaling * q . keys, positions from .. to, -1e30 where masked, for so many heads of one group, from the `first`
+// of all on; `heads` is a constant wherever this is inlined. A key is read, and made to cells, once for all of them.
+static inline __attribute__((always_inline)) void score(const Pass *p, int64_t first, int heads, int64_t from,
+                                                        int64_t to) {
+    enum { STEP = LANES * PER_CELL };
     const Step *s = &p->step;
     const Layer *l = s->layer;
-    const int64_t n = l->head_dim, group = l->heads / l->kv_heads;
+    const int64_t n = l->head_dim, count = n / PER_CELL;
+    const bf16 *keys = s->keys + first / (l->heads / l->kv_heads) * s->head_stride;
+    const uint8_t *mask = s->mask ? s->mask + first / l->heads * s->mask_stride : NULL;
+    cell query[heads * count];
+    for (int64_t i = 0; i < heads * count; i++) query[i] = cell_of(p->q + first * n + i * PER_CELL);
+    for (int64_t at = from; at < to; at++) {
+        float *scores = p->scores + first * p->padded + at;
+        if (at >= s->length || (mask && !mask[at])) {
+            for (int h = 0; h < heads; h++) scores[h * p->padded] = -1e30f;
+            continue;
+        }
+        floats sum[4][CHAINS];
+        for (int h = 0; h < heads; h++)
+            for (int c = 0; c < CHAINS; c++) sum[h][c] = broadcast(0);
+        int64_t i = 0;
+        for (; i + CHAINS * STEP <= n; i += CHAINS * STEP)
+            for (int c = 0; c < CHAINS; c++) {
+                cells key = cells_of(keys + at * n + i + c * STEP);
+                for (int h = 0; h < heads; h++)
+                    sum[h][c] = add_product(sum[h][c], load_cells(query + h * count + i / PER_CELL + c * LANES), key);
+            }
+        for (; i < n; i += STEP)
+            for (int h = 0; h < heads; h++)
+                sum[h][0] =
+                    add_product(sum[h][0], load_cells(query + h * count + i / PER_CELL), cells_of(keys + at * n + i));
+        for (int h = 0; h < heads; h++) {
+            for (int c = CHAINS / 2; c; c /= 2)
+                for (int j = 0; j < c; j++) sum[h][j] = sum[h][j] + sum[h][j + c];
+            scores[h * p->padded] = sum_of(sum[h][0]) * l->scaling;
+        }
+    }
+}
+
+// The calling thread's share of the scores, by positions.
+static void my_scores(const Pass *p) {
+    const Layer *l = p->step.layer;
+    const int64_t group = l->heads / l->kv_heads;
     int64_t from, to;
     my_share(p->padded, 16, &from, &to);
-    for (int64_t h = 0; h < s->rows * l->heads; h++) {
-        const uint8_t *mask = s->mask ? s->mask + h / l->heads * s->mask_stride : NULL;
-        for (int64_t at = from; at < to; at++) {
-            float *score = p->scores + h * p->padded + at;
-            *score = -1e30f;
-            if (at >= s->length || (mask && !mask[at])) continue;
-            *score = dot_bf16(p->q + h * n, s->keys + h / group * s->head_stride + at * n, n) * l->scaling;
-        }
+    for (int64_t head = 0; head < p->step.rows * l->heads;) {
+        const int64_t end = head + group;
+        for (; head + 4 <= end; head += 4) score(p, head, 4, from, to);
+        for (; head + 2 <= end; head += 2) score(p, head, 2, from, to);
+        if (head < end) score(p, head++, 1, from, to);
     }
 }
 
@@ -1459,7 +1476,7 @@ static void my_mixture(const Pass *p) {
                 store_bf16(p->attended + h * n + i, load(p->mixed + h * n + i));
     }
 }
-#line 38 "csrc/int4.c"
+#line 37 "csrc/int4.c"
 #line 1 "csrc/flash.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1704,11 +1721,11 @@ int int4_attention(const Attention *call, int threads) {
     free(shared.memory);
     return 0;
 }
-#line 39 "csrc/int4.c"
+#line 38 "csrc/int4.c"
 #line 1 "csrc/decoder_layer.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
-// One decoder layer for one token of each sequence.
+// Decoder layers, one after the other, for one token of each sequence.
 
 // The rows that the calling thread prepares for a product, or completes after it: its share of several, which it then
 // has to show to the others. A single row each thread prepares for itself, which is quicker than waiting for another.
@@ -1818,8 +1835,8 @@ static void my_out(const Pass *p, int64_t first, int64_t last) {
     }
 }
 
-static void decoder_layer_body(void *pass) {
-    Pass own = *(const Pass *)pass;
+static void decoder_layer(const Pass *pass) {
+    Pass own = *pass;
     const Pass *p = &own;
     char memory[own.step.rows == 1 ? place_rows(&own, NULL) : 1] __attribute__((aligned(64)));
     if (own.step.rows == 1) place_rows(&own, memory);
@@ -1845,18 +1862,40 @@ static void decoder_layer_body(void *pass) {
     my_out(p, first, last);
 }
 
-int int4_decoder_layer(const Step *call, int threads) {
-    Pass pass = {.step = *call, .padded = (call->length + 15) / 16 * 16, .threads = threads};
-    const size_t rows_bytes = call->rows > 1 ? place_rows(&pass, NULL) : 0;
-    char *memory = aligned_alloc(64, rows_bytes + place_shared(&pass, NULL));
-    if (!memory) return OUT_OF_MEMORY;
-    if (rows_bytes) place_rows(&pass, memory);
-    place_shared(&pass, memory + rows_bytes);
-    run(decoder_layer_body, &pass, threads);
-    free(memory);
+// A step's pass, in some memory; returns how many bytes of it. With memory NULL only these have a meaning.
+static size_t place_pass(const Step *step, int threads, char *memory, Pass *pass) {
+    *pass = (Pass){.step = *step, .padded = (step->length + 15) / 16 * 16, .threads = threads};
+    const size_t rows_bytes = step->rows > 1 ? place_rows(pass, memory) : 0;
+    return rows_bytes + place_shared(pass, memory + rows_bytes);
+}
+
+typedef struct {
+    Steps steps;
+    int threads;
+    char *memory;  // that of the step that wants most
+} Passes;
+
+static void decoder_layers_body(void *passes) {
+    const Passes *s = passes;
+    for (int64_t i = 0; i < s->steps.count; i++) {
+        Pass pass;
+        if (i) GOMP_barrier();
+        place_pass(s->steps.first + i, s->threads, s->memory, &pass);
+        decoder_layer(&pass);
+    }
+}
+
+int int4_decoder_layers(const Steps *call, int threads) {
+    Pass pass;
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < call->count; i++) bytes = most(bytes, place_pass(call->first + i, threads, NULL, &pass));
+    Passes passes = {.steps = *call, .threads = threads, .memory = aligned_alloc(64, bytes)};
+    if (!passes.memory) return OUT_OF_MEMORY;
+    run(decoder_layers_body, &passes, threads);
+    free(passes.memory);
     return 0;
 }
-#line 40 "csrc/int4.c"
+#line 39 "csrc/int4.c"
 
 // Python compares these with what ctypes makes of its own declarations.
 #define EXPORT_SIZE(type) const int32_t int4_sizeof_##type = sizeof(type)
@@ -1869,5 +1908,6 @@ EXPORT_SIZE(Norm);
 EXPORT_SIZE(Gated);
 EXPORT_SIZE(Layer);
 EXPORT_SIZE(Step);
+EXPORT_SIZE(Steps);
 EXPORT_SIZE(Attention);
 """

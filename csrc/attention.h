@@ -56,21 +56,60 @@ static size_t place_rows(Pass *p, void *memory) {
     return at - (uintptr_t)memory;
 }
 
-// The calling thread's share of scores = scaling * q . keys, by positions; -1e30 where masked.
-static void my_scores(const Pass *p) {
+// Partial sums of a score, so that one need not wait for another; NEON and AVX2 sum up alike.
+enum { CHAINS = LANES == 16 ? 2 : 16 / LANES };
+
+// scores = scaling * q . keys, positions from .. to, -1e30 where masked, for so many heads of one group, from the `first`
+// of all on; `heads` is a constant wherever this is inlined. A key is read, and made to cells, once for all of them.
+static inline __attribute__((always_inline)) void score(const Pass *p, int64_t first, int heads, int64_t from,
+                                                        int64_t to) {
+    enum { STEP = LANES * PER_CELL };
     const Step *s = &p->step;
     const Layer *l = s->layer;
-    const int64_t n = l->head_dim, group = l->heads / l->kv_heads;
+    const int64_t n = l->head_dim, count = n / PER_CELL;
+    const bf16 *keys = s->keys + first / (l->heads / l->kv_heads) * s->head_stride;
+    const uint8_t *mask = s->mask ? s->mask + first / l->heads * s->mask_stride : NULL;
+    cell query[heads * count];
+    for (int64_t i = 0; i < heads * count; i++) query[i] = cell_of(p->q + first * n + i * PER_CELL);
+    for (int64_t at = from; at < to; at++) {
+        float *scores = p->scores + first * p->padded + at;
+        if (at >= s->length || (mask && !mask[at])) {
+            for (int h = 0; h < heads; h++) scores[h * p->padded] = -1e30f;
+            continue;
+        }
+        floats sum[4][CHAINS];
+        for (int h = 0; h < heads; h++)
+            for (int c = 0; c < CHAINS; c++) sum[h][c] = broadcast(0);
+        int64_t i = 0;
+        for (; i + CHAINS * STEP <= n; i += CHAINS * STEP)
+            for (int c = 0; c < CHAINS; c++) {
+                cells key = cells_of(keys + at * n + i + c * STEP);
+                for (int h = 0; h < heads; h++)
+                    sum[h][c] = add_product(sum[h][c], load_cells(query + h * count + i / PER_CELL + c * LANES), key);
+            }
+        for (; i < n; i += STEP)
+            for (int h = 0; h < heads; h++)
+                sum[h][0] =
+                    add_product(sum[h][0], load_cells(query + h * count + i / PER_CELL), cells_of(keys + at * n + i));
+        for (int h = 0; h < heads; h++) {
+            for (int c = CHAINS / 2; c; c /= 2)
+                for (int j = 0; j < c; j++) sum[h][j] = sum[h][j] + sum[h][j + c];
+            scores[h * p->padded] = sum_of(sum[h][0]) * l->scaling;
+        }
+    }
+}
+
+// The calling thread's share of the scores, by positions.
+static void my_scores(const Pass *p) {
+    const Layer *l = p->step.layer;
+    const int64_t group = l->heads / l->kv_heads;
     int64_t from, to;
     my_share(p->padded, 16, &from, &to);
-    for (int64_t h = 0; h < s->rows * l->heads; h++) {
-        const uint8_t *mask = s->mask ? s->mask + h / l->heads * s->mask_stride : NULL;
-        for (int64_t at = from; at < to; at++) {
-            float *score = p->scores + h * p->padded + at;
-            *score = -1e30f;
-            if (at >= s->length || (mask && !mask[at])) continue;
-            *score = dot_bf16(p->q + h * n, s->keys + h / group * s->head_stride + at * n, n) * l->scaling;
-        }
+    for (int64_t head = 0; head < p->step.rows * l->heads;) {
+        const int64_t end = head + group;
+        for (; head + 4 <= end; head += 4) score(p, head, 4, from, to);
+        for (; head + 2 <= end; head += 2) score(p, head, 2, from, to);
+        if (head < end) score(p, head++, 1, from, to);
     }
 }
 

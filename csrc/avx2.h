@@ -86,15 +86,6 @@ static inline void store_bytes(int8_t *octets, int at, ints x) {
                      _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
 }
 
-static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
-    floats sum = broadcast(0), next = broadcast(0);
-    for (int64_t i = 0; i < n; i += 16) {
-        sum = fmadd(load_bf16(x + i), load_bf16(y + i), sum);
-        next = fmadd(load_bf16(x + i + 8), load_bf16(y + i + 8), next);
-    }
-    return sum_of(sum + next);
-}
-
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
 
 enum { AT_ONCE = 2, STREAMS = 1 };

@@ -74,22 +74,6 @@ static inline void store_bytes(int8_t *octets, int at, ints x) {
     _mm_storeu_si128((void *)(octets + at), _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)x), even_odd));
 }
 
-static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
-#ifdef AVX512_BF16
-    floats sum = broadcast(0);
-    for (int64_t i = 0; i < n; i += 32)
-        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + i), (__m512bh)_mm512_loadu_si512(y + i));
-    return sum_of(sum);
-#else
-    floats sum = broadcast(0), next = broadcast(0);
-    for (int64_t i = 0; i < n; i += 32) {
-        sum = fmadd(load_bf16(x + i), load_bf16(y + i), sum);
-        next = fmadd(load_bf16(x + i + 16), load_bf16(y + i + 16), next);
-    }
-    return sum_of(sum + next);
-#endif
-}
-
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
 
 enum { AT_ONCE = 4, STREAMS = 4 };
@@ -178,6 +162,7 @@ typedef __m512bh cells;
 static inline cell cell_of(const bf16 *x) { return *(const cell *)x; }
 static inline cells broadcast_cell(cell x) { return (cells)_mm512_set1_epi32(x); }
 static inline cells load_cells(const cell *p) { return (cells)_mm512_loadu_si512(p); }
+static inline cells cells_of(const bf16 *p) { return (cells)_mm512_loadu_si512(p); }
 static inline floats add_product(floats sum, cells x, cells y) { return _mm512_dpbf16_ps(sum, x, y); }
 
 static inline void store_weights(cell *panel, ints word, floats scale) {

@@ -1,6 +1,6 @@
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
-// One decoder layer for one token of each sequence.
+// Decoder layers, one after the other, for one token of each sequence.
 
 // The rows that the calling thread prepares for a product, or completes after it: its share of several, which it then
 // has to show to the others. A single row each thread prepares for itself, which is quicker than waiting for another.
@@ -110,8 +110,8 @@ static void my_out(const Pass *p, int64_t first, int64_t last) {
     }
 }
 
-static void decoder_layer_body(void *pass) {
-    Pass own = *(const Pass *)pass;
+static void decoder_layer(const Pass *pass) {
+    Pass own = *pass;
     const Pass *p = &own;
     char memory[own.step.rows == 1 ? place_rows(&own, NULL) : 1] __attribute__((aligned(64)));
     if (own.step.rows == 1) place_rows(&own, memory);
@@ -137,14 +137,36 @@ static void decoder_layer_body(void *pass) {
     my_out(p, first, last);
 }
 
-int int4_decoder_layer(const Step *call, int threads) {
-    Pass pass = {.step = *call, .padded = (call->length + 15) / 16 * 16, .threads = threads};
-    const size_t rows_bytes = call->rows > 1 ? place_rows(&pass, NULL) : 0;
-    char *memory = aligned_alloc(64, rows_bytes + place_shared(&pass, NULL));
-    if (!memory) return OUT_OF_MEMORY;
-    if (rows_bytes) place_rows(&pass, memory);
-    place_shared(&pass, memory + rows_bytes);
-    run(decoder_layer_body, &pass, threads);
-    free(memory);
+// A step's pass, in some memory; returns how many bytes of it. With memory NULL only these have a meaning.
+static size_t place_pass(const Step *step, int threads, char *memory, Pass *pass) {
+    *pass = (Pass){.step = *step, .padded = (step->length + 15) / 16 * 16, .threads = threads};
+    const size_t rows_bytes = step->rows > 1 ? place_rows(pass, memory) : 0;
+    return rows_bytes + place_shared(pass, memory + rows_bytes);
+}
+
+typedef struct {
+    Steps steps;
+    int threads;
+    char *memory;  // that of the step that wants most
+} Passes;
+
+static void decoder_layers_body(void *passes) {
+    const Passes *s = passes;
+    for (int64_t i = 0; i < s->steps.count; i++) {
+        Pass pass;
+        if (i) GOMP_barrier();
+        place_pass(s->steps.first + i, s->threads, s->memory, &pass);
+        decoder_layer(&pass);
+    }
+}
+
+int int4_decoder_layers(const Steps *call, int threads) {
+    Pass pass;
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < call->count; i++) bytes = most(bytes, place_pass(call->first + i, threads, NULL, &pass));
+    Passes passes = {.steps = *call, .threads = threads, .memory = aligned_alloc(64, bytes)};
+    if (!passes.memory) return OUT_OF_MEMORY;
+    run(decoder_layers_body, &passes, threads);
+    free(passes.memory);
     return 0;
 }

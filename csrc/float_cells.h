@@ -9,6 +9,7 @@ typedef floats cells;
 static inline cell cell_of(const bf16 *x) { return float_of(*x); }
 static inline cells broadcast_cell(cell x) { return broadcast(x); }
 static inline cells load_cells(const cell *p) { return load(p); }
+static inline cells cells_of(const bf16 *p) { return load_bf16(p); }
 static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x, y, sum); }
 
 static inline void store_weights(cell *panel, ints word, floats scale) {

@@ -9,9 +9,8 @@
 //
 //   floats, ints, LANES          vectors of so many float32 or int32, on which C's +, -, *, /, & and shifts work
 //   load ... store_bytes         the elementary operations on them, under the names that avx2.h has
-//   dot_bf16                     a dot product of bfloat16 numbers
 //   AT_ONCE, STREAMS, dot        few rows: how many `dot` takes, or of one row how many blocks of outputs; the products
-//   BF16_CELLS                   many rows: that a lane multiplies two bfloat16 at once; else float_cells.h has these:
+//   BF16_CELLS                   many rows, and scores: that a lane multiplies two bfloat16 at once; else float_cells.h:
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
 //     store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS                         many rows: how many a register tile has
@@ -49,4 +48,5 @@ EXPORT_SIZE(Norm);
 EXPORT_SIZE(Gated);
 EXPORT_SIZE(Layer);
 EXPORT_SIZE(Step);
+EXPORT_SIZE(Steps);
 EXPORT_SIZE(Attention);

@@ -111,8 +111,14 @@ typedef struct {
     bf16 *out;              // [rows, width]
 } Step;
 
+// Steps through several layers, `hidden` of each but the first the `out` of the one before, or that of another.
+typedef struct {
+    const Step *first;  // [count]
+    int64_t count;
+} Steps;
+
 // hidden -> out; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3 does.
-int int4_decoder_layer(const Step *call, int threads);
+int int4_decoder_layers(const Steps *call, int threads);
 
 // Attention of many queries. Query r of a sequence sees the keys first[r] .. end[r], less those where `seen` is 0.
 typedef struct {

@@ -2,7 +2,9 @@
 //
 // Many rows of activations: weights made to cells in the first cache.
 
-enum { PANEL = 256, TALL = 43 * ROWS };  // inputs to a panel, rows to a unit of work at most
+// At most: inputs to a panel, which has 16 KB then; and to a unit of work rows, and panels side by side. What of x meets
+// such a row of panels stays in the second cache meanwhile; with one panel it would come from beyond it each time.
+enum { PANEL = 4096 / WIDTH * PER_CELL < 256 ? 4096 / WIDTH * PER_CELL : 256, TALL = 43 * ROWS, SIDE = 8 };
 
 _Static_assert(ROWS <= 12, "Product.work has room for 12 rows more");
 
@@ -42,6 +44,8 @@ static void multiply(const cell *x, const cell *panel, int64_t count, int64_t ro
         multiply_rows(x, panel, count, ROWS / 2, sums);
 }
 
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // The calling thread's share of y = x W.T.
 static void many_rows(const Product *c) {
     cell *packed = c->work;
@@ -57,23 +61,28 @@ static void many_rows(const Product *c) {
     GOMP_barrier();
 
     cell panel[PANEL / PER_CELL * WIDTH] __attribute__((aligned(64)));
-    float sums[TALL * WIDTH] __attribute__((aligned(64)));
-    my_share(n / WIDTH * parts, 1, &from, &to);
-    for (int64_t unit = from; unit < to; unit++) {
-        int64_t column = unit / parts * WIDTH, first = unit % parts * tall;
-        int64_t last = first + tall < groups ? first + tall : groups;
-        __builtin_memset(sums, 0, sizeof sums);
+    float sums[SIDE][TALL * WIDTH] __attribute__((aligned(64)));
+    const int64_t columns = n / WIDTH;
+    my_share(columns * parts, 1, &from, &to);
+    for (int64_t unit = from, wide; unit < to; unit += wide) {
+        const int64_t column = unit % columns, first = unit / columns * tall;
+        const int64_t last = first + tall < groups ? first + tall : groups;
+        wide = least(SIDE, least(columns - column, to - unit));
+        __builtin_memset(sums, 0, wide * sizeof *sums);
         for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
-            int64_t some = (k - k0 < PANEL ? k - k0 : PANEL) / PER_CELL;
-            fill_panel(&c->weight, column, k0, some * PER_CELL, panel);
-            for (int64_t g = first; g < last; g++)
-                multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, c->rows - g * ROWS,
-                         sums + (g - first) * ROWS * WIDTH);
+            int64_t some = least(k - k0, PANEL) / PER_CELL;
+            for (int64_t side = 0; side < wide; side++) {
+                fill_panel(&c->weight, (column + side) * WIDTH, k0, some * PER_CELL, panel);
+                for (int64_t g = first; g < last; g++)
+                    multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, c->rows - g * ROWS,
+                             sums[side] + (g - first) * ROWS * WIDTH);
+            }
         }
-        for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++) {
-            const float *sum = sums + (row - first * ROWS) * WIDTH;
-            store_two_bf16(c->y + row * n + column, load(sum), load(sum + LANES));
-        }
+        for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++)
+            for (int64_t side = 0; side < wide; side++) {
+                const float *sum = sums[side] + (row - first * ROWS) * WIDTH;
+                store_two_bf16(c->y + row * n + (column + side) * WIDTH, load(sum), load(sum + LANES));
+            }
     }
 }
 

@@ -76,20 +76,6 @@ static inline void store_bytes(int8_t *octets, int at, ints x) {
     vst1_lane_u16(p + 2, even_odd, 1);
 }
 
-static inline float dot_bf16(const bf16 *x, const bf16 *y, int64_t n) {
-    floats sum[4] = {broadcast(0), broadcast(0), broadcast(0), broadcast(0)};
-#ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
-    for (int64_t i = 0; i < n; i += 32)
-        for (int j = 0; j < 4; j++)
-            sum[j] =
-                vbfdotq_f32(sum[j], (bfloat16x8_t)vld1q_u16(x + i + j * 8), (bfloat16x8_t)vld1q_u16(y + i + j * 8));
-#else
-    for (int64_t i = 0; i < n; i += 16)
-        for (int j = 0; j < 4; j++) sum[j] = fmadd(load_bf16(x + i + j * 4), load_bf16(y + i + j * 4), sum[j]);
-#endif
-    return sum_of((sum[0] + sum[2]) + (sum[1] + sum[3]));
-}
-
 static inline floats scales_at(const Matrix *w, int64_t output, int64_t group);  // matrix.h
 
 // Nibbles 0, 2, 4, 6 of each word, and 1, 3, 5, 7.
@@ -284,6 +270,7 @@ typedef bfloat16x8_t cells;
 static inline cell cell_of(const bf16 *x) { return *(const cell *)x; }
 static inline cells broadcast_cell(cell x) { return (cells)vdupq_n_u32(x); }
 static inline cells load_cells(const cell *p) { return (cells)vld1q_u32(p); }
+static inline cells cells_of(const bf16 *p) { return (cells)vld1q_u16(p); }
 static inline floats add_product(floats sum, cells x, cells y) { return vbfdotq_f32(sum, x, y); }
 
 static inline void store_weights(cell *panel, ints word, floats scale) {

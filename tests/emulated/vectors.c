@@ -161,7 +161,7 @@ static void write_layer(int64_t rows, int64_t few, int64_t length) {
                .head_stride = length * head_dim,
                .length = length,
                .out = memory(rows * width * 2)};
-  int4_decoder_layer(&step, THREADS);
+  int4_decoder_layers(&(Steps){&step, 1}, THREADS);
   write_out("layer", length * 100 + rows * 10 + few, step.out, rows * width);
   write_out("keys", length * 100 + rows * 10 + few, step.keys, cached);
 }

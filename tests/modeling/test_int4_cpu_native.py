@@ -10,7 +10,7 @@ import pytest
 import torch
 from gemma3_int4 import int4_cpu_native
 from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS, cpu
-from gemma3_int4.int4_cpu_library import Layer, Product, Step, library
+from gemma3_int4.int4_cpu_library import Layer, Product, Step, Steps, library
 from gemma3_int4.int4_cpu_native import NativeCpu
 
 from tests.conftest import ROOT
@@ -156,7 +156,7 @@ def test_a_layer_for_which_there_is_no_memory_is_an_error_and_touches_nothing():
     layer = Layer(*[matrix] * 7, heads=1, kv_heads=1, head_dim=32, eps=1e-6, scaling=1.0)
     step = Step(layer=ctypes.addressof(layer), rows=1 << 40, few=1, length=1)  # the other addresses are null
     with pytest.raises(MemoryError, match="int4"):
-        library().int4_decoder_layer(step, 1)
+        library().int4_decoder_layers(Steps(ctypes.addressof(step), 1), 1)
 
 
 @native
