@@ -133,8 +133,9 @@ static void write_attention(int64_t dim) {
   write_out("attention", dim, call.out, queries * heads * dim);
 }
 
-static void write_layer(int64_t rows, int64_t few, int64_t length) {
-  const int width = 128, heads = 4, kv_heads = 2, head_dim = 32, inner = 192;
+static void write_layer(int64_t rows, int64_t few, int64_t length, int heads,
+                        int kv_heads, int head_dim) {
+  const int width = 128, inner = 192;
   Layer layer = {.q = matrix(heads * head_dim, width, 0),
                  .k = matrix(kv_heads * head_dim, width, 1),
                  .v = matrix(kv_heads * head_dim, width, 2),
@@ -162,8 +163,9 @@ static void write_layer(int64_t rows, int64_t few, int64_t length) {
                .length = length,
                .out = memory(rows * width * 2)};
   int4_decoder_layers(&(Steps){&step, 1}, THREADS);
-  write_out("layer", length * 100 + rows * 10 + few, step.out, rows * width);
-  write_out("keys", length * 100 + rows * 10 + few, step.keys, cached);
+  const int which = ((length * 10 + rows) * 10 + few) * 10 + heads;
+  write_out("layer", which, step.out, rows * width);
+  write_out("keys", which, step.keys, cached);
 }
 
 int main(void) {
@@ -173,9 +175,10 @@ int main(void) {
   write_elementwise();
   for (int64_t dim = 64; dim < 80; dim += 8)
     write_attention(dim);
-  write_layer(1, 8, 40);
-  write_layer(3, 8, 40);
-  write_layer(3, 1, 40);
-  write_layer(1, 8, 2100);
+  write_layer(1, 8, 40, 4, 2, 32);
+  write_layer(3, 8, 40, 4, 2, 32);
+  write_layer(3, 1, 40, 4, 2, 32);
+  write_layer(1, 8, 2100, 4, 2, 32);
+  write_layer(2, 8, 40, 7, 1, 96);
   return 0;
 }

@@ -126,6 +126,15 @@ def test_the_best_instruction_set_that_a_cpu_has_all_of(lacking, expected):
 
 
 @pytest.mark.parametrize(
+    ("more", "expected"), [((), False), (("avx512_bf16",), True), (("amx_bf16", "amx_tile"), True)]
+)
+def test_bfloat16_matrices_are_for_torch_where_there_are_instructions_for_them(more, expected, monkeypatch):
+    """oneDNN says yes to every AVX512."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    assert Cpu.with_features(frozenset({*INSTRUCTION_SETS["AVX512_VNNI"], *more})).bf16_gemm is expected
+
+
+@pytest.mark.parametrize(
     ("features", "instruction_set", "flag"),
     [
         ({"asimd", "asimddp", "i8mm", "bf16"}, "NEON_BF16", "-march=armv8.2-a+dotprod+i8mm+bf16"),  # Graviton 3

@@ -104,9 +104,10 @@ def test_any_number_of_threads(model, fused, threads, length, monkeypatch):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("scale_dtype", [torch.float16, torch.float32])
-def test_other_scale_dtypes_and_one_key_head(scale_dtype, tmp_path, monkeypatch):
-    config = text_config(num_key_value_heads=1, head_dim=64, query_pre_attn_scalar=48)
+@pytest.mark.parametrize(("scale_dtype", "heads", "head_dim"), [(torch.float16, 4, 64), (torch.float32, 8, 96)])
+def test_other_scale_dtypes_and_one_key_head(scale_dtype, heads, head_dim, tmp_path, monkeypatch):
+    sizes = {"num_attention_heads": heads, "num_key_value_heads": 1, "head_dim": head_dim}
+    config = text_config(**sizes, query_pre_attn_scalar=48)
     repo = build(tmp_path, config, scale_dtype=scale_dtype, seed=3, q4_0=True)
     model = AutoModelForCausalLM.from_pretrained(repo.path, trust_remote_code=True, dtype=torch.bfloat16)
     fused = counted(model, monkeypatch)
