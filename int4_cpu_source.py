@@ -15,7 +15,7 @@ SOURCE = r"""
 //   floats, ints, LANES          vectors of so many float32 or int32, on which C's +, -, *, /, & and shifts work
 //   load ... store_bytes         the elementary operations on them, under the names that avx2.h has
 //   AT_ONCE, STREAMS, dot        few rows: how many `dot` takes, or of one row how many blocks of outputs; the products
-//   BF16_CELLS                   many rows, and scores: that a lane multiplies two bfloat16 at once; else float_cells.h:
+//   BF16_CELLS                   many rows, scores: that a lane multiplies two bfloat16 at once; else float_cells.h has
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
 //     store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS                         many rows: how many a register tile has
@@ -57,7 +57,7 @@ typedef struct {
 // Few rows: activations in fixed point (base.h), exact integer dot products of groups, scaled and summed in float32.
 int int4_linear(const Product *call, int threads);
 
-// Many rows: the weights in bfloat16 (AVX512, NEON with BF16) or float32, the sums in float32.
+// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32.
 void int4_product(const Product *call, int threads);
 
 // Outputs first .. first + count, multiples of 32, as bfloat16 columns.
@@ -1109,8 +1109,8 @@ int int4_linear(const Product *call, int threads) {
 //
 // Many rows of activations: weights made to cells in the first cache.
 
-// At most: inputs to a panel, which has 16 KB then; and to a unit of work rows, and panels side by side. What of x meets
-// such a row of panels stays in the second cache meanwhile; with one panel it would come from beyond it each time.
+// At most: inputs to a panel, which has 16 KB then; rows to a unit of work, and panels side by side in it. What of x
+// meets these panels stays in the second cache meanwhile; with one of them it would come from beyond it each time.
 enum { PANEL = 4096 / WIDTH * PER_CELL < 256 ? 4096 / WIDTH * PER_CELL : 256, TALL = 43 * ROWS, SIDE = 8 };
 
 _Static_assert(ROWS <= 12, "Product.work has room for 12 rows more");
@@ -1338,8 +1338,8 @@ static size_t place_rows(Pass *p, void *memory) {
 // Partial sums of a score, so that one need not wait for another; NEON and AVX2 sum up alike.
 enum { CHAINS = LANES == 16 ? 2 : 16 / LANES };
 
-// scores = scaling * q . keys, positions from .. to, -1e30 where masked, for so many heads of one group, from the `first`
-// of all on; `heads` is a constant wherever this is inlined. A key is read, and made to cells, once for all of them.
+// scores = scaling * q . keys, positions from .. to, -1e30 where masked, for so many heads of one group, from `first` of
+// all heads on; `heads` is a constant wherever this is inlined. A key is read, and made to cells, once for all of them.
 static inline __attribute__((always_inline)) void score(const Pass *p, int64_t first, int heads, int64_t from,
                                                         int64_t to) {
     enum { STEP = LANES * PER_CELL };
@@ -1483,8 +1483,8 @@ static void my_mixture(const Pass *p) {
 // Attention of many queries, block of keys by block, in the first two caches; both products are `multiply`'s.
 //
 // A unit of work is some positions of one sequence and all heads that share their keys: TALL_ROWS rows about, which
-// pass over the blocks of keys that one of them sees. Scores, sums and the softmax are float32; with AVX512 and
-// Arm's BF16 what is multiplied is bfloat16, the softmax's numerators as well.
+// pass over the blocks of keys that one of them sees. Scores, sums and the softmax are float32; with x86's
+// and Arm's BF16 what is multiplied is bfloat16, the softmax's numerators as well.
 
 enum { BLOCK = 64, TALL_ROWS = 128 };  // keys to a block; rows to a unit
 

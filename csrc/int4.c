@@ -10,7 +10,7 @@
 //   floats, ints, LANES          vectors of so many float32 or int32, on which C's +, -, *, /, & and shifts work
 //   load ... store_bytes         the elementary operations on them, under the names that avx2.h has
 //   AT_ONCE, STREAMS, dot        few rows: how many `dot` takes, or of one row how many blocks of outputs; the products
-//   BF16_CELLS                   many rows, and scores: that a lane multiplies two bfloat16 at once; else float_cells.h:
+//   BF16_CELLS                   many rows, scores: that a lane multiplies two bfloat16 at once; else float_cells.h has
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
 //     store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS                         many rows: how many a register tile has

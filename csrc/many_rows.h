@@ -2,8 +2,8 @@
 //
 // Many rows of activations: weights made to cells in the first cache.
 
-// At most: inputs to a panel, which has 16 KB then; and to a unit of work rows, and panels side by side. What of x meets
-// such a row of panels stays in the second cache meanwhile; with one panel it would come from beyond it each time.
+// At most: inputs to a panel, which has 16 KB then; rows to a unit of work, and panels side by side in it. What of x
+// meets these panels stays in the second cache meanwhile; with one of them it would come from beyond it each time.
 enum { PANEL = 4096 / WIDTH * PER_CELL < 256 ? 4096 / WIDTH * PER_CELL : 256, TALL = 43 * ROWS, SIDE = 8 };
 
 _Static_assert(ROWS <= 12, "Product.work has room for 12 rows more");
