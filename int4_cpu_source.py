@@ -1338,8 +1338,8 @@ static size_t place_rows(Pass *p, void *memory) {
 // Partial sums of a score, so that one need not wait for another; NEON and AVX2 sum up alike.
 enum { CHAINS = LANES == 16 ? 2 : 16 / LANES };
 
-// scores = scaling * q . keys, positions from .. to, -1e30 where masked, for so many heads of one group, from `first` of
-// all heads on; `heads` is a constant wherever this is inlined. A key is read, and made to cells, once for all of them.
+// scores = scaling * q . keys, positions from .. to, -1e30 where masked, for heads of one group, from `first` on;
+// `heads` is a constant wherever this is inlined. A key is read, and made to cells, once for all of them.
 static inline __attribute__((always_inline)) void score(const Pass *p, int64_t first, int heads, int64_t from,
                                                         int64_t to) {
     enum { STEP = LANES * PER_CELL };
