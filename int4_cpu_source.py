@@ -134,7 +134,7 @@ typedef struct {
     bf16 *out;              // [rows, width]
 } Step;
 
-// Steps through several layers, `hidden` of each but the first the `out` of the one before, or that of another.
+// Steps through several layers, one after the other.
 typedef struct {
     const Step *first;  // [count]
     int64_t count;
@@ -1175,7 +1175,8 @@ static void many_rows(const Product *c) {
         const int64_t column = unit % columns, first = unit / columns * tall;
         const int64_t last = first + tall < groups ? first + tall : groups;
         wide = least(SIDE, least(columns - column, to - unit));
-        __builtin_memset(sums, 0, wide * sizeof *sums);
+        for (int64_t side = 0; side < wide; side++)
+            __builtin_memset(sums[side], 0, (last - first) * ROWS * WIDTH * sizeof(float));
         for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
             int64_t some = least(k - k0, PANEL) / PER_CELL;
             for (int64_t side = 0; side < wide; side++) {
@@ -1483,8 +1484,8 @@ static void my_mixture(const Pass *p) {
 // Attention of many queries, block of keys by block, in the first two caches; both products are `multiply`'s.
 //
 // A unit of work is some positions of one sequence and all heads that share their keys: TALL_ROWS rows about, which
-// pass over the blocks of keys that one of them sees. Scores, sums and the softmax are float32; with x86's
-// and Arm's BF16 what is multiplied is bfloat16, the softmax's numerators as well.
+// pass over the blocks of keys that one of them sees. Scores, sums and the softmax are float32; with BF16
+// what is multiplied is bfloat16, the softmax's numerators as well.
 
 enum { BLOCK = 64, TALL_ROWS = 128 };  // keys to a block; rows to a unit
 

@@ -3,8 +3,8 @@
 // Attention of many queries, block of keys by block, in the first two caches; both products are `multiply`'s.
 //
 // A unit of work is some positions of one sequence and all heads that share their keys: TALL_ROWS rows about, which
-// pass over the blocks of keys that one of them sees. Scores, sums and the softmax are float32; with x86's
-// and Arm's BF16 what is multiplied is bfloat16, the softmax's numerators as well.
+// pass over the blocks of keys that one of them sees. Scores, sums and the softmax are float32; with BF16
+// what is multiplied is bfloat16, the softmax's numerators as well.
 
 enum { BLOCK = 64, TALL_ROWS = 128 };  // keys to a block; rows to a unit
 

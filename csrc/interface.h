@@ -111,7 +111,7 @@ typedef struct {
     bf16 *out;              // [rows, width]
 } Step;
 
-// Steps through several layers, `hidden` of each but the first the `out` of the one before, or that of another.
+// Steps through several layers, one after the other.
 typedef struct {
     const Step *first;  // [count]
     int64_t count;

@@ -68,7 +68,8 @@ static void many_rows(const Product *c) {
         const int64_t column = unit % columns, first = unit / columns * tall;
         const int64_t last = first + tall < groups ? first + tall : groups;
         wide = least(SIDE, least(columns - column, to - unit));
-        __builtin_memset(sums, 0, wide * sizeof *sums);
+        for (int64_t side = 0; side < wide; side++)
+            __builtin_memset(sums[side], 0, (last - first) * ROWS * WIDTH * sizeof(float));
         for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
             int64_t some = least(k - k0, PANEL) / PER_CELL;
             for (int64_t side = 0; side < wide; side++) {
