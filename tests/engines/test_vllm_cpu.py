@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.engines.helpers.agreement import Reference, agreement, answered_alike, reference, run
-from tests.engines.helpers.cases import Case
+from tests.engines.helpers.cases import Case, cut_in_two
 
 EXCUSED = 0.25
 
@@ -41,7 +41,8 @@ def results() -> dict[tuple, dict[str, np.ndarray]]:
 def test_vllm_cpu(case, kind, processes, reference_of, causal_reference_of, results, report, tmp_path):
     proper = reference_of(case)
     ours = causal_reference_of(case, proper)
-    model = case.repo if kind == "awq" else case.exported(kind, tmp_path)
+    cut = case if processes == 1 else cut_in_two(case, tmp_path)
+    model = cut.repo if kind == "awq" else cut.exported(kind, tmp_path)
     result = run("vllm-cpu", "run_vllm.py", model, case, ours, tmp_path, str(processes))
     found = agreement(ours, result)
     report(*found.lines())

@@ -23,6 +23,7 @@ from conversion.small_files.repo_files import CODE_FILES
 from demo.flax_export import export_flax
 from demo.gallery import QUESTIONS, draw
 from demo.places import ROOT
+from demo.shipping import convert
 from demo.weights import weights_of_repo
 from real270m import comparison
 from tests.engines.drivers.jobs import Prompt
@@ -100,6 +101,23 @@ def shipped(repo: Path, folder: Path) -> Case:
     chats = [[question] for question in QUESTIONS] + MORE_CHATS
     prompts = [_chat_prompt(processor, pictures, chat) for chat in chats]
     return Case(_with_current_code(repo, folder), folder / "checkpoint", prompts)
+
+
+def cut_in_two(case: Case, folder: Path) -> Case:
+    """The case, or where its heads are an odd number, the same model with one more, which adds nothing."""
+    settings = json.loads((case.repo / "config.json").read_text())
+    if settings.get("text_config", settings)["num_attention_heads"] % 2 == 0:
+        return case
+    weights, config = weights_of_repo(case.repo)
+    text = config.text_config
+    for name in [name for name in weights if name.startswith("language_model.")]:
+        if name.endswith(".q_proj.weight"):
+            weights[name] = np.pad(weights[name], [(0, text.head_dim), (0, 0)])
+        elif name.endswith(".o_proj.weight"):
+            weights[name] = np.pad(weights[name], [(0, 0), (0, text.head_dim)])
+    text.num_attention_heads += 1
+    convert(weights, config, case.repo, folder / "converted")
+    return shipped(folder / "converted", folder)
 
 
 def _chat_prompt(processor, pictures: dict[str, Image.Image], chat: list[tuple[str | None, str]]) -> Prompt:
