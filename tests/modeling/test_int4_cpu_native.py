@@ -127,6 +127,26 @@ def test_numbers_are_rounded_to_the_nearest_bfloat16_and_to_the_even_one():
 
 
 @native
+@pytest.mark.skipif(cpu().amx, reason="torch's GEMM multiplies many rows here")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_row_does_not_depend_on_how_many_there_are_beside_it(threads):
+    """Nor on how they are shared out: 1,100 rows are several units of work, 1,120 outputs several rows of panels."""
+    codes, _, scales, _ = random_matrix(1120, 672, torch.bfloat16, seed=9)
+    linear, x = linear_from(codes, scales, torch.bfloat16), random_rows(1100, 672, seed=9)
+    expected = torch.cat([linear(part) for part in x.split(100)])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = linear(x)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, expected)
+    weight = codes.double() * scales.double().repeat_interleave(32, dim=1)
+    exact = x.double() @ weight.T
+    assert (found.double() - exact).norm() < 5e-3 * exact.norm()
+
+
+@native
 def test_memory_of_weights_is_shared_out_once_and_given_back():
     shapes = [(2, 1, 16), (4, 3, 16), (1 << 24, 2, 1), (2, 5, 16), (1 << 20, 3, 4), (1 << 20, 3, 4)]
     tensors = [int4_cpu_native.weight_memory(shape, torch.int16) for shape in shapes]
