@@ -179,6 +179,9 @@ static void my_share(int64_t count, int64_t step, int64_t *from, int64_t *to) {
     *to = t + 1 == threads ? count : steps * (t + 1) / threads * step;
 }
 
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
 static inline float float_of(bf16 x) {
     const uint32_t bits = (uint32_t)x << 16;
     float value;
@@ -1151,8 +1154,6 @@ static void multiply(const cell *x, const cell *panel, int64_t count, int64_t ro
         multiply_rows(x, panel, count, ROWS / 2, sums);
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // The calling thread's share of y = x W.T.
 static void many_rows(const Product *c) {
     cell *packed = c->work;
@@ -1173,7 +1174,7 @@ static void many_rows(const Product *c) {
     my_share(columns * parts, 1, &from, &to);
     for (int64_t unit = from, wide; unit < to; unit += wide) {
         const int64_t column = unit % columns, first = unit / columns * tall;
-        const int64_t last = first + tall < groups ? first + tall : groups;
+        const int64_t last = least(first + tall, groups);
         wide = least(SIDE, least(columns - column, to - unit));
         for (int64_t side = 0; side < wide; side++)
             __builtin_memset(sums[side], 0, (last - first) * ROWS * WIDTH * sizeof(float));
@@ -1321,8 +1322,6 @@ static size_t place_shared(Pass *p, void *memory) {
     p->up = take(&at, number * l->up.n);
     return at - (uintptr_t)memory;
 }
-
-static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Likewise what all threads share of several rows, and each has of its own of a single one.
 static size_t place_rows(Pass *p, void *memory) {

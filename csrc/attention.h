@@ -42,8 +42,6 @@ static size_t place_shared(Pass *p, void *memory) {
     return at - (uintptr_t)memory;
 }
 
-static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // Likewise what all threads share of several rows, and each has of its own of a single one.
 static size_t place_rows(Pass *p, void *memory) {
     uintptr_t at = (uintptr_t)memory;

@@ -18,6 +18,9 @@ static void my_share(int64_t count, int64_t step, int64_t *from, int64_t *to) {
     *to = t + 1 == threads ? count : steps * (t + 1) / threads * step;
 }
 
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
 static inline float float_of(bf16 x) {
     const uint32_t bits = (uint32_t)x << 16;
     float value;

@@ -44,8 +44,6 @@ static void multiply(const cell *x, const cell *panel, int64_t count, int64_t ro
         multiply_rows(x, panel, count, ROWS / 2, sums);
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // The calling thread's share of y = x W.T.
 static void many_rows(const Product *c) {
     cell *packed = c->work;
@@ -66,7 +64,7 @@ static void many_rows(const Product *c) {
     my_share(columns * parts, 1, &from, &to);
     for (int64_t unit = from, wide; unit < to; unit += wide) {
         const int64_t column = unit % columns, first = unit / columns * tall;
-        const int64_t last = first + tall < groups ? first + tall : groups;
+        const int64_t last = least(first + tall, groups);
         wide = least(SIDE, least(columns - column, to - unit));
         for (int64_t side = 0; side < wide; side++)
             __builtin_memset(sums[side], 0, (last - first) * ROWS * WIDTH * sizeof(float));
