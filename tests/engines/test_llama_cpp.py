@@ -18,7 +18,7 @@ from real270m.comparison import PROMPTS, WINDOW
 from real270m.fetch import gguf_path
 from tests.engines.drivers.jobs import Prompt
 from tests.engines.helpers.agreement import DRIVERS, agreement, reference, run
-from tests.engines.helpers.cases import Case
+from tests.engines.helpers.cases import Case, with_rope_factor
 from tests.engines.helpers.environments import environment
 
 EXCUSED = 0.5
@@ -29,6 +29,14 @@ def test_llama_cpp(case, reference_of, report, tmp_path):
     folder = case.exported("gguf", tmp_path)
     found = agreement(ours, run("llama-cpp", "run_llama_cpp.py", folder, case, ours, tmp_path))
     report(*found.lines())
+    assert found.widest < EXCUSED
+
+
+def test_llama_cpp_has_the_rope_factor_of_the_large_sizes(real_270m, report, tmp_path):
+    case = with_rope_factor(real_270m, tmp_path)
+    ours = reference(case)
+    found = agreement(ours, run("llama-cpp", "run_llama_cpp.py", case.exported("gguf", tmp_path), case, ours, tmp_path))
+    report(found.lines()[0])
     assert found.widest < EXCUSED
 
 

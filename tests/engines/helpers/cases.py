@@ -8,9 +8,9 @@ Scales are bfloat16, the one dtype that every engine holds exactly, except where
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ MORE_CHATS = [
 ]
 
 
-@dataclass
+@dataclasses.dataclass
 class Case:
     """A model to compare on.
 
@@ -72,6 +72,11 @@ class Case:
         """Tokens that end an answer."""
         ends = json.loads((self.repo / "generation_config.json").read_text())["eos_token_id"]
         return ends if isinstance(ends, list) else [ends]
+
+    @property
+    def text_alone(self) -> Case:
+        """The same model on the prompts without pictures."""
+        return dataclasses.replace(self, prompts=[prompt for prompt in self.prompts if not len(prompt.pictures)])
 
     def exported(self, kind: str, folder: Path) -> Path:
         """The repo in another format."""
@@ -101,6 +106,19 @@ def shipped(repo: Path, folder: Path) -> Case:
     chats = [[question] for question in QUESTIONS] + MORE_CHATS
     prompts = [_chat_prompt(processor, pictures, chat) for chat in chats]
     return Case(_with_current_code(repo, folder), folder / "checkpoint", prompts)
+
+
+def with_rope_factor(case: Case, folder: Path, factor: float = 8.0) -> Case:
+    """The text-only case with the factor that 4B and larger have in their global layers; its first prompts."""
+    repo = folder / "with_rope_factor"
+    shutil.copytree(case.repo, repo, symlinks=True)
+    file = repo / "config.json"
+    settings = json.loads(file.read_text())
+    rope = settings["rope_parameters"]["full_attention"]
+    settings["rope_parameters"]["full_attention"] = {**rope, "rope_type": "linear", "factor": factor}
+    file.unlink()
+    file.write_text(json.dumps(settings))
+    return dataclasses.replace(case, repo=repo, prompts=case.prompts[:6])
 
 
 def cut_in_two(case: Case, folder: Path) -> Case:
