@@ -59,7 +59,7 @@ void int4_rows(const Rows *call, int threads);
 // AWQ's words, in which nibble i is output 8 * j + {0, 2, 4, 6, 1, 3, 5, 7}[i], to the codes of a Matrix.
 typedef struct {
     const uint32_t *qweight;  // [k, n / 8]
-    uint32_t *codes;          // [n / 16, k / 8, 16]
+    uint32_t *codes;          // [n / 16, k / 8, 16], at a multiple of 32 bytes
     int64_t n, k;
 } PackAwq;
 

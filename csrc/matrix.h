@@ -55,36 +55,75 @@ void int4_huge_pages(char *memory, int64_t bytes) {
     if (from < to) madvise((void *)from, to - from, MADV_HUGEPAGE);
 }
 
-typedef uint32_t lanes __attribute__((vector_size(64)));
+// Words of AWQ side by side, each with 8 outputs of one input.
+typedef uint32_t words __attribute__((vector_size(32)));
+
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (words){__VA_ARGS__})
+#endif
+
+// Exchanges the lanes of a whose number has bit h with those of b whose number has not.
+static inline void exchange_lanes(words *a, words *b, int h) {
+    const words x = *a, y = *b;
+    if (h == 4) *a = SHUFFLE(x, y, 0, 1, 2, 3, 8, 9, 10, 11), *b = SHUFFLE(x, y, 4, 5, 6, 7, 12, 13, 14, 15);
+    if (h == 2) *a = SHUFFLE(x, y, 0, 1, 8, 9, 4, 5, 12, 13), *b = SHUFFLE(x, y, 2, 3, 10, 11, 6, 7, 14, 15);
+    if (h == 1) *a = SHUFFLE(x, y, 0, 8, 2, 10, 4, 12, 6, 14), *b = SHUFFLE(x, y, 1, 9, 3, 11, 5, 13, 7, 15);
+}
+
+// The same of nibbles: in each lane, of a those whose number has bit h, of b those whose number has not.
+static inline void exchange_nibbles(words *a, words *b, int h) {
+    const uint32_t low = h == 4 ? 0x0000FFFF : h == 2 ? 0x00FF00FF : 0x0F0F0F0F;
+    const words change = (*a >> 4 * h ^ *b) & low;
+    *b ^= change;
+    *a ^= change << 4 * h;
+}
+
+// Writes a line of 64 bytes. It is not read again soon, and past the caches it need not be read before.
+static inline void store_line(uint32_t *line, words left, words right) {
+#ifdef __AVX__
+    _mm256_stream_si256((__m256i *)line, (__m256i)left);
+    _mm256_stream_si256((__m256i *)line + 1, (__m256i)right);
+#else
+    __builtin_memcpy(line, &left, 32);
+    __builtin_memcpy(line + 8, &right, 32);
+#endif
+}
+
+// 8 inputs of up to 8 words side by side: transposed by nibbles, a word has 8 inputs of one output; by lanes, 8 outputs
+// stand side by side. Two such halves are a line of a block.
+static inline void pack_octet(const PackAwq *c, int64_t octet, int64_t word, int64_t count) {
+    static const int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+    words inputs[8] = {0}, outputs[8];
+    for (int i = 0; i < 8; i++)
+        __builtin_memcpy(&inputs[i], c->qweight + (octet * 8 + i) * (c->n / 8) + word, count * 4);
+    for (int h = 4; h; h /= 2)
+        for (int i = 0; i < 8; i++)
+            if (!(i & h)) exchange_nibbles(&inputs[i], &inputs[i | h], h);
+    for (int i = 0; i < 8; i++) outputs[order[i]] = inputs[i];
+    for (int h = 4; h; h /= 2)
+        for (int i = 0; i < 8; i++)
+            if (!(i & h)) exchange_lanes(&outputs[i], &outputs[i | h], h);
+    uint32_t *block = c->codes + (word / 2 * (c->k / 8) + octet) * 16;
+    for (int64_t i = 0; i < count; i += 2) store_line(block + i * c->k, outputs[i], outputs[i + 1]);
+}
 
 static void pack_awq_body(void *call) {
     const PackAwq *c = call;
-    static const int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
-    static const uint32_t low[5] = {0, 0x0F0F0F0F, 0x00FF00FF, 0, 0x0000FFFF};
-    int64_t from, to, octets = c->k / 8, words = c->n / 8;
-    my_share(words, 2, &from, &to);
-    for (int64_t j = from; j < to; j += 16) {
-        int64_t wide = to - j < 16 ? to - j : 16;
-        for (int64_t o = 0; o < octets; o++) {
-            lanes v[8] = {0};
-            for (int t = 0; t < 8; t++) {
-                const uint32_t *row = c->qweight + (o * 8 + t) * words + j;
-                __builtin_prefetch(row + 32 * words);
-                __builtin_memcpy(&v[t], row, wide * 4);
-            }
-            for (int h = 4; h; h /= 2)  // transposes 8 x 8 nibbles in each lane: exchanges halves, quarters, eighths
-                for (int t = 0; t < 8; t++)
-                    if (!(t & h)) {
-                        lanes change = (v[t] >> 4 * h ^ v[t + h]) & low[h];
-                        v[t + h] ^= change;
-                        v[t] ^= change << 4 * h;
-                    }
-            for (int64_t lane = 0; lane < wide; lane++) {
-                uint32_t *block = c->codes + ((j + lane) / 2 * octets + o) * 16 + lane % 2 * 8;
-                for (int i = 0; i < 8; i++) block[order[i]] = v[i][lane];
-            }
+    enum { STRIP = 256 };  // words that are read of an input before the next one, which lies in another page
+    int64_t from, to;
+    my_share(c->n / 8, 2, &from, &to);
+    for (int64_t strip = from; strip < to; strip += STRIP)
+        for (int64_t octet = 0; octet < c->k / 8; octet++) {
+            const int64_t end = least(strip + STRIP, to);
+            int64_t word = strip;
+            for (; word + 8 <= end; word += 8) pack_octet(c, octet, word, 8);
+            if (word < end) pack_octet(c, octet, word, end - word);
         }
-    }
+#ifdef __AVX__
+    _mm_sfence();
+#endif
 }
 
 void int4_pack_awq(const PackAwq *call, int threads) { run(pack_awq_body, call, threads); }

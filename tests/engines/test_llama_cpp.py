@@ -56,7 +56,7 @@ def test_llama_cpp_perplexity(real_270m, reference_of, report, tmp_path):
     expected = perplexity(real_270m.ours(torch.float32), tokens, WINDOW, WINDOW)
     folder = real_270m.exported("gguf", tmp_path)
     ours = reference_of(real_270m)
-    result = run("llama-cpp", "run_llama_cpp.py", folder, real_270m, ours, tmp_path, with_begin(tokens))
+    result = run("llama-cpp", "run_llama_cpp.py", folder, real_270m, ours, tmp_path, windows=with_begin(tokens))
     found = float(np.exp(result["loss"]))
     report(f"{found:.4f}, ours in float32 {expected:.4f}, on {tokens.numel()} tokens")
     assert found == pytest.approx(expected, rel=0.005)
@@ -90,7 +90,7 @@ def test_a_file_that_llama_cpp_quantized(embedding, report, tmp_path):
         del stock
 
     ours = reference(case)
-    result = run("llama-cpp", "run_llama_cpp.py", folder, case, ours, tmp_path, with_begin(tokens))
+    result = run("llama-cpp", "run_llama_cpp.py", folder, case, ours, tmp_path, windows=with_begin(tokens))
     found, its = agreement(ours, result), float(np.exp(result["loss"]))
     report(
         f"float32 logits within {apart:.1e} of transformers' load of the file; perplexity {expected:.4f}, llama.cpp's "

@@ -43,7 +43,7 @@ def test_layout_word_by_word(shape, scale_dtype):
 
 @native
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("shape", [(32, 32), (160, 64), (288, 96), (1024, 640)])
+@pytest.mark.parametrize("shape", [(32, 32), (160, 64), (288, 96), (1024, 640), (4192, 64)])
 def test_packing_from_awq_words_equals_packing_from_codes(shape, threads):
     codes, rows, scales, _ = random_matrix(*shape, torch.bfloat16)
     before = torch.get_num_threads()
