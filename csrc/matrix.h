@@ -72,7 +72,7 @@ static inline void exchange_lanes(words *a, words *b, int h) {
     if (h == 1) *a = SHUFFLE(x, y, 0, 8, 2, 10, 4, 12, 6, 14), *b = SHUFFLE(x, y, 1, 9, 3, 11, 5, 13, 7, 15);
 }
 
-// The same of nibbles: in each lane, of a those whose number has bit h, of b those whose number has not.
+// The same of the nibbles of every lane.
 static inline void exchange_nibbles(words *a, words *b, int h) {
     const uint32_t low = h == 4 ? 0x0000FFFF : h == 2 ? 0x00FF00FF : 0x0F0F0F0F;
     const words change = (*a >> 4 * h ^ *b) & low;
@@ -80,7 +80,7 @@ static inline void exchange_nibbles(words *a, words *b, int h) {
     *a ^= change << 4 * h;
 }
 
-// Writes a line of 64 bytes. It is not read again soon, and past the caches it need not be read before.
+// Writes a line of 64 bytes: past the caches, which would read it first, since nothing reads it soon.
 static inline void store_line(uint32_t *line, words left, words right) {
 #ifdef __AVX__
     _mm256_stream_si256((__m256i *)line, (__m256i)left);

@@ -33,7 +33,7 @@ def test_llama_cpp(case, reference_of, report, tmp_path):
 
 
 def test_llama_cpp_has_the_rope_factor_of_the_large_sizes(real_270m, report, tmp_path):
-    case = with_rope_factor(real_270m, tmp_path)
+    case = with_rope_factor(real_270m, tmp_path, "full_attention")
     ours = reference(case)
     found = agreement(ours, run("llama-cpp", "run_llama_cpp.py", case.exported("gguf", tmp_path), case, ours, tmp_path))
     report(found.lines()[0])

@@ -108,14 +108,16 @@ def shipped(repo: Path, folder: Path) -> Case:
     return Case(_with_current_code(repo, folder), folder / "checkpoint", prompts)
 
 
-def with_rope_factor(case: Case, folder: Path, factor: float = 8.0) -> Case:
-    """The text-only case with the factor that 4B and larger have in their global layers; its first prompts."""
-    repo = folder / "with_rope_factor"
+def with_rope_factor(case: Case, folder: Path, *layers: str) -> Case:
+    """The text-only case with the factor 8 that 4B and larger have in their global layers, here in layers of these
+    types; its first prompts.
+    """
+    repo = folder / "-".join(layers)
     shutil.copytree(case.repo, repo, symlinks=True)
     file = repo / "config.json"
     settings = json.loads(file.read_text())
-    rope = settings["rope_parameters"]["full_attention"]
-    settings["rope_parameters"]["full_attention"] = {**rope, "rope_type": "linear", "factor": factor}
+    for kind in layers:
+        settings["rope_parameters"][kind] |= {"rope_type": "linear", "factor": 8.0}
     file.unlink()
     file.write_text(json.dumps(settings))
     return dataclasses.replace(case, repo=repo, prompts=case.prompts[:6])
