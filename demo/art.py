@@ -3,10 +3,12 @@
     python -m demo.art      fetches and draws all of it, into the cache
 
 * `THINGS`: what the model learns to name, in ordinary words; `KIND_OF`: "animal", "fruit", ... of each.
-* `TRAIN_STYLES`, `ICON_STYLES`, `HELD_OUT_STYLE`, `SECOND_HELD_OUT_STYLE`: npm packages of one art style each. The
-  held-out styles are never seen in training.
+* `TRAIN_STYLES`, `ICON_STYLES`, `FONT_STYLES`, `HELD_OUT_STYLE`, `SECOND_HELD_OUT_STYLE`: npm packages of one art
+  style each. The held-out styles are never seen in training.
+* `PAINTED_STYLE`: the line drawings of the packs that training uses, painted in (`sprites`).
 
-Each package `@iconify-json/<style>` is one JSON of SVG bodies, keyed by the Unicode names of the emoji.
+Each package `@iconify-json/<style>` is one JSON of SVG bodies, keyed by the Unicode names of the emoji; a font is in
+`@expo-google-fonts/<style>`.
 """
 
 import argparse
@@ -37,13 +39,16 @@ ICON_STYLES = {  # signs of one color: more drawings to learn from; evaluation d
     "whh": "1.2.0",  # WebHostingHub Glyphs, OFL 1.1
     "streamline-cyber-color": "1.2.2",  # Streamline Cyber, CC BY 4.0: dark lines filled with white and blue
 }
+FONT_STYLES = {"noto-emoji": "0.4.7"}  # Noto Emoji, the font of lines, Google, OFL 1.1; likewise not asked about
+PAINTED_STYLE = "painted"
 HELD_OUT_STYLE = {"openmoji": "1.2.29"}  # OpenMoji, CC BY-SA 4.0: looked at for evaluation only
 SECOND_HELD_OUT_STYLE = {"emojione-v1": "1.2.3"}  # EmojiOne before its redesign, CC BY-SA 4.0: for evaluation only
-MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES} - {
+MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES, *FONT_STYLES} - {
     "icon-park",
     "streamline-cyber-color",
 }
-LEARNED_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES)  # what training draws from, the emoji twice as often
+# what training draws from, the emoji twice as often
+LEARNED_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES, *[*FONT_STYLES] * 2, *[PAINTED_STYLE] * 5)
 OTHER_THINGS = {  # icons that show something else than an emoji of that name
     "mdi": ("mouse", "bug", "phone"),
     "lucide": ("mouse", "bug", "phone", "diamond"),

@@ -8,6 +8,7 @@ token sequences are those of the chat template and the processor (tests compare 
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import art, chats, further, talks
+from . import art, chats, further, spoken, talks
 from .pictures import LEARNED, MIX, SMALL, Picture, sample_picture
 from .rewording import reword
 from .targets import targets_of
@@ -145,10 +146,10 @@ class Batches:
         self.answers = self.rows * 40
 
     def _questions(self, rng: np.random.Generator, picture: Picture) -> list[tuple[str, str]]:
-        """Questions about a picture, of the trained forms and beside them, in turns."""
-        beside = further.about(rng, picture, 6)
-        mixed = [pair for both in zip(picture.questions, beside, strict=False) for pair in both]
-        return mixed or picture.questions
+        """Questions about a picture: in people's own words, of the trained forms, and beside these, in turns."""
+        own, beside = spoken.about(rng, picture, 10), further.about(rng, picture, 4)
+        kinds = (own[::2], picture.questions, own[1::2], beside)
+        return [pair for some in itertools.zip_longest(*kinds) for pair in some if pair]
 
     def _ask(self, rng: np.random.Generator, row: Row, picture: Picture) -> int:
         """Puts a picture and questions about it into an empty row; returns the last segment used."""
@@ -170,10 +171,10 @@ class Batches:
         choice = rng.random()
         if choice < 0.04:
             return chats.without_picture(rng)
-        if choice < 0.16:
+        if choice < 0.10:
             picture = drawn[int(rng.integers(len(drawn)))]
             return chats.follow_up(rng, picture, int(rng.integers(1, 6)))
-        if choice < 0.30:
+        if choice < 0.18:
             alone = [picture for picture in drawn if picture.skill == "naming" and len(picture.boxes) == 1]
             if len(alone) > 1:
                 one, two = (alone[i] for i in rng.permutation(len(alone))[:2])
@@ -181,7 +182,7 @@ class Batches:
                 if names[0] != names[1]:
                     others = [picture for picture in drawn if picture is not one]
                     return chats.about_two(rng, names, one, two, lambda: others[int(rng.integers(len(others)))])
-        count = 1 if choice < 0.65 else 2 if choice < 0.87 or space < ROW else 3
+        count = 1 if choice < 0.62 else 2 if choice < 0.88 or space < ROW else 3
         some = [drawn[i] for i in rng.permutation(len(drawn))[:count]]
         return talks.talk(rng, some, int(rng.integers(2, 7)))
 

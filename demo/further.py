@@ -57,7 +57,7 @@ class View:
         self.boxes = boxes
         self.counts = Counter(box.what for box in boxes)
         # each shape has one color, and the star among the things none or its own two
-        self.shapes = bool(boxes) and picture.skill != "naming" and set(self.named) <= set(render.SHAPES)
+        self.shapes = bool(boxes) and picture.skill not in ("naming", "scene") and set(self.named) <= set(render.SHAPES)
         self.shapes = self.shapes and all(box.color for box in boxes)
         self.single = boxes[0].what if len(boxes) == 1 else ""
         self.unique = [name for name, found in self.named.items() if len(found) == 1]
@@ -83,18 +83,18 @@ class View:
         return render.place_of(min(max(x / render.SIZE, 0), 0.999), min(max(y / render.SIZE, 0), 0.999))
 
 
-def _called(rng: np.random.Generator, view: View, name: str) -> str:
+def called(rng: np.random.Generator, view: View, name: str) -> str:
     """A word for a thing or shape: its own, or now and then another."""
     words = synonyms.SHAPES if view.shapes else synonyms.THINGS
     others = words.get(name, ())
     return pick(rng, others) if others and rng.random() < (0.5 if view.shapes else 0.3) else name
 
 
-def _the(word: str) -> str:
+def the_word(word: str) -> str:
     return the(word) if word in art.THINGS else f"the {word}"
 
 
-def _absent(rng: np.random.Generator, view: View, countable: bool = False) -> str:
+def absent(rng: np.random.Generator, view: View, countable: bool = False) -> str:
     """Something that is not there: of the same sort as what is there most often."""
     shape = view.shapes if rng.random() < 0.8 else not view.shapes
     names = list(render.SHAPES) if shape else COUNTABLE if countable else art.THINGS
@@ -102,12 +102,12 @@ def _absent(rng: np.random.Generator, view: View, countable: bool = False) -> st
     return pick(rng, missing) if missing else pick(rng, [n for n in COUNTABLE if n not in view.named])
 
 
-def _noun(view: View, name: str) -> str:
+def noun(view: View, name: str) -> str:
     """Article and name, with its color if it is a shape."""
     return a(f"{view.named[name][0].color} {name}") if view.shapes else a(name)
 
 
-def _listed(parts: list[str]) -> str:
+def listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
@@ -132,13 +132,17 @@ def describe(view: View) -> str:
         return sentence(" and ".join(at))
     if picture.skill == "naming":
         return f"It is {a(view.single)}."
+    if picture.skill == "scene" and view.single:
+        return f"It is {a(view.single)}."
     if picture.skill == "shapes":
-        return f"I see {_listed([_noun(view, name) for name in render.SHAPES if name in view.named])}."
+        return f"I see {listed([noun(view, name) for name in render.SHAPES if name in view.named])}."
     if max(view.counts.values()) == 1 and len(view.counts) < 3:
         return ""  # looks like a picture of another skill
     if view.shapes:
         return ""  # told apart by form or by color: no telling which
-    return f"I see {_listed([counted(view.counts[name], name) for name in sorted(view.counts)])}."
+    if max(view.counts.values()) == 1:
+        return f"I see {listed([a(name) for name in sorted(view.counts)])}."
+    return f"I see {listed([counted(view.counts[name], name) for name in sorted(view.counts)])}."
 
 
 def _what(rng, view):
@@ -157,7 +161,7 @@ def _either(rng, view):
         return None
     other = pick(rng, [thing for thing in art.THINGS if thing != view.single])
     one, two = (view.single, other) if _sure(rng) else (other, view.single)
-    return Ask(f"Is it {a(_called(rng, view, one))} or {a(_called(rng, view, two))}?", f"It is {a(view.single)}.",
+    return Ask(f"Is it {a(called(rng, view, one))} or {a(called(rng, view, two))}?", f"It is {a(view.single)}.",
                about=view.single)  # fmt: skip
 
 
@@ -165,17 +169,17 @@ def _claimed(rng, view):
     if not view.single or view.shapes:
         return None
     right = _sure(rng)
-    name = view.single if right else _absent(rng, view)
+    name = view.single if right else absent(rng, view)
     forms = ("I think it is {}.", "It looks like {}.", "That must be {}.", "So it is {}?", "It's {}, right?",
              "Isn't it {}?", "It is {}, isn't it?")  # fmt: skip
     answer = f"{'Yes' if right else 'No'}, it is {a(view.single)}."
-    return Ask(pick(rng, forms).format(a(_called(rng, view, name))), answer, about=view.single)
+    return Ask(pick(rng, forms).format(a(called(rng, view, name))), answer, about=view.single)
 
 
 def _exists(rng, view):
     there = bool(view.named) and _sure(rng)
-    name = pick(rng, list(view.named)) if there else _absent(rng, view)
-    word = _called(rng, view, name)
+    name = pick(rng, list(view.named)) if there else absent(rng, view)
+    word = called(rng, view, name)
     many = name in COUNTABLE or name in render.SHAPES
     forms = ["Is there {} anywhere?", "Is there {} in this picture?", "Does the picture show {}?", "Is {} there?",
              "Can you find {}?", "Is there {} too?", "Does it have {} in it?", "Do you see {} anywhere?",
@@ -213,9 +217,9 @@ def _kind_listed(rng, view):
     if not found:
         answer = f"There are no {many}."
     elif view.picture.sides or max(view.counts[name] for name in found) == 1:
-        answer = f"I see {_listed([a(name) for name in found])}."
+        answer = f"I see {listed([a(name) for name in found])}."
     else:
-        answer = f"I see {_listed([counted(view.counts[name], name) for name in found])}."
+        answer = f"I see {listed([counted(view.counts[name], name) for name in found])}."
     forms = (f"What {many} are there?", f"Which {many} do you see?", f"What {many} can you see?", f"Name the {many}.")
     return Ask(pick(rng, forms), answer, short=f"And which {many}?", named=True)
 
@@ -238,10 +242,10 @@ def _other_kind(rng, view):
 
 def _count(rng, view):
     there = bool(view.named) and _sure(rng, 0.7)
-    name = pick(rng, list(view.named)) if there else _absent(rng, view, countable=True)
+    name = pick(rng, list(view.named)) if there else absent(rng, view, countable=True)
     if name not in COUNTABLE and name not in render.SHAPES:
         return None
-    words = plural(_called(rng, view, name))
+    words = plural(called(rng, view, name))
     forms = ("How many {} can you see?", "How many {} are in the image?", "How many {}?", "And how many {} are there?",
              "What is the number of {}?", "How many {} are shown?", "Can you count the {}?", "Please count the {}.",
              "How many {} do we have?", "how many {} in total?")  # fmt: skip
@@ -260,7 +264,7 @@ def _sum(rng, view):
     forms = ("How many {} and {} in total?", "How many {} and {} are there in total?", "How many {} and {} together?",
              "How many {} and {} are there altogether?", "How many {} plus {}?", "Count the {} and the {}.",
              "How many are there if you count {} and {}?", "What is the sum of {} and {}?")  # fmt: skip
-    question = pick(rng, forms).format(plural(_called(rng, view, one)), plural(_called(rng, view, two)))
+    question = pick(rng, forms).format(plural(called(rng, view, one)), plural(called(rng, view, two)))
     return Ask(question, f"There are {total}.", named=True)
 
 
@@ -280,7 +284,7 @@ def _how_many_is_it(rng, view):
     if not names:
         return None
     name = pick(rng, names)
-    n, word = view.counts[name], _called(rng, view, name)
+    n, word = view.counts[name], called(rng, view, name)
     no = f"No, there {'is' if n == 1 else 'are'} {counted(n, name)}."
     if _sure(rng, 0.3):
         yes = f"Yes, there are {counted(n, name)}."
@@ -310,7 +314,7 @@ def _compared(rng, view):
 # ------------------------------------------------------------------------------------------ colors
 
 
-def _has_colors(view: View, name: str, it: bool) -> str:
+def has_colors(view: View, name: str, it: bool) -> str:
     colors = view.colors(name)
     several = len(view.named[name]) > 1
     subject = "it is" if it else f"{the(name)} is" if not several else f"the {plural(name)} are"
@@ -326,36 +330,37 @@ def _color(rng, view):
     if not names or view.picture.skill == "easy_vqa":  # whose own questions have answers of one word
         return None
     if _sure(rng, 0.2):
-        name = _absent(rng, view)
+        name = absent(rng, view)
         forms = (
             "What color is {}?",
             "Which color does {} have?",
             "What is the color of {}?",
             "Tell me the color of {}.",
         )
-        word = _called(rng, view, name) if name not in render.SHAPES else name
-        return Ask(pick(rng, forms).format(_the(word)), f"There is no {name}.", short=f"And {_the(word)}?", named=True)
+        word = called(rng, view, name) if name not in render.SHAPES else name
+        return Ask(
+            pick(rng, forms).format(the_word(word)), f"There is no {name}.", short=f"And {the_word(word)}?", named=True
+        )
     name = pick(rng, names)
-    word = _called(rng, view, name)
+    word = called(rng, view, name)
     if len(view.named[name]) > 1:
         forms = ("What color are the {}?", "Which color do the {} have?", "What is the color of the {}?")
         words = plural(word)
-        return Ask(
-            pick(rng, forms).format(words), _has_colors(view, name, False), short=f"And the {words}?", named=True
-        )
+        return Ask(pick(rng, forms).format(words), has_colors(view, name, False), short=f"And the {words}?", named=True)
     if view.single and _sure(rng):
         forms = ("What color is it?", "What colour is it?", "Which color does it have?", "What is its color?",
                  "And the color?", "What color is this?", "In what color is it?")  # fmt: skip
-        return Ask(pick(rng, forms), _has_colors(view, name, True), about=name)
+        return Ask(pick(rng, forms), has_colors(view, name, True), about=name)
     forms = ("What color is {}?", "What colour is {}?", "Which color does {} have?", "What is the color of {}?",
              "And what color is {}?", "Tell me the color of {}.", "What color does {} have?")  # fmt: skip
-    return Ask(pick(rng, forms).format(_the(word)), _has_colors(view, name, False),
-               short=pick(rng, ("And {}?", "What about {}?")).format(_the(word)), about=name, named=True)  # fmt: skip
+    word = the_word(word)
+    short = pick(rng, ("And {}?", "What about {}?")).format(word)
+    return Ask(pick(rng, forms).format(word), has_colors(view, name, False), short=short, about=name, named=True)
 
 
 def color_of_it(view: View, name: str) -> str:
     """Says the color of the one thing of a name that was spoken of."""
-    return _has_colors(view, name, it=True)
+    return has_colors(view, name, it=True)
 
 
 def _is_color(rng, view):
@@ -370,7 +375,7 @@ def _is_color(rng, view):
         return Ask(
             pick(rng, (f"Is it {asked}?", f"Is its color {asked}?")), "Yes." if asked == color else no, about=name
         )
-    word = _the(_called(rng, view, name))
+    word = the_word(called(rng, view, name))
     forms = (f"Is {word} {asked}?", f"Does {word} have the color {asked}?", f"Is {word} {asked} or not?")
     answer = "Yes." if asked == color else sentence(f"no, {the(name)} is {color}")
     return Ask(pick(rng, forms), answer, about=name, named=True)
@@ -384,7 +389,7 @@ def _which_color(rng, view):
     if _sure(rng, 0.4):
         seen = [color for color in render.COLORS if color in colors]
         forms = ("What colors do you see?", "Which colors do the shapes have?", "What colors are the shapes?")
-        answer = f"I see {_listed(seen)}."
+        answer = f"I see {listed(seen)}."
         return Ask(pick(rng, forms), answer)
     if max(view.counts.values()) > 1:
         return None
@@ -407,7 +412,7 @@ def _background(rng, view):
             return None
         no = f"No, it is {ground or 'colorful'}."
         return Ask(f"Is the background {asked}?", "Yes." if asked == ground else no)
-    what = _the(view.single) if view.single else "it"
+    what = the_word(view.single) if view.single else "it"
     forms = ("What is the background?", "What color is the background?", "What's in the background?",
              "What is in the background?", "Which color is the background?", "What does the background look like?",
              f"What is behind {what}?", "Describe the background.", "What color is behind it?", "And the background?",
@@ -421,7 +426,7 @@ def _background(rng, view):
 
 def _where(rng, view):
     if _sure(rng, 0.15):
-        name = _absent(rng, view)
+        name = absent(rng, view)
         forms = ("Where is {}?", "Where can I find {}?", "Where do you see {}?")
         return Ask(pick(rng, forms).format(the(name)), f"There is no {name}.", short=f"And {the(name)}?", named=True)
     names = [name for name in view.unique if view.place(name)]
@@ -429,9 +434,9 @@ def _where(rng, view):
         return None
     name = pick(rng, names)
     if view.single and not view.shapes:
-        forms = ("Where is it?", "Where in the picture is it?", f"Where is {_the(_called(rng, view, name))}?")
+        forms = ("Where is it?", "Where in the picture is it?", f"Where is {the_word(called(rng, view, name))}?")
         return Ask(pick(rng, forms), f"It is {_AT[view.place(name)]}.", about=name)
-    word = _the(_called(rng, view, name))
+    word = the_word(called(rng, view, name))
     forms = ("Where is {}?", "Where can I find {}?", "Where do you see {}?", "In which place is {}?", "Where's {}?",
              "Where exactly is {}?", "Tell me where {} is.")  # fmt: skip
     short = pick(rng, ("And {}?", "And where is {}?", "What about {}?")).format(word)
@@ -445,18 +450,18 @@ def _what_at(rng, view):
         side = int(rng.integers(2))
         at, name = pick(rng, synonyms.PLACES[picture.sides[side]]), view.boxes[side].what
         answer = f"It is {a(name)}."
-    elif picture.skill in ("counting", "shapes") and view.known:
+    elif picture.skill in ("counting", "shapes", "scene") and view.known:
         places = [(view.place(name), name) for name in view.unique]
         if _sure(rng, 0.8):
             places = [entry for entry in places if entry[0]]
             if not places:
                 return None
             place, name = pick(rng, places)
-            if sum(_overlaps(box, place) for box in view.boxes) != 1:
+            if sum(overlaps(box, place) for box in view.boxes) != 1:
                 return None
-            answer = f"It is {_noun(view, name)}."
+            answer = f"It is {noun(view, name)}."
         else:
-            free = [place for place in _AT if not any(_overlaps(box, place) for box in view.boxes)]
+            free = [place for place in _AT if not any(overlaps(box, place) for box in view.boxes)]
             if not free:
                 return None
             place, name, answer = pick(rng, free), "", "There is nothing."
@@ -471,7 +476,7 @@ def _what_at(rng, view):
                about=name, named=True)  # fmt: skip
 
 
-def _overlaps(box: render.Box, place: str) -> bool:
+def overlaps(box: render.Box, place: str) -> bool:
     """Says whether a thing reaches into a cell of the 3x3 grid."""
     (column, row) = next(cell for cell, name in render.PLACES.items() if name == place)
     third = render.SIZE / 3
@@ -491,7 +496,7 @@ def _at_place(rng, view):
     if not names:
         return None
     name = pick(rng, names)
-    place, word = view.place(name), _the(_called(rng, view, name))
+    place, word = view.place(name), the_word(called(rng, view, name))
     places = list(view.picture.sides or _AT)
     other = pick(rng, [at for at in places if not set(at.split()) & set(place.split())])
     answer = sentence(f"{the(name)} is {_AT[place]}")
@@ -510,7 +515,7 @@ def _color_at(rng, view):
     if not view.shapes or view.picture.skill == "easy_vqa":
         return None
     places = [(view.place(name), name) for name in view.unique]
-    places = [(place, name) for place, name in places if place and sum(_overlaps(b, place) for b in view.boxes) == 1]
+    places = [(place, name) for place, name in places if place and sum(overlaps(b, place) for b in view.boxes) == 1]
     if not places:
         return None
     place, name = pick(rng, places)
@@ -534,7 +539,7 @@ def _same_color(rng, view):
         forms = ("Do they have the same color?", "Are they the same color?", "Are both of the same color?")
         return Ask(pick(rng, forms), "Yes." if first == second else no)
     forms = ("Do {} and {} have the same color?", "Are {} and {} the same color?", "Is the color of {} that of {}?")
-    question = pick(rng, forms).format(_the(_called(rng, view, one)), _the(_called(rng, view, two)))
+    question = pick(rng, forms).format(the_word(called(rng, view, one)), the_word(called(rng, view, two)))
     return Ask(question, "Yes." if first == second else no, named=True)
 
 
@@ -547,7 +552,7 @@ def _there_at(rng, view):
     choice = rng.random()
     asked = name if choice < 0.5 else view.boxes[1 - side].what if choice < 0.75 else pick(rng, art.THINGS)
     forms = ("Is there {} {}?", "Do you see {} {}?", "Is it {} {}?", "Is that {} {}?", "Can you see {} {}?")
-    question = pick(rng, forms).format(a(_called(rng, view, asked)), at)
+    question = pick(rng, forms).format(a(called(rng, view, asked)), at)
     return Ask(question, "Yes." if asked == name else f"No, it is {a(name)}.", about=name, named=True)
 
 
@@ -584,7 +589,7 @@ _SIDES = {
 }  # fmt: skip
 
 
-def _middle(box: render.Box) -> tuple[float, float]:
+def middle(box: render.Box) -> tuple[float, float]:
     return (box.left + box.right) / 2, (box.top + box.bottom) / 2
 
 
@@ -597,14 +602,14 @@ def _relative(rng, view):
     axis, sign = _SIDES[word]
     if view.picture.sides and axis != (view.picture.sides[0] == "top"):
         return None
-    gap = (_middle(view.named[two][0])[axis] - _middle(view.named[one][0])[axis]) * sign
+    gap = (middle(view.named[two][0])[axis] - middle(view.named[one][0])[axis]) * sign
     if abs(gap) < APART:
         return None
     if len(names) == 2 == len(view.boxes) and gap > 0 and _sure(rng, 0.4):
         forms = ("What is {} {}?", "What do you see {} {}?", "Which thing is {} {}?")
-        question = pick(rng, forms).format(word, _the(_called(rng, view, two)))
-        return Ask(question, f"It is {_noun(view, one)}.", about=one, named=True)
-    question = f"Is {_the(_called(rng, view, one))} {word} {_the(_called(rng, view, two))}?"
+        question = pick(rng, forms).format(word, the_word(called(rng, view, two)))
+        return Ask(question, f"It is {noun(view, one)}.", about=one, named=True)
+    question = f"Is {the_word(called(rng, view, one))} {word} {the_word(called(rng, view, two))}?"
     return Ask(question, "Yes." if gap > 0 else "No.", named=True)
 
 
@@ -616,7 +621,7 @@ def _beside(rng, view):
     forms = ("What is next to {}?", "What is beside {}?", "What is near {}?", "What else do you see besides {}?",
              "And what is with {}?", "What is together with {}?")  # fmt: skip
     return Ask(
-        pick(rng, forms).format(_the(_called(rng, view, name))), f"There is {a(other)}.", about=other, named=True
+        pick(rng, forms).format(the_word(called(rng, view, name))), f"There is {a(other)}.", about=other, named=True
     )
 
 
@@ -732,7 +737,7 @@ def _art(rng, view):
 def _untold(rng, view):
     subject = "it"
     if view.unique and not view.text and _sure(rng, 0.5 if view.single else 1.0):
-        subject = _the(_called(rng, view, pick(rng, view.unique)))
+        subject = the_word(called(rng, view, pick(rng, view.unique)))
     return Ask(*untold(rng, subject))
 
 

@@ -15,6 +15,7 @@ from .questions import (
     about_counts,
     about_crowd,
     about_pair,
+    about_scene,
     about_shapes,
     about_text,
     about_thing,
@@ -31,7 +32,7 @@ class Picture:
 
     Attributes:
         image: 64x64 RGB.
-        skill: `naming`, `counting`, `reading`, `shapes` or `easy_vqa`.
+        skill: `naming`, `counting`, `scene`, `reading`, `shapes` or `easy_vqa`.
         questions: (question, answer) pairs, each of which can be asked first; the most telling one first.
         boxes: what is where; empty where that is not known.
         background: a color's name, "pale", or None where it has several.
@@ -150,6 +151,18 @@ def crowd_picture(rng: np.random.Generator, styles: tuple[str, ...], mix: float 
     return Picture(image, "counting", about_crowd(rng, counts), facts["boxes"], facts["background"])
 
 
+def scene_picture(rng: np.random.Generator, styles: tuple[str, ...], mix: float = 0.0) -> Picture:
+    """A picture of one to five different things, each in a place that has a name."""
+    count = int(rng.choice(5, p=(0.25, 0.35, 0.2, 0.12, 0.08))) + 1
+    things = [art.THINGS[i] for i in rng.permutation(len(art.THINGS))[:count]]
+    image, facts = render.draw_scene(rng, things, styles, mix)
+    if count == 1:
+        questions = about_thing(rng, {"thing": things[0], "background": facts["background"]})
+    else:
+        questions = about_scene(rng, things)
+    return Picture(image, "scene", questions, facts["boxes"], facts["background"])
+
+
 def shapes_picture(rng: np.random.Generator) -> Picture:
     """A picture of one to four different shapes."""
     grid = rng.random() < 0.85
@@ -190,7 +203,8 @@ def easy_picture(rng: np.random.Generator) -> Picture:
 # how often a picture of the exam's chats is of each kind
 MIXTURE = {"thing": 0.13, "pair": 0.08, "crowd": 0.08, "count": 0.34, "shapes": 0.09, "text": 0.24, "easy": 0.04}
 # ... and a training picture
-LEARNED = {"thing": 0.25, "pair": 0.11, "crowd": 0.09, "count": 0.22, "shapes": 0.09, "text": 0.20, "easy": 0.04}
+LEARNED = {"thing": 0.20, "pair": 0.09, "crowd": 0.08, "scene": 0.18, "count": 0.18, "shapes": 0.09, "text": 0.15,
+           "easy": 0.03}  # fmt: skip
 MIX = 0.6  # how often a training picture's drawings are made over into another style
 SMALL = 0.6  # how often its letters are small
 
@@ -220,6 +234,8 @@ def sample_picture(
         return count_picture(rng, styles, mix)
     if kind == "crowd":
         return crowd_picture(rng, styles, mix)
+    if kind == "scene":
+        return scene_picture(rng, styles, mix)
     if kind == "shapes":
         return shapes_picture(rng)
     if kind == "text":

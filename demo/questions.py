@@ -228,6 +228,15 @@ def about_crowd(rng: np.random.Generator, counts: dict[str, int]) -> list[tuple[
     return [questions[i] for i in rng.permutation(len(questions))]
 
 
+def about_scene(rng: np.random.Generator, things: list[str]) -> list[tuple[str, str]]:
+    """Questions about what is there among several things of different names."""
+    questions = [("How many things are there?", f"There are {len(things)}.")]
+    for _ in range(2):
+        asked, right = _yes_no(rng, pick(rng, things), [thing for thing in art.THINGS if thing not in things])
+        questions.append((f"Is there {a(asked)}?", "Yes." if right else "No."))
+    return [questions[i] for i in rng.permutation(len(questions))]
+
+
 _AT = {
     "top left": "in the top left",
     "top": "at the top",

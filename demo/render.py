@@ -261,6 +261,26 @@ def draw_counted_things(rng: np.random.Generator, counts: dict[str, int], styles
     return disturb(rng, picture, 0.2), {"counts": counts, "background": background, "boxes": boxes}
 
 
+def draw_scene(rng: np.random.Generator, things: list[str], styles: tuple[str, ...], mix: float = 0.0):
+    """One to five different things, each in a cell of the 3x3 grid. Facts: things, background, boxes."""
+    low, high = ((22, 40), (20, 27), (17, 22))[min(len(things), 3) - 1]
+    size = int(rng.integers(low, high))
+    sprites = [sprite_of(rng, thing, size, styles, mix=mix) for thing in things]
+    picture, background = _ground_for(rng, sprites, plain=0.85)
+    cells = [(int(c % 3), int(c // 3)) for c in rng.permutation(9)]
+    if len(things) == 2 and size > SIZE // 3:  # too large for two cells beside each other
+        cells.remove((1, 1))
+        cells = [cells[0], next(cell for cell in cells[1:] if np.abs(np.subtract(cell, cells[0])).max() > 1)]
+    boxes = []
+    for thing, sprite, cell in zip(things, sprites, cells, strict=False):
+        corner = []
+        for c, side in zip(cell, sprite.size, strict=True):
+            middle = (c + 0.5) * SIZE / 3 + rng.uniform(-3, 3)
+            corner.append(int(np.clip(middle - side / 2, 0, SIZE - side)))
+        boxes.append(_paste(picture, thing, sprite, *corner))
+    return disturb(rng, picture, 0.2), {"things": things, "background": background, "boxes": boxes}
+
+
 # ---------------------------------------------------------------------------------------------- shapes
 
 

@@ -15,14 +15,17 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from .art import (
+    FONT_STYLES,
     HELD_OUT_STYLE,
     ICON_STYLES,
     ICONS_OF,
     MONOCHROME_STYLES,
     OTHER_THINGS,
+    PAINTED_STYLE,
     SECOND_HELD_OUT_STYLE,
     TRAIN_STYLES,
 )
@@ -34,10 +37,11 @@ SPRITE = 96  # pixels; three steps of halving down to the smallest size that sce
 
 def _fetch(style: str, version: str) -> Path:
     """Downloads one npm package into the cache; returns the path of its archive."""
-    archive = CACHE / "art" / f"iconify-json-{style}-{version}.tgz"
+    scope = "expo-google-fonts" if style in FONT_STYLES else "iconify-json"
+    archive = CACHE / "art" / f"{scope}-{style}-{version}.tgz"
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", f"@iconify-json/{style}@{version}"], cwd=archive.parent, check=True)
+        subprocess.run(["npm", "pack", "--silent", f"@{scope}/{style}@{version}"], cwd=archive.parent, check=True)
     return archive
 
 
@@ -68,14 +72,39 @@ def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
                 f' width="{SPRITE * 2}" height="{SPRITE * 2}" color="black">{icon["body"]}</svg>'
             )
             picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
-            box = picture.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
-            if box is None:
+            if (sprite := _cropped(picture)) is None:
                 continue
-            side = max(box[2] - box[0], box[3] - box[1])
-            square = Image.new("RGBA", (side, side))
-            square.paste(picture.crop(box), ((side - box[2] + box[0]) // 2, (side - box[3] + box[1]) // 2))
-            sprite = square.resize((SPRITE, SPRITE), Image.Resampling.BOX)
             sprites.setdefault(thing, []).append(_filled(sprite) if style in MONOCHROME_STYLES else np.asarray(sprite))
+    return sprites
+
+
+def _cropped(picture: Image.Image) -> Image.Image | None:
+    """A drawing as large as a sprite can hold it; None where there is nothing."""
+    box = picture.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
+    if box is None:
+        return None
+    side = max(box[2] - box[0], box[3] - box[1])
+    square = Image.new("RGBA", (side, side))
+    square.paste(picture.crop(box), ((side - box[2] + box[0]) // 2, (side - box[3] + box[1]) // 2))
+    return square.resize((SPRITE, SPRITE), Image.Resampling.BOX)
+
+
+def _draw_font(style: str, version: str) -> dict[str, list[np.ndarray]]:
+    """Draws every thing that a font of emoji has, in thin and in bold lines; Noto's pack knows their characters."""
+    with tarfile.open(_fetch("noto", TRAIN_STYLES["noto"])) as archive:
+        characters = json.load(archive.extractfile("package/chars.json"))
+    character_of = {name: chr(int(code, 16)) for code, name in characters.items() if "-" not in code}
+    sprites = {}
+    with tarfile.open(_fetch(style, version)) as archive:
+        files = [name for name in archive.getnames() if re.search(r"_(300Light|700Bold)[.]ttf$", name)]
+        fonts = [ImageFont.truetype(io.BytesIO(archive.extractfile(name).read()), SPRITE * 2) for name in sorted(files)]
+    for thing, keys in ICONS_OF.items():
+        for character in (character_of[key] for key in keys if key in character_of):
+            for font in fonts:
+                picture = Image.new("RGBA", (SPRITE * 4, SPRITE * 4))
+                ImageDraw.Draw(picture).text((SPRITE // 2, SPRITE // 2), character, font=font, fill="black")
+                if (sprite := _cropped(picture)) is not None:
+                    sprites.setdefault(thing, []).append(_filled(sprite))
     return sprites
 
 
@@ -95,9 +124,62 @@ def _filled(sprite: Image.Image) -> np.ndarray:
     return np.dstack([paper, paper, paper, np.where(outside, alpha, 255)]).astype(np.uint8)
 
 
+PAPER = 0.2  # share of a drawing that its lines enclose at least, for it to be painted
+LARGE = 12  # pixels of an enclosed part that gets a color of its own
+
+
+def _painted(rng: np.random.Generator, lines: np.ndarray, colored: np.ndarray) -> np.ndarray | None:
+    """Paints what the lines of a drawing enclose, each part in the color that a colored drawing has there.
+
+    Args:
+        rng: source of chance.
+        lines: sprite in one color, its paper white.
+        colored: sprite of the same thing in colors.
+
+    Returns:
+        A sprite of dark lines between flat colors; None for a drawing that encloses too little.
+    """
+    paper = lines[..., 0] / 255.0
+    parts, count = ndimage.label(paper > 0.5)
+    if (parts > 0).sum() < PAPER * (lines[..., 3] > 128).sum():
+        return None
+    rgb, solid = colored[..., :3].astype(np.float64), (colored[..., 3] > 128) & (colored[..., :3].max(-1) > 60)
+    if not solid.any():
+        return None
+    known = rgb[solid]
+    fills = np.full((count + 1, 3), 255.0)
+    for part in range(1, count + 1):
+        here = parts == part
+        if (here & solid).sum() >= LARGE:
+            fills[part] = np.median(rgb[here & solid], axis=0)
+        elif here.sum() >= LARGE:
+            fills[part] = known[int(rng.integers(len(known)))]
+    # the soft border of a line belongs to the nearest part
+    nearest = ndimage.distance_transform_edt(parts == 0, return_distances=False, return_indices=True)
+    fill = fills[parts[tuple(nearest)]]
+    ink = rng.integers(0, 40, 3) if rng.random() < 0.7 else known[int(rng.integers(len(known)))] * 0.4
+    return np.dstack([fill * paper[..., None] + ink * (1 - paper[..., None]), lines[..., 3]]).astype(np.uint8)
+
+
+def _paint(drawn: dict[str, dict[str, list[np.ndarray]]]) -> dict[str, list[np.ndarray]]:
+    """Paints the line drawings that training uses with the colors of its colored packs."""
+    rng = np.random.default_rng(0)
+    palette = [style for style in TRAIN_STYLES if style not in MONOCHROME_STYLES]
+    sprites = {}
+    for style in [style for style in (TRAIN_STYLES | ICON_STYLES | FONT_STYLES) if style in MONOCHROME_STYLES]:
+        for thing, found in drawn[style].items():
+            for lines in found:
+                colored = [sprite for name in palette for sprite in drawn[name].get(thing, ())]
+                for n in rng.permutation(len(colored))[:2]:
+                    painted = _painted(rng, lines, colored[n])
+                    if painted is not None:
+                        sprites.setdefault(thing, []).append(painted)
+    return sprites
+
+
 def sprites_path() -> Path:
     """Returns where the drawn sprites are cached; other styles or things have another name."""
-    recipe = repr((STYLES, ICONS_OF, OTHER_THINGS)).encode()
+    recipe = repr((STYLES, FONT_STYLES, ICONS_OF, OTHER_THINGS)).encode()
     return CACHE / f"sprites-{hashlib.sha256(recipe).hexdigest()[:12]}.pkl"
 
 
@@ -111,6 +193,8 @@ def load_sprites() -> dict[str, dict[str, list[np.ndarray]]]:
     cached = sprites_path()
     if not cached.exists():
         drawn = {style: _draw_style(style, version) for style, version in STYLES.items()}
+        drawn |= {style: _draw_font(style, version) for style, version in FONT_STYLES.items()}
+        drawn[PAINTED_STYLE] = _paint(drawn)
         partial = cached.with_suffix(".partial")
         partial.write_bytes(pickle.dumps(drawn, protocol=pickle.HIGHEST_PROTOCOL))
         partial.rename(cached)

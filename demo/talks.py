@@ -6,12 +6,13 @@ one, and a question that names no picture is about the one shown last.
 
 import numpy as np
 
+from . import spoken
 from .chats import Chat, aside, casual, small_talk
-from .further import Ask, View, ask, color_of_it, describe
+from .further import Ask, View, absent, ask, called, color_of_it, describe, the_word
 from .pictures import Picture
 from .questions import _AT
 from .render import pick
-from .wording import a, sentence, the
+from .wording import COUNTABLE, a, plural, sentence, the, there_are
 
 ORDER = ("first", "second", "third")
 _NUMBERS = ("one", "two", "three")
@@ -53,6 +54,8 @@ class _Talk:
         return Ask(question, answer, about=self.view.single)
 
     def fresh(self, alone: bool) -> Ask | None:
+        if self._chance(0.6):
+            return spoken.ask(self.rng, self.view)
         asked = ask(self.rng, self.view)
         return None if asked is None or (alone and asked.question.startswith("And ")) else asked
 
@@ -69,8 +72,10 @@ class _Talk:
     def pronoun(self) -> Ask | None:
         """Asks about what the last answer spoke of."""
         view, rng = self.view, self.rng
-        if self.last is None or self.last.about not in view.unique or view.single or not self.last.about:
+        if self.last is None or self.last.about not in view.unique or view.picture.skill == "easy_vqa":
             return None
+        if view.single or self._chance(0.7):
+            return spoken.ask_of_it(rng, view, self.last.about, self.last.topic)
         name, topic = self.last.about, self.last.topic
         if topic not in ("where", "what at") and self._chance(0.5) and (place := view.place(name)):
             forms = ("Where is it?", "And where is it?", "Where?", "Where exactly?")
@@ -118,6 +123,61 @@ class _Talk:
             question = f"{question} in {called}{mark}"
         return Ask(question, asked.answer)
 
+    def several(self) -> Ask | None:
+        """Asks about several pictures in people's own words."""
+        rng, views = self.rng, self.views[: self.shown]
+        n = int(rng.integers(self.shown))
+        view, pic = views[n], self._called(n)
+        choice = rng.random()
+        if choice < 0.28:
+            return Ask(spoken.say(rng, "pic what", pic=pic), spoken.tell(view))
+        if choice < 0.4:
+            grounds = [view.picture.background for view in views]
+            ground = grounds[n]
+            if choice < 0.34 or not ground or grounds.count(ground) > 1 or len(views) < 2:
+                said = f"The background is {ground or 'colorful'}."
+                return Ask(spoken.say(rng, "pic background", pic=pic), said) if view.known else None
+            return Ask(spoken.say(rng, "which pic background", color=ground), f"The {ORDER[n]} one.")
+        if len(views) < 2:
+            return None
+        if choice < 0.45:
+            return Ask(spoken.say(rng, "pics count"), f"There are {len(views)} pictures.")
+        if choice < 0.52:
+            if not all(view.single and not view.shapes for view in views):
+                return None
+            told = [f"the {order} is {a(view.single)}" for order, view in zip(ORDER, views, strict=False)]
+            return Ask(spoken.say(rng, "pics what"), sentence(", ".join(told[:-1]) + " and " + told[-1]))
+        if choice < 0.57:
+            if not all(view.single for view in views) or len(views) > 2:
+                return None
+            return Ask(spoken.say(rng, "pics same"), "Yes." if views[0].single == views[1].single else "No.")
+        names = sorted({name for view in views for name in view.named})
+        if not names:
+            return None
+        name = absent(rng, view) if choice < 0.75 and self._chance(0.4) else pick(rng, names)
+        word = called(rng, view, name)
+        where = [order for order, view in zip(ORDER, views, strict=False) if name in view.named]
+        if choice < 0.65:
+            answer = f"Yes, in the {where[0]} one." if len(where) == 1 else "" if where else "No."
+            return Ask(spoken.say(rng, "any pic", a=a(word)), answer)
+        if choice < 0.75:
+            return Ask(spoken.say(rng, "pic exists", a=a(word), pic=pic), "Yes." if name in view.named else "No.")
+        if choice < 0.85 and len(where) == 1:
+            if self._chance(0.3):
+                (of,) = (view for view in views if name in view.named)
+                said = f"The background is {of.picture.background or 'colorful'}."
+                return Ask(spoken.say(rng, "background of", the=the_word(word)), said)
+            return Ask(spoken.say(rng, "which pic", a=a(word)), f"The {where[0]} one.")
+        if name not in COUNTABLE:
+            return None
+        if choice < 0.93:
+            n = view.counts[name]
+            said = there_are(n, name) if n else f"There are no {plural(name)}."
+            return Ask(spoken.say(rng, "pic count", things=plural(word), pic=pic), said)
+        total = sum(view.counts[name] for view in views)
+        said = f"There {'is' if total == 1 else 'are'} {total}."
+        return Ask(spoken.say(rng, "pics sum", things=plural(word)), said)
+
     def which(self) -> Ask | None:
         """Asks which of the pictures shows something, how many there are, and what they show."""
         rng, views = self.rng, self.views[: self.shown]
@@ -155,6 +215,10 @@ class _Talk:
                  f"Which of the pictures shows {the(name)}?", f"In which one is {the(name)}?")  # fmt: skip
         return Ask(pick(rng, forms), f"The {where[0]} one.")
 
+    def of_several(self) -> Ask | None:
+        choice = self.rng.random()
+        return self.several() if choice < 0.6 else self.which() if choice < 0.76 else self.numbered()
+
     # ------------------------------------------------------------------ turns
 
     def show(self, count: int) -> None:
@@ -165,11 +229,12 @@ class _Talk:
         self.last = None
         for _ in range(12):
             if several:
-                asked = self.which() if self._chance(0.4) else self.numbered()
+                asked = self.of_several()
             elif self.shown > 1 and self._chance(0.3):
                 forms = ("And this?", "And this one?", "What about this one?", "And what is this?", "And here?")
-                asked = Ask(pick(self.rng, forms), describe(self.view), about=self.view.single)
-            elif self._chance(0.4):
+                this = pick(self.rng, forms) if self._chance(0.4) else spoken.say(self.rng, "and this")
+                asked = Ask(this, spoken.tell(self.view), about=self.view.single)
+            elif self._chance(0.25):
                 asked = self.trained()
             else:
                 asked = self.fresh(alone=True)
@@ -185,19 +250,19 @@ class _Talk:
             if choice < 0.07:
                 return self.say(*aside(rng))
             if choice < 0.11 and self.chat.turns and not self.chat.turns[-1][2].startswith("Yes"):
-                return self.say(
-                    pick(rng, ("Are you sure?", "Really?", "Is that right?")), "Yes. " + self.chat.turns[-1][2]
-                )
+                sure = pick(rng, ("Are you sure?", "Really?", "Is that right?"))
+                sure = sure if self._chance(0.4) else spoken.say(rng, "sure")
+                return self.say(sure, "Yes. " + self.chat.turns[-1][2])
             if self.shown > 1 and (together or choice < 0.45):
-                asked = self.which() if rng.random() < 0.4 else self.numbered()
+                asked = self.of_several()
                 if asked is not None and asked.answer:
                     self.last = None
                     return self.say(asked.question, asked.answer)
                 continue
             asked = (
-                self.trained() if choice < 0.5
-                else (self.short() or self.together()) if choice < 0.65
-                else self.pronoun() if choice < 0.78
+                self.trained() if choice < 0.2
+                else (self.short() or self.together()) if choice < 0.32
+                else self.pronoun() if choice < 0.55
                 else self.fresh(alone=False)
             )  # fmt: skip
             if (

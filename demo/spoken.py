@@ -1,0 +1,604 @@
+"""Questions in people's own words: the intents of `phrases.txt`, and how a picture answers them.
+
+* `say(rng, intent, **slots)`: one of the ways in which an intent is asked.
+* `ask(rng, view)`: a question about a picture, None where it does not allow the one that was drawn.
+* `ask_of_it(rng, view, name)`: one about what was just spoken of.
+* `about(rng, picture, count)`: several questions, each of which can be asked first.
+
+The answers are those of `questions` and `further`. Every line of `phrases.txt` was written by hand; a line in brackets
+names the intent of those after it.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from . import art, render, synonyms
+from .further import (
+    APART,
+    Ask,
+    View,
+    absent,
+    called,
+    color_of_it,
+    describe,
+    has_colors,
+    listed,
+    middle,
+    noun,
+    overlaps,
+    the_word,
+)
+from .pictures import Picture
+from .questions import _AT
+from .render import pick
+from .untold import CANNOT_TELL
+from .wording import COUNTABLE, TRAIN_WORDS, a, counted, plural, sentence, the, there_are
+
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
+_ORDINAL = ("first", "second", "third", "fourth", "fifth")
+
+
+@functools.cache
+def phrases() -> dict[str, list[str]]:
+    """Returns the phrase book: every way of asking by its intent, with slots in braces."""
+    book: dict[str, list[str]] = {}
+    for line in (Path(__file__).parent / "phrases.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            found = book.setdefault(line.strip("[]"), [])
+        elif line:
+            found.append(line)
+    return book
+
+
+def say(rng: np.random.Generator, intent: str, **slots: str) -> str:
+    """Returns one of the ways in which an intent is asked, its slots filled."""
+    asked = pick(rng, phrases()[intent]).format(**slots)
+    return asked[0].upper() + asked[1:] if rng.random() < 0.3 else asked
+
+
+def _some(rng: np.random.Generator, n: int) -> str:
+    """A number from one to six, in digits or letters."""
+    return str(n) if rng.random() < 0.6 else _NUMBERS[n]
+
+
+def _is(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _countable(view: View) -> list[str]:
+    return [name for name in view.named if name in COUNTABLE or name in render.SHAPES]
+
+
+def _lone(view: View) -> str:
+    """The one thing of a picture of one thing."""
+    return "" if view.shapes else view.single
+
+
+# ------------------------------------------------------------------------------------------ what and how many
+
+
+def tell(view: View) -> str:
+    """Says what is in a picture, also of two things wherever they are; empty where that is not known."""
+    if len(view.boxes) == 2 == len(view.unique) and not view.shapes:
+        return f"I see {listed([a(name) for name in sorted(view.named)])}."
+    return describe(view)
+
+
+def _what(rng, view):
+    return Ask(say(rng, "what"), tell(view), about=view.single)
+
+
+def _what_one(rng, view):
+    return view.single and Ask(say(rng, "what one"), describe(view), about=view.single)
+
+
+def _what_several(rng, view):
+    return Ask(say(rng, "what several"), tell(view)) if len(view.boxes) > 1 else None
+
+
+def _which_kind(rng, view):
+    kind = art.KIND_OF.get(_lone(view), "thing")
+    return None if kind == "thing" else Ask(
+        say(rng, "which kind", kind=kind, a_kind=a(kind)), f"It is {a(view.single)}.", about=view.single)  # fmt: skip
+
+
+def _claim(rng, view):
+    if not _lone(view):
+        return None
+    right = rng.random() < 0.5
+    word = a(called(rng, view, view.single if right else absent(rng, view)))
+    answer = f"{'Yes' if right else 'No'}, it is {a(view.single)}."
+    return Ask(say(rng, "claim one", a=word), answer, about=view.single)
+
+
+def _either(rng, view):
+    if not _lone(view):
+        return None
+    words = [called(rng, view, name) for name in (view.single, absent(rng, view))]
+    one, two = words if rng.random() < 0.5 else words[::-1]
+    asked = say(rng, "either", a=a(one), b=a(two), thing=one, other=two)
+    return Ask(asked, f"It is {a(view.single)}.", about=view.single)
+
+
+def _sort(rng, view):
+    kind = art.KIND_OF.get(_lone(view), "thing")
+    return None if kind == "thing" else Ask(say(rng, "sort of thing"), f"It is {a(kind)}.", about=view.single)
+
+
+def _is_kind(rng, view):
+    kind = art.KIND_OF.get(_lone(view), "thing")
+    if kind == "thing":
+        return None
+    asked = kind if rng.random() < 0.5 else pick(rng, sorted(set(art.KIND_OF.values()) - {"thing"}))
+    if {asked, kind} in ({"toy", "ball"}, {"fruit", "vegetable"}, {"fruit", "food"}, {"vegetable", "food"}):
+        return None
+    answer = f"{'Yes' if asked == kind else 'No'}, it is {a(view.single)}."
+    return Ask(say(rng, "is kind", a_kind=a(asked), kind=asked), answer, about=view.single)
+
+
+def _exists(rng, view):
+    there = bool(view.named) and rng.random() < 0.5
+    name = pick(rng, list(view.named)) if there else absent(rng, view)
+    word = called(rng, view, name)
+    if (name in COUNTABLE or name in render.SHAPES) and not _lone(view) and rng.random() < 0.3:
+        return Ask(say(rng, "exists many", things=plural(word)), "Yes." if there else "No.")
+    answer = "Yes." if there else "No."
+    if _lone(view):
+        answer = f"{'Yes' if there else 'No'}, I see {a(view.single)}."
+    about = name if there and name in view.unique else ""
+    return Ask(say(rng, "exists", a=a(word)), answer, about=about)
+
+
+def _kind_exists(rng, view):
+    kind = _kind(rng, view)
+    if not kind:
+        return None
+    found = view.kinds(kind)
+    asked = say(rng, "kind exists", a_kind=a(kind), kinds=synonyms.KINDS[kind], kind=kind)
+    about = found[0] if len(found) == 1 and found[0] in view.unique else ""
+    return Ask(asked, "Yes." if found else "No.", about=about)
+
+
+def _kind(rng, view) -> str:
+    """A kind to ask for: most often one that is there."""
+    kind = pick(rng, list(synonyms.KINDS))
+    if view.named and not view.shapes and rng.random() < 0.6:
+        kind = art.KIND_OF.get(pick(rng, list(view.named)), kind)
+    if kind not in synonyms.KINDS or (kind == "toy" and view.kinds("ball")) or (view.shapes and kind in "ball toy"):
+        return ""
+    return kind
+
+
+def _kinds(rng, view):
+    kind = _kind(rng, view)
+    if not kind or view.text:
+        return None
+    found = sorted(view.kinds(kind))
+    several = any(view.counts[name] > 1 for name in found)
+    told = listed([counted(view.counts[name], name) if several else a(name) for name in found]) if found else ""
+    asked = say(rng, "kinds", kinds=synonyms.KINDS[kind], kind=kind)
+    return Ask(asked, f"I see {told}." if found else f"There are no {synonyms.KINDS[kind]}.")
+
+
+def _which_is_kind(rng, view):
+    kind = _kind(rng, view)
+    found = view.kinds(kind)
+    if len(view.named) < 2 or len(found) != 1 or found[0] not in view.unique:
+        return None
+    return Ask(say(rng, "which is kind", a_kind=a(kind), kind=kind), f"It is {a(found[0])}.", about=found[0])
+
+
+def _edible(rng, view):
+    if not _lone(view):
+        return None
+    yes = art.KIND_OF[view.single] in synonyms.EDIBLE
+    return Ask(say(rng, "edible"), f"{'Yes' if yes else 'No'}, it is {a(view.single)}.", about=view.single)
+
+
+def _count(rng, view):
+    there = bool(_countable(view)) and rng.random() < 0.75
+    name = pick(rng, _countable(view)) if there else absent(rng, view, countable=True)
+    if not there and (name not in COUNTABLE and name not in render.SHAPES):
+        return None
+    n = view.counts[name] if there else 0
+    asked = say(rng, "count", things=plural(called(rng, view, name)))
+    about = name if n == 1 else ""
+    answer = there_are(n, name) if there else f"There are no {plural(name)}."
+    return Ask(asked, answer, topic="count", about=about)
+
+
+def _total(rng, view):
+    n = len(view.boxes)
+    return Ask(say(rng, "total"), f"There {_is(n)} {n}.") if n else None
+
+
+def _two(rng, view) -> list[str]:
+    names = _countable(view)
+    return [names[i] for i in rng.permutation(len(names))[:2]] if len(names) > 1 else []
+
+
+def _sum(rng, view):
+    if not (two := _two(rng, view)):
+        return None
+    one, other = (plural(called(rng, view, name)) for name in two)
+    return Ask(say(rng, "sum", things=one, others=other), f"There are {sum(view.counts[name] for name in two)}.")
+
+
+def _more(rng, view):
+    if not (two := _two(rng, view)):
+        return None
+    one, other = two
+    n, m = (view.counts[name] for name in two)
+    same = f"There are as many {plural(one)} as {plural(other)}."
+    answer = same if n == m else f"There are more {plural(one if n > m else other)}."
+    return Ask(say(rng, "more of", things=plural(one), others=plural(other)), answer)
+
+
+def _kind_count(rng, view):
+    kind = _kind(rng, view)
+    if not kind or view.text or view.shapes:
+        return None
+    n = sum(view.counts[name] for name in view.kinds(kind))
+    answer = f"There {_is(n)} {n}." if n else f"There are no {synonyms.KINDS[kind]}."
+    return Ask(say(rng, "kind count", kinds=synonyms.KINDS[kind], kind=kind), answer)
+
+
+def _count_claim(rng, view):
+    names = _countable(view)
+    if not names:
+        return None
+    name = pick(rng, names)
+    n, word = view.counts[name], called(rng, view, name)
+    guess = n if rng.random() < 0.5 else int(rng.integers(1, 7))
+    things = f"{_some(rng, guess)} {word if guess == 1 else plural(word)}"
+    asked = say(rng, "count claim", **{"n things": things})
+    return Ask(asked, "Yes." if guess == n else f"No, there {_is(n)} {counted(n, name)}.")
+
+
+def _take_away(rng, view):
+    if len(view.counts) != 1 or len(view.boxes) < 2:
+        return None
+    n = len(view.boxes)
+    gone = int(rng.integers(1, n))
+    return Ask(say(rng, "take away", n=_some(rng, gone)), f"There {_is(n - gone)} {n - gone} left.")
+
+
+def _all_same(rng, view):
+    return Ask(say(rng, "all same"), "Yes." if len(view.counts) == 1 else "No.") if len(view.boxes) > 1 else None
+
+
+def _all_kind(rng, view):
+    kind = _kind(rng, view)
+    if not kind or len(view.boxes) < 2 or view.shapes:
+        return None
+    asked = say(rng, "all kind", kinds=synonyms.KINDS[kind], kind=kind)
+    return Ask(asked, "Yes." if len(view.kinds(kind)) == len(view.named) else "No.")
+
+
+# ------------------------------------------------------------------------------------------ colors
+
+
+def _color(rng, view):
+    easy = view.picture.skill == "easy_vqa"  # whose own questions have answers of one word
+    names = [n for n in view.named if len(view.named[n]) == 1 or ((n in COUNTABLE or view.shapes) and view.colors(n))]
+    if not names or easy:
+        return None
+    name = pick(rng, names)
+    if len(view.named[name]) > 1:
+        if len(view.named) > 1:
+            return None
+        return Ask(say(rng, "color they"), has_colors(view, name, True))
+    if view.single and rng.random() < 0.5:
+        return Ask(say(rng, "color it"), has_colors(view, name, True), topic="color", about=name)
+    word = the_word(called(rng, view, name))
+    return Ask(say(rng, "color the", the=word), has_colors(view, name, False), topic="color", about=name)
+
+
+def _is_color(rng, view):
+    names = [name for name in view.unique if len(view.colors(name)) == 1]
+    if not names or view.picture.skill == "easy_vqa":
+        return None
+    name = pick(rng, names)
+    (color,) = view.colors(name)
+    asked = color if rng.random() < 0.5 else pick(rng, list(render.COLORS))
+    word = the_word(called(rng, view, name))
+    answer = "Yes." if asked == color else sentence(f"no, {the(name)} is {color}")
+    return Ask(say(rng, "the is color", the=word, color=asked), answer, topic="is color", about=name)
+
+
+def _which_is_color(rng, view):
+    told = {name: view.colors(name) for name in view.named}
+    if len(view.unique) < 2 or len(view.unique) != len(view.named) or not all(len(c) == 1 for c in told.values()):
+        return None
+    name = pick(rng, view.unique)
+    (color,) = told[name]
+    if sum(other == (color,) for other in told.values()) > 1:
+        return None
+    asked = say(rng, "which is color", color=color)
+    return Ask(asked, sentence(f"{the(name)} is {color}"), topic="which color", about=name)
+
+
+def _colors(rng, view):
+    if not view.shapes or view.picture.skill == "easy_vqa":
+        return None
+    seen = [color for color in render.COLORS if color in {box.color for box in view.boxes}]
+    return Ask(say(rng, "colors"), f"I see {listed(seen)}.")
+
+
+def _background(rng, view):
+    ground = view.picture.background
+    if rng.random() < 0.7:
+        return Ask(say(rng, "background"), f"The background is {ground or 'colorful'}.", topic="background")
+    asked = ground if ground and rng.random() < 0.5 else pick(rng, list(render.COLORS))
+    if ground == "pale":
+        return None
+    answer = "Yes." if asked == ground else f"No, it is {ground or 'colorful'}."
+    return Ask(say(rng, "is background", color=asked), answer, topic="background")
+
+
+# ------------------------------------------------------------------------------------------ places
+
+
+def _placed(view: View) -> list[str]:
+    return [] if view.picture.skill == "easy_vqa" else [name for name in view.unique if view.place(name)]
+
+
+def _where(rng, view):
+    if not _placed(view):
+        return None
+    name = pick(rng, _placed(view))
+    if _lone(view):
+        return Ask(say(rng, "where it"), f"It is {_AT[view.place(name)]}.", topic="where", about=name)
+    word = the_word(called(rng, view, name))
+    if rng.random() < 0.3:
+        return _at_place(rng, view, name, word)
+    answer = sentence(f"{the(name)} is {_AT[view.place(name)]}")
+    return Ask(say(rng, "where the", the=word), answer, topic="where", about=name)
+
+
+def _at_place(rng, view, name, word):
+    place = view.place(name)
+    others = [at for at in view.picture.sides or _AT if not set(at.split()) & set(place.split())]
+    asked = place if rng.random() < 0.5 else pick(rng, others)
+    answer = "Yes." if asked == place else f"No, {the(name)} is {_AT[place]}."
+    phrase = say(rng, "at place", the=word, place=pick(rng, synonyms.PLACES[asked]))
+    return Ask(phrase, answer, topic="where", about=name)
+
+
+def _which_side(rng, view):
+    names = [name for name in _placed(view) if set(view.place(name).split()) & {"left", "right"}]
+    if not names or _lone(view):
+        return None
+    name = pick(rng, names)
+    side = view.place(name).split()[-1]
+    return Ask(say(rng, "which side", the=the_word(called(rng, view, name))), f"It is on the {side}.", about=name)
+
+
+def _reached(view: View, place: str) -> list[str]:
+    """What lies at a place, wholly or in part."""
+    if view.picture.sides:
+        return [box.what for box, side in zip(view.boxes, view.picture.sides, strict=True) if side == place]
+    return [box.what for box in view.boxes if overlaps(box, place)]
+
+
+def _what_at(rng, view):
+    if view.single or view.text or view.picture.skill == "easy_vqa" or not _placed(view):
+        return None
+    places = view.picture.sides or tuple(_AT)
+    full = [place for place in (view.place(name) for name in _placed(view)) if len(_reached(view, place)) == 1]
+    empty = [place for place in places if not _reached(view, place)]
+    there = bool(full) and (not empty or rng.random() < 0.65)
+    if not (full if there else empty):
+        return None
+    place = pick(rng, full if there else empty)
+    at = pick(rng, synonyms.PLACES[place])
+    choice = rng.random()
+    if choice < 0.18:
+        return Ask(say(rng, "anything at", place=at), "Yes." if there else "No.")
+    if choice < 0.36:
+        return Ask(say(rng, "empty at", place=at), "No." if there else "Yes.")
+    if not there:
+        return Ask(say(rng, "what at", place=at), "There is nothing.", topic="what at")
+    name = next(name for name in _placed(view) if view.place(name) == place)
+    return Ask(say(rng, "what at", place=at), f"It is {noun(view, name)}.", topic="what at", about=name)
+
+
+def _beside(rng, view):
+    if len(view.boxes) != 2 or len(view.unique) != 2 or view.shapes:
+        return None
+    name, other = view.unique if rng.random() < 0.5 else view.unique[::-1]
+    asked = say(rng, "what beside", the=the_word(called(rng, view, name)))
+    return Ask(asked, f"There is {a(other)}.", about=other)
+
+
+_SIDES = {"left of": (0, 1), "to the left of": (0, 1), "right of": (0, -1), "to the right of": (0, -1),
+          "above": (1, 1), "over": (1, 1), "below": (1, -1), "under": (1, -1), "beneath": (1, -1)}  # fmt: skip
+
+
+def _gap(view: View, one: str, two: str, side: str) -> float:
+    """How far one thing lies on a side of another, in pixels; less than 0 if on the other side."""
+    axis, sign = _SIDES[side]
+    return (middle(view.named[two][0])[axis] - middle(view.named[one][0])[axis]) * sign
+
+
+def _only_on(view: View, name: str, side: str) -> str:
+    """The one thing on a side of another; empty if there is none or several, or it is hard to say."""
+    gaps = {other: _gap(view, other, name, side) for other in view.unique if other != name}
+    if len(view.unique) != len(view.named) or any(abs(gap) < APART for gap in gaps.values()):
+        return ""
+    found = [other for other, gap in gaps.items() if gap > 0]
+    return found[0] if len(found) == 1 else ""
+
+
+def _relative(rng, view):
+    if len(view.unique) < 2:
+        return None
+    one, two = (view.unique[i] for i in rng.permutation(len(view.unique))[:2])
+    side = pick(rng, list(_SIDES))
+    words = [the_word(called(rng, view, name)) for name in (one, two)]
+    if (found := _only_on(view, one, side)) and rng.random() < 0.6:
+        return Ask(say(rng, "what left of", side=side, the=words[0]), f"It is {noun(view, found)}.", about=found)
+    gap = _gap(view, one, two, side)
+    if abs(gap) < APART:
+        return None
+    return Ask(say(rng, "is left of", the=words[0], side=side, the2=words[1]), "Yes." if gap > 0 else "No.")
+
+
+def _between(rng, view):
+    if len(view.unique) != len(view.named) or len(view.unique) < 3:
+        return None
+    one, two, found = (view.unique[i] for i in rng.permutation(len(view.unique))[:3])
+    p, q, m = (np.array(middle(view.named[name][0])) for name in (one, two, found))
+    if np.linalg.norm((p + q) / 2 - m) > 0.2 * np.linalg.norm(p - q):
+        return None
+    words = [the_word(called(rng, view, name)) for name in (one, two)]
+    return Ask(say(rng, "between", the=words[0], the2=words[1]), f"It is {noun(view, found)}.", about=found)
+
+
+def _size(rng, view):
+    if not _lone(view):
+        return None
+    box = view.boxes[0]
+    side = max(box.right - box.left, box.bottom - box.top)
+    return None if 33 < side < 47 else Ask(
+        say(rng, "size"), f"It is {'big' if side >= 47 else 'small'}.", about=view.single)  # fmt: skip
+
+
+def _drawing(rng, view):
+    return Ask(say(rng, "drawing"), "It is a drawing.")
+
+
+def _shapes(rng, view):
+    if view.picture.skill == "shapes":
+        return Ask(say(rng, "shapes"), describe(view))
+    things = view.named and not view.shapes and not set(view.named) & {"star", "diamond", "heart"}
+    return Ask(say(rng, "shapes"), "There are no shapes.") if things else None
+
+
+def _same(rng, view):
+    if not view.shapes or len(view.boxes) < 2 or view.picture.skill == "easy_vqa":
+        return None
+    if len(view.unique) < 2 or rng.random() < 0.4:
+        return Ask(say(rng, "same shape"), "Yes." if len(view.named) == 1 else "No.")
+    one, two = (view.unique[i] for i in rng.permutation(len(view.unique))[:2])
+    first, second = view.named[one][0].color, view.named[two][0].color
+    words = [the_word(called(rng, view, name)) for name in (one, two)]
+    no = sentence(f"no, {the(one)} is {first} and {the(two)} is {second}")
+    return Ask(say(rng, "same color", the=words[0], the2=words[1]), "Yes." if first == second else no)
+
+
+# ------------------------------------------------------------------------------------------ text
+
+
+def _text(rng, view):
+    text = view.text
+    if not text:
+        return Ask(say(rng, "any text"), "There is no text.")
+    number = text.isdigit()
+    unit, kind = ("digit", "number") if number else ("letter", "word")
+    says = f"It says {text}."
+    choice = int(rng.integers(12))
+    if choice < 2:
+        return Ask(say(rng, "read"), says)
+    if choice == 2:
+        return Ask(say(rng, "read number" if number else "read word"), says)
+    if choice < 5:
+        other = str(int(rng.integers(10 ** len(text)))) if number else pick(rng, TRAIN_WORDS)
+        if other == text:
+            return None
+        if choice == 3:
+            one, two = (text, other) if rng.random() < 0.5 else (other, text)
+            return Ask(say(rng, "either text", text=one, text2=two), says)
+        asked = text if rng.random() < 0.5 else other
+        return Ask(say(rng, "is text", text=asked), "Yes." if asked == text else f"No, it says {text}.")
+    if choice < 7:
+        n = int(rng.integers(len(text)))
+        nth = "last" if n == len(text) - 1 and rng.random() < 0.7 else _ORDINAL[n]
+        nth = "middle" if n * 2 + 1 == len(text) > 1 and rng.random() < 0.5 else nth
+        return Ask(say(rng, "letter at", nth=nth, unit=unit), f"It is {text[n]}.")
+    if choice == 7:
+        return Ask(say(rng, "letter count", units=unit + "s", unit=unit), there_are(len(text), unit))
+    if choice == 8:
+        letter = pick(rng, text) if rng.random() < 0.5 else pick(rng, "0123456789" if number else _LETTERS)
+        return Ask(say(rng, "has letter", letter=letter), "Yes." if letter in text else "No.")
+    if choice == 9:
+        return Ask(say(rng, "spell"), ", ".join(text) + ".")
+    if choice == 10:
+        return Ask(say(rng, "word or number"), f"It is a {kind}.")
+    if rng.random() < 0.5:
+        return Ask(say(rng, "any text"), f"Yes, it says {text}.")
+    return Ask(say(rng, "text color"), f"It is {view.picture.boxes[0].color}.")
+
+
+_LETTERS = "ABCDEFGHIJKLMNOPRSTUVWXYZ"
+
+
+def _untold(rng, view):
+    if view.unique and not view.text and rng.random() < 0.35:
+        word = the_word(called(rng, view, pick(rng, view.unique)))
+        return Ask(say(rng, "untold the", the=word), CANNOT_TELL)
+    return Ask(say(rng, "untold it" if rng.random() < 0.65 else "untold picture"), CANNOT_TELL)
+
+
+_TOPICS = {
+    _what: 4, _what_one: 2, _what_several: 4, _which_kind: 2, _claim: 3, _either: 2, _sort: 2, _is_kind: 2,
+    _exists: 6, _kind_exists: 3, _kinds: 3, _which_is_kind: 4, _edible: 1, _count: 6, _total: 3, _sum: 3, _more: 3,
+    _kind_count: 4, _count_claim: 4, _take_away: 2, _all_same: 2, _all_kind: 2, _color: 7, _is_color: 4,
+    _which_is_color: 3, _colors: 2, _background: 5, _where: 6, _which_side: 2, _what_at: 7, _beside: 3, _relative: 6,
+    _between: 2, _size: 1, _drawing: 1, _shapes: 2, _same: 2, _text: 2, _untold: 6,
+}  # fmt: skip
+_NAMES = list(_TOPICS)
+_SUMS = (np.array(list(_TOPICS.values())) / sum(_TOPICS.values())).cumsum()
+
+
+def ask(rng: np.random.Generator, view: View) -> Ask | None:
+    """Returns a question about a picture; None where the picture does not allow the one that was drawn."""
+    topic = _NAMES[min(int(np.searchsorted(_SUMS, rng.random())), len(_NAMES) - 1)]
+    if view.text and rng.random() < 0.6:
+        topic = _text
+    if not view.known and topic not in (_drawing, _untold):
+        return None
+    asked = topic(rng, view)
+    return asked if asked and asked.answer else None
+
+
+def ask_of_it(rng: np.random.Generator, view: View, name: str, topic: str) -> Ask | None:
+    """Returns a question about the one thing that was just spoken of.
+
+    Args:
+        rng: source of chance.
+        view: the picture.
+        name: the thing.
+        topic: of the question before.
+    """
+    choice = rng.random()
+    if choice < 0.3 and topic not in ("where", "what at") and (place := view.place(name)):
+        return Ask(say(rng, "where it"), f"It is {_AT[place]}.", topic="where", about=name)
+    if choice < 0.55 and topic not in ("color", "is color", "which color"):
+        return Ask(say(rng, "color it"), color_of_it(view, name), topic="color", about=name)
+    if choice < 0.65 and len(colors := view.colors(name)) == 1:
+        asked = colors[0] if rng.random() < 0.5 else pick(rng, list(render.COLORS))
+        answer = "Yes." if asked == colors[0] else f"No, it is {colors[0]}."
+        return Ask(say(rng, "is color", color=asked), answer, topic="is color", about=name)
+    if choice < 0.75 and len(view.boxes) == 2 == len(view.unique):
+        other = next(one for one in view.unique if one != name)
+        return Ask(say(rng, "other one"), f"It is {noun(view, other)}.", about=other)
+    if choice < 0.88:
+        side = pick(rng, list(_SIDES))
+        if found := _only_on(view, name, side):
+            return Ask(say(rng, "left of it", side=side), f"It is {noun(view, found)}.", about=found)
+        return None
+    return Ask(say(rng, "untold it"), CANNOT_TELL, about=name)
+
+
+def about(rng: np.random.Generator, picture: Picture, count: int) -> list[tuple[str, str]]:
+    """Returns at most so many different questions about a picture, each of which can be asked first."""
+    view, found = View(picture), {}
+    for _ in range(4 * count):
+        if len(found) == count:
+            break
+        if (asked := ask(rng, view)) is not None:
+            found.setdefault(asked.question, asked.answer)
+    return list(found.items())
