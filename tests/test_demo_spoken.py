@@ -1,0 +1,226 @@
+"""Questions in people's own words ask what is meant, and their answers are true of the picture.
+
+Run with: python -m pytest tests/test_demo_spoken.py
+"""
+
+import ast
+import re
+import string
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo import art, free_chats, further, render, spoken, sprites, talks
+from demo.pictures import LEARNED, MIX, SMALL, Picture, sample_picture, scene_picture
+from demo.render import Box
+from demo.untold import CANNOT_TELL
+from demo.wording import plural
+
+needs_art = pytest.mark.skipif(
+    not sprites.sprites_path().exists(), reason="no art in the cache: `python -m demo.art` fetches and draws it"
+)
+
+
+def picture(skill: str, boxes: list[Box], background: str | None = "white", **facts) -> Picture:
+    return Picture(Image.new("RGB", (64, 64)), skill, [("What is this?", "?")], boxes, background, **facts)
+
+
+def thing(name: str, x: int, y: int, color: str | None = None) -> Box:
+    """A thing of 18 pixels in a cell of the grid."""
+    left, top = x * 21.3 + 1.6, y * 21.3 + 1.6
+    return Box(name, color, left, top, left + 18, top + 18, (color,) if color else ())
+
+
+CAT = picture("naming", [Box("cat", "orange", 8, 8, 58, 58, ("orange",))], "green")
+SCENE = picture("scene", [thing("cat", 0, 0, "orange"), thing("banana", 1, 1, "yellow"), thing("bus", 2, 2)], "pink")
+APPLES = picture("counting", [thing("apple", x, 0, "red") for x in range(3)], "blue")
+MIXED = picture("counting", [thing("apple", 0, 0, "red"), thing("apple", 1, 0, "red"), thing("dog", 2, 2)])
+SHAPES = picture("shapes", [thing("star", 0, 1, "blue"), thing("circle", 1, 1, "red"), thing("cross", 2, 1, "blue")])
+WORD = picture("reading", [Box("H", "red", 2, 20, 20, 44)], text="HEN")
+
+
+def calls_of_say() -> dict[str, set[str]]:
+    """The slots that the code fills, by the intent that it asks."""
+    found: dict[str, set[str]] = {}
+    for module in (spoken, talks):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "say":
+                if len(node.args) < 2:
+                    continue  # a talk's own `say`
+                slots = {keyword.arg for keyword in node.keywords if keyword.arg}
+                slots |= {key.value for keyword in node.keywords if not keyword.arg for key in keyword.value.keys}
+                intents = [part.value for part in ast.walk(node.args[1]) if isinstance(part, ast.Constant)]
+                for intent in intents:
+                    if isinstance(intent, str):
+                        found.setdefault(intent, slots).intersection_update(slots)
+    return found
+
+
+def test_every_intent_is_asked_and_every_slot_filled():
+    asked, book = calls_of_say(), spoken.phrases()
+    assert set(book) <= set(asked)
+    for intent, lines in book.items():
+        assert len(lines) >= 70, intent
+        for line in lines:
+            slots = {slot for _, slot, _, _ in string.Formatter().parse(line) if slot is not None}
+            assert slots <= asked[intent], (intent, line)
+            assert bool(slots) == bool(asked[intent]), (intent, line)
+
+
+def test_no_phrase_is_written_twice_in_an_intent():
+    for intent, lines in spoken.phrases().items():
+        plain = [re.sub(r"[^a-z0-9{} ]", "", line.lower()).strip() for line in lines]
+        assert len(plain) == len(set(plain)), intent
+
+
+def test_no_phrase_is_a_question_of_the_free_chats():
+    """Written without them; short ones that anybody would type are alike."""
+    plain = {re.sub(r"\W+", " ", turn.question.lower()).strip() for chat in free_chats.load() for turn in chat.turns}
+    lines = [re.sub(r"\W+", " ", line.lower()).strip() for some in spoken.phrases().values() for line in some]
+    alike = [line for line in lines if line in plain]
+    assert len(alike) < len(lines) / 50
+    assert all(len(line.split()) <= 8 for line in alike)
+
+
+def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000) -> set[tuple[str, str]]:
+    """Slots and answers of an intent, as `slot=value, ... -> answer`."""
+    said = []
+
+    def say(rng, intent, **slots):
+        said.append((intent, slots))
+        return "?"
+
+    monkeypatch.setattr(spoken, "say", say)
+    rng, view, found = np.random.default_rng(0), further.View(of), set()
+    for _ in range(rounds):
+        said.clear()
+        asked = spoken.ask(rng, view)
+        if asked is not None and said[-1][0] == intent:
+            found.add((*sorted(said[-1][1].items()), asked.answer))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("of", "intent", "slots", "answer"),
+    [
+        (CAT, "what", {}, "It is a cat."),
+        (CAT, "claim one", {"a": "a cat"}, "Yes, it is a cat."),
+        (CAT, "sort of thing", {}, "It is an animal."),
+        (CAT, "color it", {}, "It is orange."),
+        (CAT, "where it", {}, "It is in the middle."),
+        (CAT, "edible", {}, "No, it is a cat."),
+        (CAT, "exists", {"a": "a cat"}, "Yes, I see a cat."),
+        (CAT, "is background", {"color": "green"}, "Yes."),
+        (CAT, "is background", {"color": "red"}, "No, it is green."),
+        (SCENE, "what several", {}, "I see a banana, a bus and a cat."),
+        (SCENE, "where the", {"the": "the cat"}, "The cat is in the top left."),
+        (SCENE, "what at", {"place": "in the center"}, "It is a banana."),
+        (SCENE, "what at", {"place": "in the upper right"}, "There is nothing."),
+        (SCENE, "empty at", {"place": "in the upper right"}, "Yes."),
+        (SCENE, "anything at", {"place": "in the center"}, "Yes."),
+        (SCENE, "between", {"the": "the cat", "the2": "the bus"}, "It is a banana."),
+        (SCENE, "what left of", {"side": "left of", "the": "the banana"}, "It is a cat."),
+        (SCENE, "is left of", {"side": "above", "the": "the bus", "the2": "the cat"}, "No."),
+        (SCENE, "which side", {"the": "the bus"}, "It is on the right."),
+        (SCENE, "at place", {"place": "at the center", "the": "the bus"}, "No, the bus is in the bottom right."),
+        (SCENE, "all same", {}, "No."),
+        (APPLES, "take away", {"n": "two"}, "There is 1 left."),
+        (APPLES, "all same", {}, "Yes."),
+        (APPLES, "color they", {}, "They are red."),
+        (APPLES, "count claim", {"n things": "three apples"}, "Yes."),
+        (APPLES, "count claim", {"n things": "2 apples"}, "No, there are 3 apples."),
+        (MIXED, "total", {}, "There are 3."),
+        (MIXED, "sum", {"things": "apples", "others": "dogs"}, "There are 3."),
+        (MIXED, "more of", {"things": "dogs", "others": "apples"}, "There are more apples."),
+        (SHAPES, "which is color", {"color": "red"}, "The circle is red."),
+        (SHAPES, "same color", {"the": "the star", "the2": "the cross"}, "Yes."),
+        (SHAPES, "same shape", {}, "No."),
+        (SHAPES, "colors", {}, "I see red and blue."),
+        (WORD, "read", {}, "It says HEN."),
+        (WORD, "has letter", {"letter": "E"}, "Yes."),
+        (WORD, "letter at", {"nth": "middle", "unit": "letter"}, "It is E."),
+        (WORD, "letter count", {"units": "letters", "unit": "letter"}, "There are 3 letters."),
+        (WORD, "text color", {}, "It is red."),
+        (SCENE, "any text", {}, "There is no text."),
+    ],
+)
+def test_an_intent_is_answered_from_the_picture(of, intent, slots, answer, monkeypatch):
+    found = asked_of(of, intent, monkeypatch, 6000)
+    assert (*sorted(slots.items()), answer) in found
+    assert len({said for *those, said in found if tuple(those) == tuple(sorted(slots.items()))}) == 1
+
+
+def test_it_is_what_was_spoken_of():
+    rng, view = np.random.default_rng(0), further.View(SCENE)
+    answers = {asked.answer for _ in range(400) if (asked := spoken.ask_of_it(rng, view, "banana", ""))}
+    assert {"It is yellow.", "It is in the middle.", "Yes.", "It is a cat.", "It is a bus.", CANNOT_TELL} <= answers
+
+
+@needs_art
+def test_what_is_said_of_random_pictures_is_true():
+    rng, checked = np.random.default_rng(3), 0
+    for _ in range(300):
+        of = sample_picture(rng, art.LEARNED_FROM, LEARNED, MIX, SMALL)
+        names = [box.what for box in of.boxes] if not of.text else []
+        for question, answer in spoken.about(rng, of, 8):
+            if found := re.fullmatch(r"There (?:is|are) (\d) (\w.*)\.", answer):
+                for name in {*names}:
+                    if found[2] in (name, plural(name)):
+                        assert names.count(name) == int(found[1]), (question, answer, names)
+                        checked += 1
+            elif found := re.fullmatch(r"The background is (\w+)\.", answer):
+                assert found[1] == (of.background or "colorful")
+            elif found := re.fullmatch(r"It says (\w+)\.", answer):
+                assert found[1] == of.text
+                checked += 1
+    assert checked > 100
+
+
+@needs_art
+def test_each_thing_of_a_scene_has_a_place_of_its_own():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        of = scene_picture(rng, tuple(art.TRAIN_STYLES))
+        cells = [render.place_of((b.left + b.right) / 128, (b.top + b.bottom) / 128) for b in of.boxes]
+        assert 1 <= len(cells) <= 5
+        assert len(cells) == len(set(cells))
+        assert all(b.left >= 0 and b.top >= 0 and b.right <= 64 and b.bottom <= 64 for b in of.boxes)
+        if len(of.boxes) == 2:
+            one, two = of.boxes
+            assert one.right <= two.left + 4 or two.right <= one.left + 4 or (
+                one.bottom <= two.top + 4 or two.bottom <= one.top + 4
+            )  # fmt: skip
+
+
+def test_lines_are_painted_in_with_the_colors_behind_them():
+    y, x = np.mgrid[:96, :96]
+    far = np.hypot(x - 48, y - 48)
+    lines = np.zeros((96, 96, 4), np.uint8)
+    lines[far < 40] = (255, 255, 255, 255)
+    lines[(far >= 36) & (far < 40)] = (0, 0, 0, 255)
+    lines[(abs(x - 48) < 2) & (far < 40)] = (0, 0, 0, 255)  # two halves
+    colored = np.zeros((96, 96, 4), np.uint8)
+    colored[far < 44] = (200, 30, 30, 255)
+    colored[(far < 44) & (x > 48)] = (30, 30, 200, 255)
+    painted = sprites._painted(np.random.default_rng(1), lines, colored)
+    assert tuple(painted[48, 30]) == (200, 30, 30, 255)
+    assert tuple(painted[48, 66]) == (30, 30, 200, 255)
+    assert painted[48, 48, :3].max() < 90
+    assert painted[0, 0, 3] == 0
+    lines[far < 38] = (0, 0, 0, 255)
+    assert sprites._painted(np.random.default_rng(1), lines, colored) is None, "a silhouette encloses nothing"
+
+
+@needs_art
+def test_training_alone_draws_what_is_painted_and_of_no_held_out_style():
+    assert art.PAINTED_STYLE in art.LEARNED_FROM
+    assert art.PAINTED_STYLE not in art.TRAIN_STYLES
+    drawn = sprites.load_sprites()
+    assert len(drawn[art.PAINTED_STYLE]) > 180
+    held_out = {**art.HELD_OUT_STYLE, **art.SECOND_HELD_OUT_STYLE}
+    painted = sprites._paint({name: things for name, things in drawn.items() if name not in held_out})
+    assert all(
+        np.array_equal(a, b) for t in ("cat", "bus") for a, b in zip(painted[t], drawn["painted"][t], strict=True)
+    )
