@@ -83,8 +83,21 @@ class View:
         return render.place_of(min(max(x / render.SIZE, 0), 0.999), min(max(y / render.SIZE, 0), 0.999))
 
 
-def called(rng: np.random.Generator, view: View, name: str) -> str:
-    """A word for a thing or shape: its own, or now and then another."""
+_SPOKEN_KINDS = ("animal", "fruit", "vegetable", "vehicle", "plant", "building", "tool", "instrument", "ball")
+
+
+def called(rng: np.random.Generator, view: View, name: str, alone: bool = True) -> str:
+    """A word for a thing or shape: its own, or now and then another, as "the animal" where only one kind is there.
+
+    Args:
+        rng: source of chance.
+        view: the picture.
+        name: what is called.
+        alone: whether the question is about this picture alone.
+    """
+    kind = art.KIND_OF.get(name)
+    if alone and name in view.named and kind in _SPOKEN_KINDS and view.kinds(kind) == [name] and rng.random() < 0.1:
+        return kind
     words = synonyms.SHAPES if view.shapes else synonyms.THINGS
     others = words.get(name, ())
     return pick(rng, others) if others and rng.random() < (0.5 if view.shapes else 0.3) else name

@@ -36,6 +36,7 @@ from .render import pick
 from .untold import CANNOT_TELL
 from .wording import COUNTABLE, TRAIN_WORDS, a, counted, plural, sentence, the, there_are
 
+GOES_ON = "..."  # a short question of the same topic may come next, in `further`'s words
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 _ORDINAL = ("first", "second", "third", "fourth", "fifth")
 
@@ -148,7 +149,7 @@ def _exists(rng, view):
     if _lone(view):
         answer = f"{'Yes' if there else 'No'}, I see {a(view.single)}."
     about = name if there and name in view.unique else ""
-    return Ask(say(rng, "exists", a=a(word)), answer, about=about)
+    return Ask(say(rng, "exists", a=a(word)), answer, topic="exists", short=GOES_ON, about=about)
 
 
 def _kind_exists(rng, view):
@@ -206,7 +207,7 @@ def _count(rng, view):
     asked = say(rng, "count", things=plural(called(rng, view, name)))
     about = name if n == 1 else ""
     answer = there_are(n, name) if there else f"There are no {plural(name)}."
-    return Ask(asked, answer, topic="count", about=about)
+    return Ask(asked, answer, topic="count", short=GOES_ON, about=about)
 
 
 def _total(rng, view):
@@ -243,6 +244,35 @@ def _kind_count(rng, view):
     n = sum(view.counts[name] for name in view.kinds(kind))
     answer = f"There {_is(n)} {n}." if n else f"There are no {synonyms.KINDS[kind]}."
     return Ask(say(rng, "kind count", kinds=synonyms.KINDS[kind], kind=kind), answer)
+
+
+def _what_and_how_many(rng, view):
+    n = len(view.boxes)
+    if len(view.counts) != 1 or n < 2:
+        return None
+    return Ask(say(rng, "what and how many"), there_are(n, view.boxes[0].what))
+
+
+def _total_claim(rng, view):
+    n = len(view.boxes)
+    if n < 2 or view.text:
+        return None
+    guess = n if rng.random() < 0.5 else int(rng.integers(1, 7))
+    return Ask(say(rng, "total claim", n=_some(rng, guess)), "Yes." if guess == n else f"No, there are {n}.")
+
+
+def _than(rng, view):
+    """Whether there are more than so many; as many of one as of another."""
+    if (two := _two(rng, view)) and rng.random() < 0.5:
+        one, other = (plural(called(rng, view, name)) for name in two)
+        n, m = (view.counts[name] for name in two)
+        return Ask(say(rng, "as many", things=one, others=other), "Yes." if n == m else "No.")
+    names = _countable(view)
+    if not names:
+        return None
+    name = pick(rng, names)
+    than, words = int(rng.integers(1, 6)), plural(called(rng, view, name))
+    return Ask(say(rng, "more than", n=_some(rng, than), things=words), "Yes." if view.counts[name] > than else "No.")
 
 
 def _count_claim(rng, view):
@@ -293,7 +323,27 @@ def _color(rng, view):
     if view.single and rng.random() < 0.5:
         return Ask(say(rng, "color it"), has_colors(view, name, True), topic="color", about=name)
     word = the_word(called(rng, view, name))
-    return Ask(say(rng, "color the", the=word), has_colors(view, name, False), topic="color", about=name)
+    answer = has_colors(view, name, False)
+    return Ask(say(rng, "color the", the=word), answer, topic="color", short=GOES_ON, about=name)
+
+
+def _is_two_colors(rng, view):
+    """Of one thing: whether it has two colors, or that of the background."""
+    if not _lone(view):
+        return None
+    colors, ground = view.colors(view.single), view.picture.background
+    if len(colors) == 1 and ground and ground != "pale" and rng.random() < 0.5:
+        answer = "Yes." if colors == (ground,) else f"No, it is {colors[0]}."
+        return Ask(say(rng, "ground same"), answer, about=view.single)
+    if len(colors) != 2:
+        return None
+    asked = set(colors)
+    if rng.random() < 0.5:
+        asked = {list(render.COLORS)[i] for i in rng.permutation(len(render.COLORS))[:2]}
+    words = [word for word in render.COLORS if word in asked]
+    words = words if rng.random() < 0.5 else words[::-1]
+    answer = "Yes." if asked == set(colors) else f"No, it is {' and '.join(colors)}."
+    return Ask(say(rng, "is two colors", colors=" and ".join(words)), answer, about=view.single)
 
 
 def _is_color(rng, view):
@@ -349,19 +399,32 @@ def _where(rng, view):
     if not _placed(view):
         return None
     name = pick(rng, _placed(view))
+    if _lone(view) and rng.random() < 0.4:
+        return _is_at(rng, view, name)
     if _lone(view):
         return Ask(say(rng, "where it"), f"It is {_AT[view.place(name)]}.", topic="where", about=name)
     word = the_word(called(rng, view, name))
     if rng.random() < 0.3:
         return _at_place(rng, view, name, word)
     answer = sentence(f"{the(name)} is {_AT[view.place(name)]}")
-    return Ask(say(rng, "where the", the=word), answer, topic="where", about=name)
+    return Ask(say(rng, "where the", the=word), answer, topic="where", short=GOES_ON, about=name)
+
+
+def _some_place(rng, view, name) -> tuple[str, str]:
+    """A place to ask for, and where the thing is."""
+    place = view.place(name)
+    others = [at for at in view.picture.sides or _AT if not set(at.split()) & set(place.split())]
+    return place if rng.random() < 0.5 else pick(rng, others), place
+
+
+def _is_at(rng, view, name):
+    asked, place = _some_place(rng, view, name)
+    phrase = say(rng, "is at", place=pick(rng, synonyms.PLACES[asked]))
+    return Ask(phrase, "Yes." if asked == place else f"No, it is {_AT[place]}.", topic="where", about=name)
 
 
 def _at_place(rng, view, name, word):
-    place = view.place(name)
-    others = [at for at in view.picture.sides or _AT if not set(at.split()) & set(place.split())]
-    asked = place if rng.random() < 0.5 else pick(rng, others)
+    asked, place = _some_place(rng, view, name)
     answer = "Yes." if asked == place else f"No, {the(name)} is {_AT[place]}."
     phrase = say(rng, "at place", the=word, place=pick(rng, synonyms.PLACES[asked]))
     return Ask(phrase, answer, topic="where", about=name)
@@ -384,7 +447,7 @@ def _reached(view: View, place: str) -> list[str]:
 
 
 def _what_at(rng, view):
-    if view.single or view.text or view.picture.skill == "easy_vqa" or not _placed(view):
+    if view.text or view.picture.skill == "easy_vqa" or not _placed(view):
         return None
     places = view.picture.sides or tuple(_AT)
     full = [place for place in (view.place(name) for name in _placed(view)) if len(_reached(view, place)) == 1]
@@ -402,7 +465,8 @@ def _what_at(rng, view):
     if not there:
         return Ask(say(rng, "what at", place=at), "There is nothing.", topic="what at")
     name = next(name for name in _placed(view) if view.place(name) == place)
-    return Ask(say(rng, "what at", place=at), f"It is {noun(view, name)}.", topic="what at", about=name)
+    answer = f"It is {noun(view, name)}."
+    return Ask(say(rng, "what at", place=at), answer, topic="what at", short=GOES_ON, about=name)
 
 
 def _beside(rng, view):
@@ -520,8 +584,16 @@ def _text(rng, view):
         return Ask(say(rng, "letter at", nth=nth, unit=unit), f"It is {text[n]}.")
     if choice == 7:
         return Ask(say(rng, "letter count", units=unit + "s", unit=unit), there_are(len(text), unit))
+    if choice == 8 and rng.random() < 0.5:
+        n = int(rng.integers(len(text)))
+        if n + 1 < len(text) and text.count(text[n]) == 1 and rng.random() < 0.5:
+            return Ask(say(rng, "letter after", letter=text[n]), f"It is {text[n + 1]}.")
+        end = rng.random() < 0.5
+        at = text[-1] if end else text[0]
+        letter = at if rng.random() < 0.5 else pick(rng, text) if rng.random() < 0.5 else pick(rng, _of(text))
+        return Ask(say(rng, "end with" if end else "start with", letter=letter), "Yes." if letter == at else "No.")
     if choice == 8:
-        letter = pick(rng, text) if rng.random() < 0.5 else pick(rng, "0123456789" if number else _LETTERS)
+        letter = pick(rng, text) if rng.random() < 0.5 else pick(rng, _of(text))
         return Ask(say(rng, "has letter", letter=letter), "Yes." if letter in text else "No.")
     if choice == 9:
         return Ask(say(rng, "spell"), ", ".join(text) + ".")
@@ -532,7 +604,9 @@ def _text(rng, view):
     return Ask(say(rng, "text color"), f"It is {view.picture.boxes[0].color}.")
 
 
-_LETTERS = "ABCDEFGHIJKLMNOPRSTUVWXYZ"
+def _of(text: str) -> str:
+    """What a text like this can be made of."""
+    return "0123456789" if text.isdigit() else "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _untold(rng, view):
@@ -545,9 +619,10 @@ def _untold(rng, view):
 _TOPICS = {
     _what: 4, _what_one: 2, _what_several: 4, _which_kind: 2, _claim: 3, _either: 2, _sort: 2, _is_kind: 2,
     _exists: 6, _kind_exists: 3, _kinds: 3, _which_is_kind: 4, _edible: 1, _count: 6, _total: 3, _sum: 3, _more: 3,
-    _kind_count: 4, _count_claim: 4, _take_away: 2, _all_same: 2, _all_kind: 2, _color: 7, _is_color: 4,
-    _which_is_color: 3, _colors: 2, _background: 5, _where: 6, _which_side: 2, _what_at: 7, _beside: 3, _relative: 6,
-    _between: 2, _size: 1, _drawing: 1, _shapes: 2, _same: 2, _text: 2, _untold: 6,
+    _kind_count: 4, _what_and_how_many: 2, _total_claim: 2, _than: 3, _count_claim: 4, _take_away: 2, _all_same: 2,
+    _all_kind: 2, _color: 7, _is_color: 4, _is_two_colors: 2, _which_is_color: 3, _colors: 2, _background: 5, _where: 6,
+    _which_side: 2, _what_at: 7, _beside: 3, _relative: 6, _between: 2, _size: 1, _drawing: 1, _shapes: 2, _same: 2,
+    _text: 2, _untold: 6,
 }  # fmt: skip
 _NAMES = list(_TOPICS)
 _SUMS = (np.array(list(_TOPICS.values())) / sum(_TOPICS.values())).cumsum()
@@ -575,6 +650,8 @@ def ask_of_it(rng: np.random.Generator, view: View, name: str, topic: str) -> As
     """
     choice = rng.random()
     if choice < 0.3 and topic not in ("where", "what at") and (place := view.place(name)):
+        if rng.random() < 0.35:
+            return _is_at(rng, view, name)
         return Ask(say(rng, "where it"), f"It is {_AT[place]}.", topic="where", about=name)
     if choice < 0.55 and topic not in ("color", "is color", "which color"):
         return Ask(say(rng, "color it"), color_of_it(view, name), topic="color", about=name)

@@ -151,11 +151,15 @@ class _Talk:
             if not all(view.single for view in views) or len(views) > 2:
                 return None
             return Ask(spoken.say(rng, "pics same"), "Yes." if views[0].single == views[1].single else "No.")
+        if choice < 0.61 and len(views) == 2:
+            one, other = (view.picture.background for view in views)
+            same = "Yes." if one == other else "No."
+            return Ask(spoken.say(rng, "pics same background"), same) if one and other else None
         names = sorted({name for view in views for name in view.named})
         if not names:
             return None
         name = absent(rng, view) if choice < 0.75 and self._chance(0.4) else pick(rng, names)
-        word = called(rng, view, name)
+        word = called(rng, view, name, alone=False)
         where = [order for order, view in zip(ORDER, views, strict=False) if name in view.named]
         if choice < 0.65:
             answer = f"Yes, in the {where[0]} one." if len(where) == 1 else "" if where else "No."
@@ -170,7 +174,12 @@ class _Talk:
             return Ask(spoken.say(rng, "which pic", a=a(word)), f"The {where[0]} one.")
         if name not in COUNTABLE:
             return None
-        if choice < 0.93:
+        if choice < 0.88:
+            most = sorted(range(len(views)), key=lambda n: -views[n].counts[name])
+            if views[most[0]].counts[name] == views[most[1]].counts[name]:
+                return None
+            return Ask(spoken.say(rng, "which pic more", things=plural(word)), f"The {ORDER[most[0]]} one.")
+        if choice < 0.94:
             n = view.counts[name]
             said = there_are(n, name) if n else f"There are no {plural(name)}."
             return Ask(spoken.say(rng, "pic count", things=plural(word), pic=pic), said)
