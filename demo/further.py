@@ -596,7 +596,7 @@ def _sorts(rng, view):
     return Ask(pick(rng, forms), f"There {'is' if n == 1 else 'are'} {n}.")
 
 
-_SIDES = {
+SIDES = {
     "left of": (0, 1), "to the left of": (0, 1), "right of": (0, -1), "to the right of": (0, -1),
     "above": (1, 1), "over": (1, 1), "below": (1, -1), "under": (1, -1), "beneath": (1, -1),
 }  # fmt: skip
@@ -611,8 +611,8 @@ def _relative(rng, view):
     if len(names) < 2:
         return None
     one, two = (names[i] for i in rng.permutation(len(names))[:2])
-    word = pick(rng, list(_SIDES))
-    axis, sign = _SIDES[word]
+    word = pick(rng, list(SIDES))
+    axis, sign = SIDES[word]
     if view.picture.sides and axis != (view.picture.sides[0] == "top"):
         return None
     gap = (middle(view.named[two][0])[axis] - middle(view.named[one][0])[axis]) * sign

@@ -17,6 +17,7 @@ import numpy as np
 from . import art, render, synonyms
 from .further import (
     APART,
+    SIDES,
     Ask,
     View,
     absent,
@@ -477,13 +478,9 @@ def _beside(rng, view):
     return Ask(asked, f"There is {a(other)}.", about=other)
 
 
-_SIDES = {"left of": (0, 1), "to the left of": (0, 1), "right of": (0, -1), "to the right of": (0, -1),
-          "above": (1, 1), "over": (1, 1), "below": (1, -1), "under": (1, -1), "beneath": (1, -1)}  # fmt: skip
-
-
 def _gap(view: View, one: str, two: str, side: str) -> float:
     """How far one thing lies on a side of another, in pixels; less than 0 if on the other side."""
-    axis, sign = _SIDES[side]
+    axis, sign = SIDES[side]
     return (middle(view.named[two][0])[axis] - middle(view.named[one][0])[axis]) * sign
 
 
@@ -500,7 +497,7 @@ def _relative(rng, view):
     if len(view.unique) < 2:
         return None
     one, two = (view.unique[i] for i in rng.permutation(len(view.unique))[:2])
-    side = pick(rng, list(_SIDES))
+    side = pick(rng, list(SIDES))
     words = [the_word(called(rng, view, name)) for name in (one, two)]
     if (found := _only_on(view, one, side)) and rng.random() < 0.6:
         return Ask(say(rng, "what left of", side=side, the=words[0]), f"It is {noun(view, found)}.", about=found)
@@ -663,7 +660,7 @@ def ask_of_it(rng: np.random.Generator, view: View, name: str, topic: str) -> As
         other = next(one for one in view.unique if one != name)
         return Ask(say(rng, "other one"), f"It is {noun(view, other)}.", about=other)
     if choice < 0.88:
-        side = pick(rng, list(_SIDES))
+        side = pick(rng, list(SIDES))
         if found := _only_on(view, name, side):
             return Ask(say(rng, "left of it", side=side), f"It is {noun(view, found)}.", about=found)
         return None
