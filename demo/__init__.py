@@ -5,6 +5,7 @@ render, lettering, paint  drawings, shapes and letters on pictures of 64x64, wit
 wording, synonyms       nouns in sentences; other words for them
 pictures, questions     pictures, and the forms of questions that the exam asks about them
 further, untold         questions beside these forms; those that no picture answers
+spoken, phrases.txt     questions in people's own words, by a phrase book written by hand
 chats, talks            the exam's chats; free ones, about up to three pictures
 rewording               a question as different people type it
 tokenizer               a small tokenizer of Gemma 3's form
