@@ -135,7 +135,7 @@ class Batches:
 
     Args:
         tokenizer: the demo's tokenizer.
-        pictures: how many in a batch; it has three rows for every two of them, and room for 40 answer tokens a row.
+        pictures: how many in a batch; it has three rows for every two of them, and room for 50 answer tokens a row.
         seed, worker: name the stream.
     """
 
@@ -143,7 +143,7 @@ class Batches:
         self.encode = Encoder(tokenizer)
         self.words = Words(self.encode)
         self.pictures, self.rows, self.seed, self.worker = pictures, pictures * 3 // 2, seed, worker
-        self.answers = self.rows * 40
+        self.answers = self.rows * 50
 
     def _questions(self, rng: np.random.Generator, picture: Picture) -> list[tuple[str, str]]:
         """Questions about a picture: in people's own words, of the trained forms, and beside these, in turns."""

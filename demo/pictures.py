@@ -203,7 +203,7 @@ def easy_picture(rng: np.random.Generator) -> Picture:
 # how often a picture of the exam's chats is of each kind
 MIXTURE = {"thing": 0.13, "pair": 0.08, "crowd": 0.08, "count": 0.34, "shapes": 0.09, "text": 0.24, "easy": 0.04}
 # ... and a training picture
-LEARNED = {"thing": 0.20, "pair": 0.09, "crowd": 0.08, "scene": 0.18, "count": 0.18, "shapes": 0.09, "text": 0.15,
+LEARNED = {"thing": 0.20, "pair": 0.12, "crowd": 0.08, "scene": 0.15, "count": 0.18, "shapes": 0.09, "text": 0.15,
            "easy": 0.03}  # fmt: skip
 MIX = 0.6  # how often a training picture's drawings are made over into another style
 SMALL = 0.6  # how often its letters are small
