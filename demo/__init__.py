@@ -13,7 +13,7 @@ model, targets          the model under the int4 grid; what its vision tower is 
 data, feeding           batches; processes that draw them
 optimizers, training, train  Muon and AdamW; the two stages; the command
 skills, exam, asking, evaluate  the table of skills: questions, answers, what is right
-free_chats              200 chats written by hand, for evaluation only, and their judge
+free_chats              200 chats written by hand, for evaluation only, 140 for tuning, and their judge
 weights, flax_export, shipping, convert  the trained model -> a Kaggle-layout checkpoint -> the files at the top level
 examples, gallery       the pictures of examples/ and the model's answers
 """

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 from . import free_chats
 from .exam import Question, questions_of
 from .model import build_model, quantized_weights
-from .skills import COUNTS, FREE_CHATS
+from .skills import COUNTS, FREE_CHATS, TUNING_CHATS
 from .tokenizer import write_processor_files
 from .weights import model_of_repo
 
@@ -76,8 +76,8 @@ def converse(model, processor, chats: list[free_chats.FreeChat]) -> list[list[st
     return [[turn[2] for turn in turns] for turns in so_far]
 
 
-def _score_free_chats(model, processor, limit: int | None, errors: int) -> dict:
-    chats = free_chats.load()[:limit]
+def _score_free_chats(model, processor, file: Path, limit: int | None, errors: int) -> dict:
+    chats = free_chats.load(file)[:limit]
     answers = converse(model, processor, chats)
     turns = [
         (turn, said)
@@ -148,7 +148,7 @@ def score(model, processor, skills: list[str], split: str, limit: int | None, er
     Args:
         model: a Gemma3ForConditionalGeneration.
         processor: its processor.
-        skills: keys of `COUNTS`, or `FREE_CHATS`.
+        skills: keys of `COUNTS`, `FREE_CHATS`, `TUNING_CHATS`.
         split: "validation" or "test".
         limit: at most so many questions per skill.
         errors: print so many wrong answers per skill.
@@ -160,8 +160,9 @@ def score(model, processor, skills: list[str], split: str, limit: int | None, er
     print("| skill | questions | right |\n|---|---|---|", flush=True)
     for skill in skills:
         began = time.time()
-        if skill == FREE_CHATS:
-            record[skill] = found = _score_free_chats(model, processor, limit, errors)
+        if skill in (FREE_CHATS, TUNING_CHATS):
+            file = free_chats.FILE if skill == FREE_CHATS else free_chats.TUNING_FILE
+            record[skill] = found = _score_free_chats(model, processor, file, limit, errors)
             share = 100 * found["right"] / found["of"]
             print(f"| {skill} | {found['of']} | {share:.2f} % |  {time.time() - began:.0f} s", flush=True)
             continue

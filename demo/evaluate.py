@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from .places import ROOT
-from .skills import COUNTS, FREE_CHATS, SEEDS
+from .skills import COUNTS, FREE_CHATS, SEEDS, TUNING_CHATS
 
 
 def main() -> None:
@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT, help="converted repository to ask (default: this one)")
     parser.add_argument("--state", type=Path, help="ask the fake-quantized model of this training folder instead")
     parser.add_argument("--split", choices=SEEDS, default="test")
-    parser.add_argument("--skills", nargs="+", choices=[*COUNTS, FREE_CHATS], default=[*COUNTS, FREE_CHATS])
+    skills = [*COUNTS, FREE_CHATS]
+    parser.add_argument("--skills", nargs="+", choices=[*skills, TUNING_CHATS], default=skills)
     parser.add_argument("--limit", type=int, help="at most so many questions per skill")
     parser.add_argument("--errors", type=int, default=0, help="print so many wrong answers per skill")
     parser.add_argument("--out", type=Path, help="write all answers here, as JSON")

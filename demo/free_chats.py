@@ -1,5 +1,7 @@
 """The hand-written free chats of `free_chats.txt`: their pictures, and how answers to them are judged.
 
+`tuning_chats.txt` has more of them in the same form, for whoever looks for what to train next.
+
 The pictures are drawn here, 256 pixels square, by nothing that training draws with but the sprites and the colors;
 every second chat is in an art style that training never saw. The model's own answers are what its later answers build
 on.
@@ -19,6 +21,7 @@ from .render import PLACES, SHAPES
 from .sprites import load_sprites
 
 FILE = Path(__file__).parent / "free_chats.txt"
+TUNING_FILE = FILE.with_name("tuning_chats.txt")
 SIDE = 256
 STYLES = ("openmoji", "noto", "emojione-v1", "twemoji", "openmoji", "fluent-emoji-flat", "emojione-v1", "emojione")
 HONEST = re.compile(r"\b(cannot tell|do not know|can only answer|cannot see)\b")
@@ -159,7 +162,7 @@ def draw(rng: np.random.Generator, scene: str, style: str) -> Image.Image:
             _shape(ImageDraw.Draw(picture), shape, color, *_center(place or "middle", rng), rng.uniform(62, 78))
             continue
         if name not in art.KIND_OF:
-            raise ValueError(f"free_chats.txt: no such thing as {name!r} in {scene!r}")
+            raise ValueError(f"no such thing as {name!r} in {scene!r}")
         if alone:
             size = int(rng.integers(150, 215))
             x, y = (SIDE / 2 + rng.uniform(-15, 15) for _ in "xy")

@@ -233,9 +233,19 @@ def test_there_are_two_hundred_free_chats_of_several_turns():
     assert all(turn.question for chat in found for turn in chat.turns)
 
 
+def test_tuning_chats_are_others():
+    plain = [
+        {turn.question.lower().strip("?.! ") for chat in free_chats.load(file) for turn in chat.turns}
+        for file in (free_chats.FILE, free_chats.TUNING_FILE)
+    ]
+    assert len(free_chats.load(free_chats.TUNING_FILE)) == 140
+    assert len(plain[0] & plain[1]) < len(plain[1]) / 10
+
+
 @needs_art
-def test_free_chats_are_drawn_and_named_as_they_say():
-    for chat in free_chats.load():
+@pytest.mark.parametrize("file", [free_chats.FILE, free_chats.TUNING_FILE])
+def test_free_chats_are_drawn_and_named_as_they_say(file):
+    for chat in free_chats.load(file):
         for turn in chat.turns:
             drawn = chat.pictures(turn)
             assert [entry.size for entry in drawn] == [(256, 256)] * len(turn.scenes)
@@ -257,5 +267,6 @@ def test_free_chats_know_right_wrong_and_honest_answers():
 def test_training_reads_no_free_chats():
     """Their file and the judge are known to what asks a model, and to nothing that draws or trains."""
     folder = free_chats.FILE.parent
-    readers = {path.name for path in folder.glob("*.py") if "free_chats" in path.read_text(encoding="utf-8")}
+    names = ("free_chats", "tuning_chats")
+    readers = {path.name for path in folder.glob("*.py") if any(n in path.read_text(encoding="utf-8") for n in names)}
     assert {"free_chats.py", "asking.py"} <= readers <= {"free_chats.py", "asking.py", "skills.py", "__init__.py"}
