@@ -21,7 +21,7 @@ from .wording import COUNTABLE, TRAIN_WORDS, a, counted, plural, sentence, the, 
 
 CLEAR = 2.5  # pixels that a middle lies off the border of a cell at least, where its place is asked
 APART = 5.0  # pixels between two middles at least, where one is left of the other, or above it
-_ORDINAL = ("first", "second", "third", "fourth", "fifth")
+ORDINAL = ("first", "second", "third", "fourth", "fifth")
 
 
 @dataclass
@@ -686,7 +686,7 @@ def _letters(rng, view):
     n = int(rng.integers(len(text)))
     choice = rng.random()
     if choice < 0.3:
-        order = "middle" if len(text) == 3 and n == 1 and _sure(rng) else "last" if n == len(text) - 1 else _ORDINAL[n]
+        order = "middle" if len(text) == 3 and n == 1 and _sure(rng) else "last" if n == len(text) - 1 else ORDINAL[n]
         forms = (f"What is the {order} {unit}?", f"Which {unit} is the {order} one?", f"And the {order} {unit}?")
         return Ask(pick(rng, forms), f"It is {text[n]}.", short=f"And the {order} one?")
     if choice < 0.45:
@@ -766,14 +766,12 @@ TOPICS = {
     "beside": (_beside, 2), "size": (_size, 1), "read": (_read, 3), "letters": (_letters, 6), "shapes": (_shapes, 2),
     "art": (_art, 1), "untold": (_untold, 5),
 }  # fmt: skip
-_NAMES = list(TOPICS)
-_SHARES = np.array([weight for _, weight in TOPICS.values()], dtype=float)
-_SUMS = (_SHARES / _SHARES.sum()).cumsum()
+_some_topic = render.by_weight({name: weight for name, (_, weight) in TOPICS.items()})
 
 
 def ask(rng: np.random.Generator, view: View, topic: str = "") -> Ask | None:
     """Returns a question of a topic, or of any; None where the picture does not allow the one that was drawn."""
-    topic = topic or _NAMES[min(int(np.searchsorted(_SUMS, rng.random())), len(_NAMES) - 1)]
+    topic = topic or _some_topic(rng)
     if not view.known and topic not in ("art", "untold"):
         return None
     asked = TOPICS[topic][0](rng, view)

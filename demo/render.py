@@ -6,7 +6,8 @@ seed names a picture.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -41,6 +42,13 @@ class Box(NamedTuple):
 def pick(rng: np.random.Generator, options):
     """Returns one of the options (any sequence)."""
     return options[int(rng.integers(len(options)))]
+
+
+def by_weight(weights: dict) -> Callable[[np.random.Generator], Any]:
+    """Returns what picks a key of the weights, each as often as its weight says."""
+    keys = list(weights)
+    sums = (np.array(list(weights.values()), dtype=float) / sum(weights.values())).cumsum()
+    return lambda rng: keys[min(int(np.searchsorted(sums, rng.random())), len(keys) - 1)]
 
 
 def shade(rng: np.random.Generator, color: str) -> tuple[int, int, int]:

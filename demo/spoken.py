@@ -17,6 +17,7 @@ import numpy as np
 from . import art, render, synonyms
 from .further import (
     APART,
+    ORDINAL,
     SIDES,
     Ask,
     View,
@@ -39,7 +40,6 @@ from .wording import COUNTABLE, TRAIN_WORDS, a, counted, plural, sentence, the, 
 
 GOES_ON = "..."  # a short question of the same topic may come next, in `further`'s words
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-_ORDINAL = ("first", "second", "third", "fourth", "fifth")
 
 
 @functools.cache
@@ -168,7 +168,11 @@ def _kind(rng, view) -> str:
     kind = pick(rng, list(synonyms.KINDS))
     if view.named and not view.shapes and rng.random() < 0.6:
         kind = art.KIND_OF.get(pick(rng, list(view.named)), kind)
-    if kind not in synonyms.KINDS or (kind == "toy" and view.kinds("ball")) or (view.shapes and kind in "ball toy"):
+    if (
+        kind not in synonyms.KINDS
+        or (kind == "toy" and view.kinds("ball"))
+        or (view.shapes and kind in ("ball", "toy"))
+    ):
         return ""
     return kind
 
@@ -576,7 +580,7 @@ def _text(rng, view):
         return Ask(say(rng, "is text", text=asked), "Yes." if asked == text else f"No, it says {text}.")
     if choice < 7:
         n = int(rng.integers(len(text)))
-        nth = "last" if n == len(text) - 1 and rng.random() < 0.7 else _ORDINAL[n]
+        nth = "last" if n == len(text) - 1 and rng.random() < 0.7 else ORDINAL[n]
         nth = "middle" if n * 2 + 1 == len(text) > 1 and rng.random() < 0.5 else nth
         return Ask(say(rng, "letter at", nth=nth, unit=unit), f"It is {text[n]}.")
     if choice == 7:
@@ -621,13 +625,12 @@ _TOPICS = {
     _which_side: 2, _what_at: 7, _beside: 3, _relative: 6, _between: 2, _size: 1, _drawing: 1, _shapes: 2, _same: 2,
     _text: 2, _untold: 6,
 }  # fmt: skip
-_NAMES = list(_TOPICS)
-_SUMS = (np.array(list(_TOPICS.values())) / sum(_TOPICS.values())).cumsum()
+_some_topic = render.by_weight(_TOPICS)
 
 
 def ask(rng: np.random.Generator, view: View) -> Ask | None:
     """Returns a question about a picture; None where the picture does not allow the one that was drawn."""
-    topic = _NAMES[min(int(np.searchsorted(_SUMS, rng.random())), len(_NAMES) - 1)]
+    topic = _some_topic(rng)
     if view.text and rng.random() < 0.6:
         topic = _text
     if not view.known and topic not in (_drawing, _untold):

@@ -137,6 +137,7 @@ def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000) -> set[t
         (APPLES, "what and how many", {}, "There are 3 apples."),
         (MIXED, "total claim", {"n": "five"}, "No, there are 3."),
         (MIXED, "more than", {"n": "1", "things": "apples"}, "Yes."),
+        (MIXED, "more than", {"n": "2", "things": "apples"}, "No."),
         (MIXED, "as many", {"things": "apples", "others": "dogs"}, "No."),
         (CAT, "ground same", {}, "No, it is orange."),
         (CAT, "is at", {"place": "at the center"}, "Yes."),
@@ -159,6 +160,43 @@ def test_an_intent_is_answered_from_the_picture(of, intent, slots, answer, monke
     found = asked_of(of, intent, monkeypatch, 6000)
     assert (*sorted(slots.items()), answer) in found
     assert len({said for *those, said in found if tuple(those) == tuple(sorted(slots.items()))}) == 1
+
+
+def test_of_several_pictures_each_is_told_apart(monkeypatch):
+    said, found = [], set()
+
+    def say(rng, intent, **slots):
+        said.append((intent, *sorted(slots.items())))
+        return "?"
+
+    monkeypatch.setattr(spoken, "say", say)
+    monkeypatch.setattr(spoken.synonyms, "THINGS", {})
+    going = talks._Talk(np.random.default_rng(0), [APPLES, MIXED])
+    going.shown = 2
+    for _ in range(4000):
+        said.clear()
+        asked = going.several()
+        if asked is not None and asked.answer:
+            found.add((*said[-1], asked.answer))
+    first, second = ("pic", "the first picture"), ("pic", "picture 2")
+    assert {
+        ("pic what", first, "I see 3 apples."),
+        ("pic background", first, "The background is blue."),
+        ("which pic background", ("color", "white"), "The second one."),
+        ("pics count", "There are 2 pictures."),
+        ("pics same background", "No."),
+        ("any pic", ("a", "a dog"), "Yes, in the second one."),
+        ("pic exists", ("a", "a dog"), first, "No."),
+        ("pic exists", ("a", "a dog"), second, "Yes."),
+        ("which pic", ("a", "a dog"), "The second one."),
+        ("background of", ("the", "the dog"), "The background is white."),
+        ("which pic more", ("things", "apples"), "The first one."),
+        ("pic count", second, ("things", "apples"), "There are 2 apples."),
+        ("pics sum", ("things", "apples"), "There are 5."),
+    } <= found
+    answers = {}
+    for *asked, answer in found:
+        assert answers.setdefault(tuple(asked), answer) == answer, "one question, two answers"
 
 
 def test_it_is_what_was_spoken_of():
