@@ -100,7 +100,7 @@ class Cpu:
             bf16_gemm=_has_bf16_gemm(features),
             aten_layout=_find_aten_layout(),
             # Arm's numbers are counted instructions
-            native_rows={"AVX512_VNNI": 32, "AVX512": 10, "AVX2": 10, "NEON": 5, "NEON_BF16": 11}.get(
+            native_rows={"AVX512_VNNI": 13, "AVX512": 10, "AVX2": 10, "NEON": 5, "NEON_BF16": 11}.get(
                 name, 24 if amx else 16
             ),
             aten_rows=256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8,

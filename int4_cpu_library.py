@@ -42,7 +42,8 @@ class Matrix(ctypes.Structure):
 class Product(ctypes.Structure):
     """y [rows, n] = x [rows, k] W.T, both bfloat16.
 
-    work: for int4_product, room for x in float32 and for 12 rows more; int4_linear needs none
+    work: for int4_product, at a multiple of 64 bytes, nine bytes for two inputs of x and of 12 rows more; int4_linear
+        needs none
     """
 
     _fields_ = (

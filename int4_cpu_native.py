@@ -10,6 +10,7 @@ What this file offers:
 |-----------------------------|---------------------------------------------------------------------------------------|
 | up to `cpu().native_rows`   | by the codes, in integers; the scale multiplies a group's sum in float32              |
 | more                        | by weights that are dequantized where they are multiplied, in the first cache         |
+| more, with VNNI and no BF16 | by the codes, in integers, as few rows, to the bit                                    |
 | more, on a CPU with AMX     | by weights that are dequantized a tile at a time, with torch's GEMM                   |
 """
 
@@ -95,10 +96,10 @@ class NativeCpu:
 
 
 def _linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """x [M, K] -> [M, N]: the scale multiplies a float32 sum for few rows, and is in the weight for many.
+    """x [M, K] -> [M, N]: the scale multiplies a float32 sum for few rows, and mostly is in the weight for many.
 
-    For many rows the weights are multiplied where they are dequantized, in the first cache; or, on a CPU with AMX, by
-    torch's GEMM, a tile at a time.
+    For many rows the weights are multiplied where they are dequantized, in the first cache (`csrc/cell_tiles.h`), if
+    they have to be (`csrc/fixed_tiles.h`); or, on a CPU with AMX, by torch's GEMM, a tile at a time.
     """
     x = x.contiguous()
     rows, outputs = x.shape[0], codes.shape[0] * 16
@@ -108,7 +109,7 @@ def _linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch
         library().int4_linear(Product(matrix, x.data_ptr(), rows, None, y.data_ptr()), threads())
     elif not cpu().amx:
         step = max(TILE_WEIGHTS // x.shape[1] // PRODUCT_ROWS, 1) * PRODUCT_ROWS
-        packed = _buffer(2 * (step + PRODUCT_ROWS) * x.shape[1])  # in float32
+        packed = _buffer(9 * (step + PRODUCT_ROWS) * x.shape[1] // 4)  # nine bytes for two of x
         for part, out in zip(x.split(step), y.split(step), strict=True):
             call = Product(matrix, part.data_ptr(), len(part), packed.data_ptr(), out.data_ptr())
             library().int4_product(call, threads())

@@ -19,6 +19,8 @@ SOURCE = r"""
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
 //     store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS                         many rows: how many a register tile has
+//   FIXED_TILES                  many rows: that tiles are in fixed point, multiplied by the codes; else they are cells
+//     store_words ... add_pairs  what these want beside the above
 
 #line 1 "csrc/interface.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -50,14 +52,15 @@ typedef struct {
     Matrix weight;
     const bf16 *x;  // [rows, k]
     int64_t rows;
-    void *work;  // int4_product: room for x in float32 and for 12 rows more; int4_linear: unused
+    void *work;  // int4_product: nine bytes for two inputs of x and of 12 rows more; int4_linear: unused
     bf16 *y;     // [rows, n]
 } Product;
 
 // Few rows: activations in fixed point (base.h), exact integer dot products of groups, scaled and summed in float32.
 int int4_linear(const Product *call, int threads);
 
-// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32.
+// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32; with AVX512_VNNI and
+// no BF16 as int4_linear, to the bit.
 void int4_product(const Product *call, int threads);
 
 // Outputs first .. first + count, multiples of 32, as bfloat16 columns.
@@ -157,7 +160,7 @@ typedef struct {
 } Attention;
 
 int int4_attention(const Attention *call, int threads);
-#line 19 "csrc/int4.c"
+#line 21 "csrc/int4.c"
 #line 1 "csrc/base.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -226,7 +229,7 @@ static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
     float *unit = (float *)(p + 3 * k + k / 32 * 12);
     return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), unit, (int32_t *)unit + k / 32};
 }
-#line 20 "csrc/int4.c"
+#line 22 "csrc/int4.c"
 
 #if defined(AVX512_BF16) || defined(AVX512_VNNI) || defined(AVX512)
 #line 1 "csrc/avx512.h"
@@ -424,7 +427,35 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 }
 
 #endif
-#line 23 "csrc/int4.c"
+
+#ifdef AVX512_VNNI
+
+#define FIXED_TILES
+
+static inline void store_words(int32_t *p, ints x) { _mm512_storeu_si512(p, (__m512i)x); }
+static inline ints broadcast_word(int32_t x) { return (ints)_mm512_set1_epi32(x); }
+
+// The low 16 bits of x, which then stand in pairs.
+static inline void store_pairs(int32_t *p, ints x) {
+    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16((__m512i)x));
+}
+
+static inline ints less_8(ints pairs) {
+    typedef int16_t halves __attribute__((vector_size(64)));
+    return (ints)((halves)pairs - 8);
+}
+
+// sum + products of 16-bit numbers, two to a lane.
+static inline ints add_pairs(ints sum, ints x, ints y) {
+    sum = (ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)y);
+#ifdef __AVX512VNNI__         // which it is not where tests emulate it
+    __asm__("" : "+v"(sum));  // else gcc 12 keeps the sums of a tile in memory
+#endif
+    return sum;
+}
+
+#endif
+#line 25 "csrc/int4.c"
 #elif defined(AVX2)
 #line 1 "csrc/avx2.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -595,7 +626,7 @@ static inline void dot(const Matrix *w, int64_t block, int64_t apart, int blocks
 
 // Many rows: the sums of ROWS rows take three quarters of the registers.
 enum { ROWS = 6 };
-#line 25 "csrc/int4.c"
+#line 27 "csrc/int4.c"
 #elif defined(__ARM_NEON)
 #line 1 "csrc/neon.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -900,7 +931,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 enum { ROWS = 8 };
 
 #endif
-#line 27 "csrc/int4.c"
+#line 29 "csrc/int4.c"
 #endif
 #ifndef BF16_CELLS
 #line 1 "csrc/float_cells.h"
@@ -933,7 +964,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
     store(panel, load_bf16(row));
     store(panel + LANES, load_bf16(row + LANES));
 }
-#line 30 "csrc/int4.c"
+#line 32 "csrc/int4.c"
 #endif
 
 #line 1 "csrc/matrix.h"
@@ -1066,42 +1097,52 @@ static void pack_awq_body(void *call) {
 }
 
 void int4_pack_awq(const PackAwq *call, int threads) { run(pack_awq_body, call, threads); }
-#line 33 "csrc/int4.c"
+#line 35 "csrc/int4.c"
 #line 1 "csrc/few_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
 // Few rows of activations: their fixed point, and integer dot products with the codes.
 
+enum { PARTS = 32 / LANES };
+
+// The fixed point of a group's 32 inputs: whole numbers of what it returns. *lowest is as a Fixed's.
+static inline float group_to_fixed(const bf16 *x, ints whole[PARTS], int32_t *lowest) {
+    floats part[PARTS], total = broadcast(0);
+    ints bits = {0};
+    for (int p = 0; p < PARTS; p++) {
+        part[p] = load_bf16(x + p * LANES);
+        ints size = (ints)part[p] & 0x7FFFFFFF;
+        bits = maximum_ints(bits, size);
+        total = total + (floats)size;
+    }
+    const int32_t most = maximum_of_ints(bits);
+    const int infinite = most >> 23 == 255;  // or NaN
+    // Biased. A d2 of 127.5 would not fit: the largest mantissa counts to the next exponent.
+    int32_t exponent = (most + 0x10000) >> 23;
+    if (exponent < 30) exponent = 30;
+    float largest;
+    __builtin_memcpy(&largest, &most, 4);
+    *lowest = largest * 31 <= 32 * (sum_of(total) - largest);
+    const floats per_unit = broadcast(power_of_2(127 + 22 - exponent));
+    const floats shortened = broadcast(power_of_2(127 + 14 - exponent));
+    for (int p = 0; p < PARTS; p++)
+        whole[p] = *lowest ? round_to_ints(part[p] * shortened) << 8 : round_to_ints(part[p] * per_unit);
+    return infinite ? NAN : power_of_2(exponent - 127 - 22);
+}
+
+static inline ints low_byte(ints x) { return x << 24 >> 24; }  // signed
+
 static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
-    enum { PARTS = 32 / LANES };
     for (int64_t g = 0; g < k / 32; g++) {
-        floats part[PARTS], total = broadcast(0);
-        ints bits = {0}, sum[3] = {{0}};
-        for (int p = 0; p < PARTS; p++) {
-            part[p] = load_bf16(x + g * 32 + p * LANES);
-            ints size = (ints)part[p] & 0x7FFFFFFF;
-            bits = maximum_ints(bits, size);
-            total = total + (floats)size;
-        }
-        const int32_t most = maximum_of_ints(bits);
-        const int infinite = most >> 23 == 255;  // or NaN
-        // Biased. A d2 of 127.5 would not fit: the largest mantissa counts to the next exponent.
-        int32_t exponent = (most + 0x10000) >> 23;
-        if (exponent < 30) exponent = 30;
-        const float largest = maximum_of((floats)bits);
-        f.unit[g] = infinite ? NAN : power_of_2(exponent - 127 - 22);
-        f.lowest[g] = largest * 31 <= 32 * (sum_of(total) - largest);
-        const floats per_unit = broadcast(power_of_2(127 + 22 - exponent));
-        const floats shortened = broadcast(power_of_2(127 + 14 - exponent));
-        for (int p = 0; p < PARTS; p++) {
-            ints rest = f.lowest[g] ? round_to_ints(part[p] * shortened) << 8 : round_to_ints(part[p] * per_unit);
+        ints whole[PARTS], sum[3] = {{0}};
+        f.unit[g] = group_to_fixed(x + g * 32, whole, f.lowest + g);
+        for (int p = 0; p < PARTS; p++)
             for (int d = 0; d < 3; d++) {
-                ints digit = rest << 24 >> 24;
-                rest = (rest - digit) >> 8;
+                const ints digit = low_byte(whole[p]);
+                whole[p] = (whole[p] - digit) >> 8;
                 sum[d] += digit;
                 store_bytes(f.digits + d * k + g * 32, p * LANES, digit);
             }
-        }
         for (int d = 0; d < 3; d++) f.start[g * 3 + d] = -8 * sum_of_ints(sum[d]);
     }
 }
@@ -1145,25 +1186,11 @@ int int4_linear(const Product *call, int threads) {
     free(own.work);
     return 0;
 }
-#line 34 "csrc/int4.c"
-#line 1 "csrc/many_rows.h"
+#line 36 "csrc/int4.c"
+#line 1 "csrc/cell_tiles.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
-// Many rows of activations: weights made to cells in the first cache.
-
-// At most: inputs to a panel, which has 16 KB then; rows to a unit of work, and panels side by side in it. What of x
-// meets these panels stays in the second cache meanwhile; with one of them it would come from beyond it each time.
-enum { PANEL = 4096 / WIDTH * PER_CELL < 256 ? 4096 / WIDTH * PER_CELL : 256, TALL = 43 * ROWS, SIDE = 8 };
-
-_Static_assert(ROWS <= 12, "Product.work has room for 12 rows more");
-
-// WIDTH outputs, inputs k0 .. k0 + count: panel [count / PER_CELL, WIDTH]
-static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t count, cell *panel) {
-    for (int half = 0; half < 2; half++, output += LANES)
-        for (int64_t octet = k0 / 8; octet < (k0 + count) / 8; octet++)
-            store_weights(panel + (octet - k0 / 8) * (8 / PER_CELL) * WIDTH + half * LANES,
-                          load_words(words_at(w, output, octet)), scales_at(w, output, octet / 4));
-}
+// Tiles of cells: products of float32 or bfloat16 numbers, of many rows and of attention.
 
 // sums [rows, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells. `rows` is a constant where it is inlined.
 static inline __attribute__((always_inline)) void multiply_rows(const cell *x, const cell *panel, int64_t count,
@@ -1193,37 +1220,211 @@ static void multiply(const cell *x, const cell *panel, int64_t count, int64_t ro
         multiply_rows(x, panel, count, ROWS / 2, sums);
 }
 
+#ifndef FIXED_TILES
+
+// Inputs to a panel: 16 KB at most.
+enum { PANEL = 4096 / WIDTH * PER_CELL < 256 ? 4096 / WIDTH * PER_CELL : 256 };
+
+// The weights of WIDTH outputs and some inputs.
+typedef struct {
+    cell weights[PANEL / PER_CELL * WIDTH];
+} __attribute__((aligned(64))) Panel;
+
+// Inputs k0 .. k0 + count.
+static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t count, Panel *panel) {
+    for (int half = 0; half < 2; half++, output += LANES)
+        for (int64_t octet = k0 / 8; octet < (k0 + count) / 8; octet++)
+            store_weights(panel->weights + (octet - k0 / 8) * (8 / PER_CELL) * WIDTH + half * LANES,
+                          load_words(words_at(w, output, octet)), scales_at(w, output, octet / 4));
+}
+
+// A tile's cells of x: [k / PER_CELL, ROWS]
+static inline cell *tile_at(const Product *c, int64_t tile) {
+    return (cell *)c->work + tile * (c->weight.k / PER_CELL) * ROWS;
+}
+
+static void pack_tile(const Product *c, int64_t tile) {
+    const int64_t k = c->weight.k;
+    cell *packed = tile_at(c, tile);
+    for (int64_t p = 0; p < k / PER_CELL; p++)
+        for (int64_t r = 0; r < ROWS; r++) {
+            const int64_t row = tile * ROWS + r;
+            packed[p * ROWS + r] = row < c->rows ? cell_of(c->x + row * k + p * PER_CELL) : 0;
+        }
+}
+
+// sums [ROWS, WIDTH] += a tile times a panel.
+static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t count, const Panel *panel, float *sums) {
+    multiply(tile_at(c, tile) + k0 / PER_CELL * ROWS, panel->weights, count / PER_CELL, c->rows - tile * ROWS, sums);
+}
+
+#endif
+#line 37 "csrc/int4.c"
+#ifdef FIXED_TILES
+#line 1 "csrc/fixed_tiles.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Tiles in fixed point, where a lane multiplies two 16-bit integers at once, twice as many as floats: the arithmetic of
+// few_rows.h, to the bit. Of a group's numbers the upper 16 bits are multiplied, and the low byte where one of the
+// tile's rows has any.
+
+enum { PANEL = 256, PAIRS = 32 / 2 };  // inputs to a panel; pairs of inputs to a group
+
+// The codes of WIDTH outputs and some inputs, less 8, in pairs of inputs; and the scales of their groups.
+typedef struct {
+    int32_t codes[PANEL / 2 * WIDTH];
+    float scales[PANEL / 32 * WIDTH];
+} __attribute__((aligned(64))) Panel;
+
+// A tile's numbers of one group, their upper 16 bits, [PAIRS, ROWS]; times the unit, or, where one of them has a low
+// byte, times 256 units.
+typedef struct {
+    int32_t high[PAIRS * ROWS];
+    float unit[ROWS];
+    int32_t has_low;
+} __attribute__((aligned(64))) Group;
+
+// Their low bytes as numbers of 16 bits; without meaning where none has one.
+typedef struct {
+    int32_t pairs[PAIRS * ROWS];
+} Low;
+
+_Static_assert((sizeof(Group) + sizeof(Low)) * 2 <= ROWS * 32 * 9, "Product.work has nine bytes for two inputs");
+
+// Inputs k0 .. k0 + count.
+static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t count, Panel *panel) {
+    for (int half = 0; half < 2; half++, output += LANES) {
+        for (int64_t g = 0; g < count / 32; g++)
+            store(panel->scales + g * WIDTH + half * LANES, scales_at(w, output, k0 / 32 + g));
+        for (int64_t octet = 0; octet < count / 8; octet++) {
+            const ints word = load_words(words_at(w, output, k0 / 8 + octet));
+            for (int i = 0; i < 4; i++) {
+                const ints pair = word >> 8 * i, codes = (pair & 0xF) | (pair & 0xF0) << 12;
+                store_words(panel->codes + (octet * 4 + i) * WIDTH + half * LANES, less_8(codes));
+            }
+        }
+    }
+}
+
+static inline Group *group_at(const Product *c, int64_t tile, int64_t group) {
+    return (Group *)c->work + tile * (c->weight.k / 32) + group;
+}
+
+// The low bytes stand behind all groups: most are not read.
+static inline Low *low_at(const Product *c, int64_t tile, int64_t group) {
+    const int64_t groups = c->weight.k / 32;
+    return (Low *)group_at(c, (c->rows + ROWS - 1) / ROWS, 0) + tile * groups + group;
+}
+
+static void pack_tile(const Product *c, int64_t tile) {
+    const int64_t k = c->weight.k, rows = least(c->rows - tile * ROWS, ROWS);
+    for (int64_t g = 0; g < k / 32; g++) {
+        Group *group = group_at(c, tile, g);
+        int32_t high[ROWS][PAIRS] = {0}, low[ROWS][PAIRS] = {0};
+        float unit[ROWS] = {0};
+        group->has_low = 0;
+        for (int64_t r = 0; r < rows; r++) {
+            ints whole[PARTS];
+            int32_t lowest;
+            unit[r] = group_to_fixed(c->x + (tile * ROWS + r) * k + g * 32, whole, &lowest);
+            group->has_low |= !lowest;
+            for (int p = 0; p < PARTS; p++) {
+                const ints byte = low_byte(whole[p]);
+                store_pairs(high[r] + p * LANES / 2, (whole[p] - byte) >> 8);
+                store_pairs(low[r] + p * LANES / 2, byte);
+            }
+        }
+        for (int r = 0; r < ROWS; r++) group->unit[r] = group->has_low ? unit[r] : unit[r] * 256;
+        for (int i = 0; i < PAIRS; i++)
+            for (int r = 0; r < ROWS; r++) group->high[i * ROWS + r] = high[r][i];
+        for (int i = 0; i < PAIRS && group->has_low; i++)
+            for (int r = 0; r < ROWS; r++) low_at(c, tile, g)->pairs[i * ROWS + r] = low[r][i];
+    }
+}
+
+// totals [rows, WIDTH] += x [PAIRS, ROWS] times codes [PAIRS, WIDTH]. `rows` is a constant where it is inlined.
+static inline __attribute__((always_inline)) void add_products(const int32_t *x, const int32_t *codes, int rows,
+                                                               ints totals[][2]) {
+    for (int i = 0; i < PAIRS; i++, x += ROWS, codes += WIDTH) {
+        const ints left = load_words((const uint32_t *)codes), right = load_words((const uint32_t *)codes + LANES);
+        for (int r = 0; r < rows; r++) {
+            const ints pair = broadcast_word(x[r]);
+            totals[r][0] = add_pairs(totals[r][0], pair, left);
+            totals[r][1] = add_pairs(totals[r][1], pair, right);
+        }
+    }
+}
+
+// sums [rows, WIDTH] += a tile's group times its codes and scales. All of a total has 31 bits (23 of x, 8 of 32 codes).
+static inline __attribute__((always_inline)) void multiply_group(const Group *x, const Low *low, const int32_t *codes,
+                                                                 const float *scales, int rows, float *sums) {
+    ints totals[ROWS][2];
+    for (int r = 0; r < rows; r++) totals[r][0] = totals[r][1] = (ints){0};
+    add_products(x->high, codes, rows, totals);
+    if (x->has_low) {
+        for (int r = 0; r < rows; r++)
+            for (int h = 0; h < 2; h++) totals[r][h] <<= 8;
+        add_products(low->pairs, codes, rows, totals);
+    }
+    for (int r = 0; r < rows; r++)
+        for (int h = 0; h < 2; h++) {
+            const floats factor = load(scales + h * LANES) * broadcast(x->unit[r]);
+            float *sum = sums + r * WIDTH + h * LANES;
+            store(sum, fmadd(to_floats(totals[r][h]), factor, load(sum)));
+        }
+}
+
+// sums [ROWS, WIDTH] += a tile times a panel; of the last rows, which may be fewer, half a tile where that is enough.
+static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t count, const Panel *panel, float *sums) {
+    const Group *x = group_at(c, tile, k0 / 32);
+    const Low *low = low_at(c, tile, k0 / 32);
+    const int half = c->rows - tile * ROWS <= ROWS / 2;
+    for (int64_t g = 0; g < count / 32; g++) {
+        const int32_t *codes = panel->codes + g * PAIRS * WIDTH;
+        if (half)
+            multiply_group(x + g, low + g, codes, panel->scales + g * WIDTH, ROWS / 2, sums);
+        else
+            multiply_group(x + g, low + g, codes, panel->scales + g * WIDTH, ROWS, sums);
+    }
+}
+#line 39 "csrc/int4.c"
+#endif
+#line 1 "csrc/many_rows.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Many rows of activations, in tiles of ROWS; weights made ready in the first cache, a panel at a time.
+
+// At most: rows to a unit of work, and panels side by side in it. What of x meets these panels stays in the second
+// cache meanwhile; with one of them it would come from beyond it each time.
+enum { TALL = 43 * ROWS, SIDE = 8 };
+
+_Static_assert(ROWS <= 12, "Product.work has room for 12 rows more");
+
 // The calling thread's share of y = x W.T.
 static void many_rows(const Product *c) {
-    cell *packed = c->work;
-    const int64_t k = c->weight.k, n = c->weight.n, count = k / PER_CELL, groups = (c->rows + ROWS - 1) / ROWS;
-    const int64_t parts = (groups * ROWS + TALL - 1) / TALL, tall = (groups + parts - 1) / parts;  // in groups
+    const int64_t k = c->weight.k, n = c->weight.n, tiles = (c->rows + ROWS - 1) / ROWS;
+    const int64_t parts = (tiles * ROWS + TALL - 1) / TALL, tall = (tiles + parts - 1) / parts;  // in tiles
     int64_t from, to;
-    my_share(groups, 1, &from, &to);
-    for (int64_t g = from; g < to; g++)
-        for (int64_t p = 0; p < count; p++)
-            for (int64_t r = 0; r < ROWS; r++)
-                packed[(g * count + p) * ROWS + r] =
-                    g * ROWS + r < c->rows ? cell_of(c->x + (g * ROWS + r) * k + p * PER_CELL) : 0;
+    my_share(tiles, 1, &from, &to);
+    for (int64_t t = from; t < to; t++) pack_tile(c, t);
     GOMP_barrier();
 
-    cell panel[PANEL / PER_CELL * WIDTH] __attribute__((aligned(64)));
+    Panel panel;
     float sums[SIDE][TALL * WIDTH] __attribute__((aligned(64)));
     const int64_t columns = n / WIDTH;
     my_share(columns * parts, 1, &from, &to);
     for (int64_t unit = from, wide; unit < to; unit += wide) {
         const int64_t column = unit % columns, first = unit / columns * tall;
-        const int64_t last = least(first + tall, groups);
+        const int64_t last = least(first + tall, tiles);
         wide = least(SIDE, least(columns - column, to - unit));
         for (int64_t side = 0; side < wide; side++)
             __builtin_memset(sums[side], 0, (last - first) * ROWS * WIDTH * sizeof(float));
         for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
-            int64_t some = least(k - k0, PANEL) / PER_CELL;
+            const int64_t some = least(k - k0, PANEL);
             for (int64_t side = 0; side < wide; side++) {
-                fill_panel(&c->weight, (column + side) * WIDTH, k0, some * PER_CELL, panel);
-                for (int64_t g = first; g < last; g++)
-                    multiply(packed + (g * count + k0 / PER_CELL) * ROWS, panel, some, c->rows - g * ROWS,
-                             sums[side] + (g - first) * ROWS * WIDTH);
+                fill_panel(&c->weight, (column + side) * WIDTH, k0, some, &panel);
+                for (int64_t t = first; t < last; t++)
+                    multiply_tile(c, t, k0, some, &panel, sums[side] + (t - first) * ROWS * WIDTH);
             }
         }
         for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++)
@@ -1237,7 +1438,7 @@ static void many_rows(const Product *c) {
 static void product_body(void *call) { many_rows(call); }
 
 void int4_product(const Product *call, int threads) { run(product_body, call, threads); }
-#line 35 "csrc/int4.c"
+#line 41 "csrc/int4.c"
 #line 1 "csrc/elementwise.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1316,7 +1517,7 @@ static void gated_body(void *call) {
 }
 
 void int4_gated(const Gated *call, int threads) { run(gated_body, call, threads); }
-#line 36 "csrc/int4.c"
+#line 42 "csrc/int4.c"
 #line 1 "csrc/attention.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1369,8 +1570,8 @@ static size_t place_rows(Pass *p, void *memory) {
     const int64_t rows = p->step.rows, prepared = rows <= p->step.few ? rows : rows + ROWS;
     p->x = take(&at, rows * l->q.k * sizeof(bf16));
     p->residual = take(&at, rows * l->q.k * sizeof(bf16));
-    // four bytes for each input are enough for fixed point, and what `int4_product` asks for
-    p->prepared = take(&at, prepared * most(most(l->q.k, l->o.k), l->down.k) * 4);
+    // nine bytes for two inputs are enough for fixed point, and what `int4_product` asks for
+    p->prepared = take(&at, prepared * most(most(l->q.k, l->o.k), l->down.k) / 2 * 9);
     return at - (uintptr_t)memory;
 }
 
@@ -1515,7 +1716,7 @@ static void my_mixture(const Pass *p) {
                 store_bf16(p->attended + h * n + i, load(p->mixed + h * n + i));
     }
 }
-#line 37 "csrc/int4.c"
+#line 43 "csrc/int4.c"
 #line 1 "csrc/flash.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1760,7 +1961,7 @@ int int4_attention(const Attention *call, int threads) {
     free(shared.memory);
     return 0;
 }
-#line 38 "csrc/int4.c"
+#line 44 "csrc/int4.c"
 #line 1 "csrc/decoder_layer.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1934,7 +2135,7 @@ int int4_decoder_layers(const Steps *call, int threads) {
     free(passes.memory);
     return 0;
 }
-#line 39 "csrc/int4.c"
+#line 45 "csrc/int4.c"
 
 // Python compares these with what ctypes makes of its own declarations.
 #define EXPORT_SIZE(type) const int32_t int4_sizeof_##type = sizeof(type)

@@ -49,8 +49,8 @@ static size_t place_rows(Pass *p, void *memory) {
     const int64_t rows = p->step.rows, prepared = rows <= p->step.few ? rows : rows + ROWS;
     p->x = take(&at, rows * l->q.k * sizeof(bf16));
     p->residual = take(&at, rows * l->q.k * sizeof(bf16));
-    // four bytes for each input are enough for fixed point, and what `int4_product` asks for
-    p->prepared = take(&at, prepared * most(most(l->q.k, l->o.k), l->down.k) * 4);
+    // nine bytes for two inputs are enough for fixed point, and what `int4_product` asks for
+    p->prepared = take(&at, prepared * most(most(l->q.k, l->o.k), l->down.k) / 2 * 9);
     return at - (uintptr_t)memory;
 }
 

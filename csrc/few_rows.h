@@ -2,36 +2,46 @@
 //
 // Few rows of activations: their fixed point, and integer dot products with the codes.
 
+enum { PARTS = 32 / LANES };
+
+// The fixed point of a group's 32 inputs: whole numbers of what it returns. *lowest is as a Fixed's.
+static inline float group_to_fixed(const bf16 *x, ints whole[PARTS], int32_t *lowest) {
+    floats part[PARTS], total = broadcast(0);
+    ints bits = {0};
+    for (int p = 0; p < PARTS; p++) {
+        part[p] = load_bf16(x + p * LANES);
+        ints size = (ints)part[p] & 0x7FFFFFFF;
+        bits = maximum_ints(bits, size);
+        total = total + (floats)size;
+    }
+    const int32_t most = maximum_of_ints(bits);
+    const int infinite = most >> 23 == 255;  // or NaN
+    // Biased. A d2 of 127.5 would not fit: the largest mantissa counts to the next exponent.
+    int32_t exponent = (most + 0x10000) >> 23;
+    if (exponent < 30) exponent = 30;
+    float largest;
+    __builtin_memcpy(&largest, &most, 4);
+    *lowest = largest * 31 <= 32 * (sum_of(total) - largest);
+    const floats per_unit = broadcast(power_of_2(127 + 22 - exponent));
+    const floats shortened = broadcast(power_of_2(127 + 14 - exponent));
+    for (int p = 0; p < PARTS; p++)
+        whole[p] = *lowest ? round_to_ints(part[p] * shortened) << 8 : round_to_ints(part[p] * per_unit);
+    return infinite ? NAN : power_of_2(exponent - 127 - 22);
+}
+
+static inline ints low_byte(ints x) { return x << 24 >> 24; }  // signed
+
 static void to_fixed(const bf16 *x, int64_t k, Fixed f) {
-    enum { PARTS = 32 / LANES };
     for (int64_t g = 0; g < k / 32; g++) {
-        floats part[PARTS], total = broadcast(0);
-        ints bits = {0}, sum[3] = {{0}};
-        for (int p = 0; p < PARTS; p++) {
-            part[p] = load_bf16(x + g * 32 + p * LANES);
-            ints size = (ints)part[p] & 0x7FFFFFFF;
-            bits = maximum_ints(bits, size);
-            total = total + (floats)size;
-        }
-        const int32_t most = maximum_of_ints(bits);
-        const int infinite = most >> 23 == 255;  // or NaN
-        // Biased. A d2 of 127.5 would not fit: the largest mantissa counts to the next exponent.
-        int32_t exponent = (most + 0x10000) >> 23;
-        if (exponent < 30) exponent = 30;
-        const float largest = maximum_of((floats)bits);
-        f.unit[g] = infinite ? NAN : power_of_2(exponent - 127 - 22);
-        f.lowest[g] = largest * 31 <= 32 * (sum_of(total) - largest);
-        const floats per_unit = broadcast(power_of_2(127 + 22 - exponent));
-        const floats shortened = broadcast(power_of_2(127 + 14 - exponent));
-        for (int p = 0; p < PARTS; p++) {
-            ints rest = f.lowest[g] ? round_to_ints(part[p] * shortened) << 8 : round_to_ints(part[p] * per_unit);
+        ints whole[PARTS], sum[3] = {{0}};
+        f.unit[g] = group_to_fixed(x + g * 32, whole, f.lowest + g);
+        for (int p = 0; p < PARTS; p++)
             for (int d = 0; d < 3; d++) {
-                ints digit = rest << 24 >> 24;
-                rest = (rest - digit) >> 8;
+                const ints digit = low_byte(whole[p]);
+                whole[p] = (whole[p] - digit) >> 8;
                 sum[d] += digit;
                 store_bytes(f.digits + d * k + g * 32, p * LANES, digit);
             }
-        }
         for (int d = 0; d < 3; d++) f.start[g * 3 + d] = -8 * sum_of_ints(sum[d]);
     }
 }

@@ -14,6 +14,8 @@
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
 //     store_cells, store_cells_of_rows    numbers, and columns, made into cells
 //   ROWS                         many rows: how many a register tile has
+//   FIXED_TILES                  many rows: that tiles are in fixed point, multiplied by the codes; else they are cells
+//     store_words ... add_pairs  what these want beside the above
 
 #include "interface.h"
 #include "base.h"
@@ -31,6 +33,10 @@
 
 #include "matrix.h"
 #include "few_rows.h"
+#include "cell_tiles.h"
+#ifdef FIXED_TILES
+#include "fixed_tiles.h"
+#endif
 #include "many_rows.h"
 #include "elementwise.h"
 #include "attention.h"

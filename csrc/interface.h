@@ -27,14 +27,15 @@ typedef struct {
     Matrix weight;
     const bf16 *x;  // [rows, k]
     int64_t rows;
-    void *work;  // int4_product: room for x in float32 and for 12 rows more; int4_linear: unused
+    void *work;  // int4_product: nine bytes for two inputs of x and of 12 rows more; int4_linear: unused
     bf16 *y;     // [rows, n]
 } Product;
 
 // Few rows: activations in fixed point (base.h), exact integer dot products of groups, scaled and summed in float32.
 int int4_linear(const Product *call, int threads);
 
-// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32.
+// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32; with AVX512_VNNI and
+// no BF16 as int4_linear, to the bit.
 void int4_product(const Product *call, int threads);
 
 // Outputs first .. first + count, multiples of 32, as bfloat16 columns.

@@ -190,6 +190,11 @@ static inline __m512i c_dpbusd_epi32(__m512i sum, __m512i codes, __m512i x) {
   EACH(64) l.i[i / 4] += a.codes[i] * b.bytes[i];
   return l.integer;
 }
+static inline __m512i c_dpwssd_epi32(__m512i sum, __m512i x, __m512i y) {
+  Lanes l = {.integer = sum}, a = {.integer = x}, b = {.integer = y};
+  EACH(32) l.i[i / 2] += (int16_t)a.halves[i] * (int16_t)b.halves[i];
+  return l.integer;
+}
 static inline __m512i c_set1_epi16(int16_t x) {
   Lanes l;
   EACH(32) l.halves[i] = (uint16_t)x;
@@ -248,6 +253,7 @@ static inline __m512i c_maddubs_epi16(__m512i codes, __m512i x) {
 #define _mm512_cvtne2ps_pbh c_cvtne2ps_pbh
 #define _mm512_dpbf16_ps c_dpbf16_ps
 #define _mm512_dpbusd_epi32 c_dpbusd_epi32
+#define _mm512_dpwssd_epi32 c_dpwssd_epi32
 #define _mm512_set1_epi16 c_set1_epi16
 #define _mm512_madd_epi16 c_madd_epi16
 #define _mm512_maddubs_epi16 c_maddubs_epi16

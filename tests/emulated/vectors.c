@@ -3,6 +3,7 @@
 // several instruction sets by programs.py.
 
 #include <stdio.h>
+#include <string.h>
 
 #include "../../csrc/int4.c"
 
@@ -15,7 +16,10 @@ static uint32_t random_bits(void) {
   return state >> 32;
 }
 
-static void *memory(size_t bytes) { return calloc(1, (bytes + 63) / 64 * 64); }
+static void *memory(size_t bytes) {
+  void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+  return memset(p, 0, bytes);
+}
 
 // Of either sign, about 2^exponent.
 static bf16 number(int exponent) {
@@ -67,7 +71,7 @@ static void write_products(int scale_type) {
                     .x = activations(rows * w.k, 1),
                     .rows = rows,
                     .y = memory(rows * w.n * 2)};
-    call.work = memory((rows + 12) * w.k * 4);
+    call.work = memory((rows + 12) * w.k / 2 * 9);
     int4_linear(&call, THREADS);
     write_out("linear", scale_type * 100 + rows, call.y, rows * w.n);
     int4_product(&call, THREADS);

@@ -68,7 +68,7 @@ def terms_of_fixed_point(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 @native
-@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 3, 60])
 @pytest.mark.parametrize("outlier", [0, 24, 40, 1e4])
 def test_what_fixed_point_rounds_away_is_little_beside_the_mean_of_a_group(outlier, rows):
     """Numbers of one size, all of which have to be rounded, beside none that is larger, one that is just not so much
@@ -144,6 +144,27 @@ def test_a_row_does_not_depend_on_how_many_there_are_beside_it(threads):
     weight = codes.double() * scales.double().repeat_interleave(32, dim=1)
     exact = x.double() @ weight.T
     assert (found.double() - exact).norm() < 5e-3 * exact.norm()
+
+
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 6, 7, 12, 13, 40])
+def test_many_rows_in_fixed_point_are_few_ones_to_the_bit(rows, scale_dtype):
+    """Of a tile's rows some have a low byte in a group, some are infinite, and some tiles are not full."""
+    codes, _, scales, _ = random_matrix(96, 288, scale_dtype, seed=10)
+    x = random_rows(rows, 288, seed=10)
+    x[1::5, 40] *= 2**9
+    x[3::7, 200] = float("inf")
+    x[4::7, 100] = 0
+    found = {}
+    with only("AVX512_VNNI", "gemma3_int4"):
+        packed = linear_from(codes, scales, torch.bfloat16).packed
+        matrix = int4_cpu_native.native_matrix(**packed)
+        for name in ("int4_linear", "int4_product"):
+            work, y = torch.empty(rows + 12, 288, dtype=torch.float64), torch.empty(rows, 96, dtype=torch.bfloat16)
+            getattr(library(), name)(Product(matrix, x.data_ptr(), rows, work.data_ptr(), y.data_ptr()), 2)
+            found[name] = y
+    assert found["int4_product"].isfinite().any()
+    assert torch.equal(found["int4_product"].view(torch.int16), found["int4_linear"].view(torch.int16))
 
 
 @native
