@@ -17,7 +17,7 @@ SOURCE = r"""
 //   AT_ONCE, STREAMS, dot        few rows: how many `dot` takes, or of one row how many blocks of outputs; the products
 //   BF16_CELLS                   many rows, scores: that a lane multiplies two bfloat16 at once; else float_cells.h has
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
-//     store_cells, store_cells_of_rows    numbers, and columns, made into cells
+//     store_cells_of_rows        columns made into cells
 //   ROWS                         many rows: how many a register tile has
 //   FIXED_TILES                  many rows: that tiles are in fixed point, multiplied by the codes; else they are cells
 //     store_words ... add_pairs  what these want beside the above
@@ -405,15 +405,6 @@ static inline void store_weights(cell *panel, ints word, floats scale) {
         __m512i low = _mm512_cvtepu16_epi32(to_bf16(codes_of(word, i) * scale));
         __m512i high = _mm512_cvtepu16_epi32(to_bf16(codes_of(word, i + 1) * scale));
         _mm512_storeu_si512(panel + i / 2 * WIDTH, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-    }
-}
-
-// Numbers, in pairs, `stride` cells apart.
-static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        cell pairs[LANES / 2];
-        store_bf16((bf16 *)pairs, load(x + i));
-        for (int64_t j = 0; j < LANES / 2; j++) to[(i / 2 + j) * stride] = pairs[j];
     }
 }
 
@@ -911,15 +902,6 @@ static inline void store_weights(cell *panel, ints word, floats scale) {
     }
 }
 
-// Numbers, in pairs, `stride` cells apart.
-static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
-    for (int64_t i = 0; i < count; i += WIDTH) {
-        cell pairs[WIDTH / 2];
-        store_two_bf16((bf16 *)pairs, load(x + i), load(x + i + LANES));
-        for (int64_t j = 0; j < WIDTH / 2; j++) to[(i / 2 + j) * stride] = pairs[j];
-    }
-}
-
 // WIDTH columns of PER_CELL rows.
 static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
     const uint16x8x2_t both = {{vld1q_u16(row), vld1q_u16(next)}};  // of its own: vst2q_u16 may be a macro
@@ -951,11 +933,6 @@ static inline floats add_product(floats sum, cells x, cells y) { return fmadd(x,
 
 static inline void store_weights(cell *panel, ints word, floats scale) {
     for (int i = 0; i < 8; i++) store(panel + i * WIDTH, codes_of(word, i) * scale);
-}
-
-// Numbers, `stride` cells apart.
-static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
-    for (int64_t i = 0; i < count; i++) to[i * stride] = x[i];
 }
 
 // WIDTH columns of PER_CELL rows.
@@ -1042,7 +1019,14 @@ static inline void exchange_lanes(words *a, words *b, int h) {
     if (h == 1) *a = SHUFFLE(x, y, 0, 8, 2, 10, 4, 12, 6, 14), *b = SHUFFLE(x, y, 1, 9, 3, 11, 5, 13, 7, 15);
 }
 
-// The same of the nibbles of every lane.
+// x[i][j] and x[j][i] change places.
+static inline void transpose(words x[8]) {
+    for (int h = 4; h; h /= 2)
+        for (int i = 0; i < 8; i++)
+            if (!(i & h)) exchange_lanes(&x[i], &x[i | h], h);
+}
+
+// As `exchange_lanes`, of the nibbles of every lane.
 static inline void exchange_nibbles(words *a, words *b, int h) {
     const uint32_t low = h == 4 ? 0x0000FFFF : h == 2 ? 0x00FF00FF : 0x0F0F0F0F;
     const words change = (*a >> 4 * h ^ *b) & low;
@@ -1072,9 +1056,7 @@ static inline void pack_octet(const PackAwq *c, int64_t octet, int64_t word, int
         for (int i = 0; i < 8; i++)
             if (!(i & h)) exchange_nibbles(&inputs[i], &inputs[i | h], h);
     for (int i = 0; i < 8; i++) outputs[order[i]] = inputs[i];
-    for (int h = 4; h; h /= 2)
-        for (int i = 0; i < 8; i++)
-            if (!(i & h)) exchange_lanes(&outputs[i], &outputs[i | h], h);
+    transpose(outputs);
     uint32_t *block = c->codes + (word / 2 * (c->k / 8) + octet) * 16;
     for (int64_t i = 0; i < count; i += 2) store_line(block + i * c->k, outputs[i], outputs[i + 1]);
 }
@@ -1192,32 +1174,34 @@ int int4_linear(const Product *call, int threads) {
 //
 // Tiles of cells: products of float32 or bfloat16 numbers, of many rows and of attention.
 
-// sums [rows, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells. `rows` is a constant where it is inlined.
-static inline __attribute__((always_inline)) void multiply_rows(const cell *x, const cell *panel, int64_t count,
-                                                                int rows, float *sums) {
+// sums [rows, WIDTH] += x times panel [count, WIDTH], of cells; cell p of row r is x[r * across + p * along]. Of sums and
+// panel all of WIDTH, or the left half. `rows`, `halves` and where cells stand are constants where it is inlined.
+static inline __attribute__((always_inline)) void multiply_rows(const cell *x, int64_t across, int64_t along,
+                                                                const cell *panel, int64_t count, int rows, int halves,
+                                                                float *sums) {
     floats s[ROWS][2];
 #pragma GCC unroll 12  // else gcc stores the sums in every turn on Arm
     for (int r = 0; r < rows; r++)
-        for (int h = 0; h < 2; h++) s[r][h] = load(sums + r * WIDTH + h * LANES);
-    for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
+        for (int h = 0; h < halves; h++) s[r][h] = load(sums + r * WIDTH + h * LANES);
+    for (int64_t p = 0; p < count; p++, x += along, panel += WIDTH) {
         cells left = load_cells(panel), right = load_cells(panel + LANES);
         for (int r = 0; r < rows; r++) {
-            cells one = broadcast_cell(x[r]);
+            cells one = broadcast_cell(x[r * across]);
             s[r][0] = add_product(s[r][0], one, left);
-            s[r][1] = add_product(s[r][1], one, right);
+            if (halves == 2) s[r][1] = add_product(s[r][1], one, right);
         }
     }
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
-        for (int h = 0; h < 2; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
+        for (int h = 0; h < halves; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
 }
 
-// Of the last rows, which may be fewer than ROWS, half a tile where that is enough.
+// x [count, ROWS]. Of the last rows, which may be fewer than ROWS, half a tile where that is enough.
 static void multiply(const cell *x, const cell *panel, int64_t count, int64_t rows, float *sums) {
     if (rows > ROWS / 2)
-        multiply_rows(x, panel, count, ROWS, sums);
+        multiply_rows(x, 1, ROWS, panel, count, ROWS, 2, sums);
     else
-        multiply_rows(x, panel, count, ROWS / 2, sums);
+        multiply_rows(x, 1, ROWS, panel, count, ROWS / 2, 2, sums);
 }
 
 #ifndef FIXED_TILES
@@ -1444,14 +1428,17 @@ void int4_product(const Product *call, int threads) { run(product_body, call, th
 //
 // Operations on each number or row, which take most of a layer's steps and little of its time.
 
-static inline floats exp_ps(floats x) {  // 2^(power + part), the latter by its Taylor series: good to 2e-7
+// 2^(power + part), the latter by its Taylor series: good to 2e-7. Below e^-87 it is 0, and so are the weights of what is
+// not seen: as the least of numbers they would make sums denormal, which takes some CPUs a hundred times as long.
+static inline floats exp_ps(floats x) {
     static const float c[7] =
         {1, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f, 0.00133335581f, 0.000154035304f};
+    const ints is_some = x > broadcast(-87);
     x = minimum(maximum(x, broadcast(-87)), broadcast(88));
     x = x * broadcast(1.44269504f);
     floats power = round_to_whole(x), part = x - power, y = broadcast(c[6]);
     for (int i = 5; i >= 0; i--) y = fmadd(y, part, broadcast(c[i]));
-    return times_power_of_2(y, power);
+    return (floats)((ints)times_power_of_2(y, power) & is_some);
 }
 
 static inline floats gelu_tanh(floats x) {  // x / (1 + exp(-2 z)), z = sqrt(2 / pi) * (x + 0.044715 x^3)
@@ -1736,9 +1723,10 @@ typedef struct {
     cell *query;                  // [groups, dim / PER_CELL, ROWS]
     cell *panel;                  // [dim / PER_CELL, WIDTH] of keys, or [BLOCK / PER_CELL, WIDTH] of values
     float *scores;                // [groups, BLOCK / WIDTH, ROWS, WIDTH]
-    cell *weights;                // [groups, BLOCK / PER_CELL, ROWS]
+    cell *weights;                // [groups, ROWS, BLOCK / PER_CELL]
     float *sums;                  // [groups, width / WIDTH, ROWS, WIDTH], of weighted values
-    float *most, *total;          // [groups * ROWS], the highest score so far, and the sum of weights
+    float *most;                  // [groups * ROWS], the highest score so far
+    float *total;                 // [groups * ROWS, LANES], sums of weights
     int64_t *first, *end;         // [positions], the keys that each sees
 } Unit;
 
@@ -1765,7 +1753,7 @@ static size_t place_unit(const Attention *c, Unit *u, void *memory) {
     u->weights = take(&at, rows * (BLOCK / PER_CELL) * sizeof(cell));
     u->sums = take(&at, rows * u->width * sizeof(float));
     u->most = take(&at, rows * sizeof(float));
-    u->total = take(&at, rows * sizeof(float));
+    u->total = take(&at, rows * LANES * sizeof(float));
     u->first = take(&at, positions * sizeof(int64_t));
     u->end = take(&at, positions * sizeof(int64_t));
     return at - (uintptr_t)memory;
@@ -1788,7 +1776,7 @@ static void begin_unit(const Place *p, Unit *u) {
         const bf16 *from = row < u->rows ? query_at(p, row) : NULL;
         for (int64_t i = 0; i < count; i++) to[i * ROWS] = from ? cell_of(from + i * PER_CELL) : 0;
         u->most[row] = NOTHING;
-        u->total[row] = 0;
+        store(u->total + row * LANES, broadcast(0));
     }
     __builtin_memset(u->weights, 0, u->groups * ROWS * (BLOCK / PER_CELL) * sizeof(cell));
     __builtin_memset(u->sums, 0, u->groups * ROWS * u->width * sizeof(float));
@@ -1799,19 +1787,36 @@ static void begin_unit(const Place *p, Unit *u) {
     }
 }
 
+// Keys [count, dim], `stride` apart, to a panel [dim / PER_CELL, WIDTH], 0 where there is none: eight by 16 numbers change
+// places in registers.
+static void fill_key_panel(const bf16 *keys, int64_t stride, int64_t count, int64_t dim, cell *panel) {
+    for (int64_t k = 0; k < WIDTH; k += 8)
+        for (int64_t i = 0; i < dim; i += 16) {
+            words pairs[8] = {0};  // of numbers; of a key, then of all eight
+            for (int64_t j = 0; j < 8 && k + j < count; j++) {
+                const bf16 *from = keys + (k + j) * stride + i;
+                if (dim - i >= 16)
+                    __builtin_memcpy(&pairs[j], from, 32);
+                else
+                    __builtin_memcpy(&pairs[j], from, 16);
+            }
+            transpose(pairs);
+            for (int64_t p = 0; p < 8 && i + 2 * p < dim; p++) {
+                cell *to = panel + (i + 2 * p) / PER_CELL * WIDTH + k;
+                const words low = PER_CELL == 2 ? pairs[p] : pairs[p] << 16, high = pairs[p] & 0xFFFF0000;
+                __builtin_memcpy(to, &low, 32);
+                if (PER_CELL == 1) __builtin_memcpy(to + WIDTH, &high, 32);
+            }
+        }
+}
+
 // scores = scaling * q . k of a block of keys, `count` of them.
 static void block_scores(const Place *p, Unit *u, int64_t block, int64_t count) {
     const Attention *c = p->call;
     const bf16 *keys = c->key + p->sequence * c->key_strides[0] + p->kv_head * c->key_strides[1];
     const int64_t cells = c->dim / PER_CELL, stride = c->key_strides[2];
     for (int64_t j = 0; j < count; j += WIDTH) {
-        const int64_t here = count - j < WIDTH ? count - j : WIDTH;
-        const bf16 *key = keys + (block + j) * stride;
-        for (int64_t i = 0; i < cells; i++) {
-            cell *to = u->panel + i * WIDTH;
-            for (int64_t k = 0; k < here; k++) to[k] = cell_of(key + k * stride + i * PER_CELL);
-            for (int64_t k = here; k < WIDTH; k++) to[k] = 0;
-        }
+        fill_key_panel(keys + (block + j) * stride, stride, count - j, c->dim, u->panel);
         for (int64_t g = 0; g < u->groups; g++) {
             float *scores = u->scores + (g * (BLOCK / WIDTH) + j / WIDTH) * ROWS * WIDTH;
             __builtin_memset(scores, 0, ROWS * WIDTH * sizeof(float));
@@ -1841,30 +1846,32 @@ static void weigh_row(const Place *p, Unit *u, int64_t row, int64_t block, int64
             if (block + j < first || block + j >= end || j >= count || (seen && !seen[j])) weights[j] = NOTHING;
     for (int64_t j = 0; j < BLOCK; j += LANES) highest = maximum(highest, load(weights + j));
     const float before = u->most[row], now = maximum_of(highest) > before ? maximum_of(highest) : before;
-    cell *to = u->weights + row / ROWS * (BLOCK / PER_CELL) * ROWS + row % ROWS;
+    cell *to = u->weights + row * (BLOCK / PER_CELL);
     if (now == NOTHING) {
-        for (int64_t j = 0; j < BLOCK / PER_CELL; j++) to[j * ROWS] = 0;
+        __builtin_memset(to, 0, BLOCK / PER_CELL * sizeof(cell));
         return;
     }
-    floats total = broadcast(0), shift = broadcast(now);
-    for (int64_t j = 0; j < BLOCK; j += LANES) {
-        floats weight = exp_ps(load(weights + j) - shift);
-        total = total + weight;
-        store(weights + j, weight);
-    }
-    store_cells(weights, BLOCK, to, ROWS);
+    floats total = load(u->total + row * LANES), shift = broadcast(now);
     if (now > before) {
         float down[LANES];
         store(down, exp_ps(broadcast(before - now)));
         floats factor = broadcast(down[0]);
-        u->total[row] *= down[0];
+        total = total * factor;
         u->most[row] = now;
-        for (int64_t i = 0; i < u->width; i += LANES) {
+        for (int64_t i = 0; i < c->dim; i += LANES) {
             float *sum = sum_at(u, row, i);
             store(sum, load(sum) * factor);
         }
     }
-    u->total[row] += sum_of(total);
+    for (int64_t j = 0; j < BLOCK; j += LANES) {
+        floats weight = exp_ps(load(weights + j) - shift);
+        total = total + weight;
+        if (PER_CELL == 2)
+            store_bf16((bf16 *)to + j, weight);
+        else
+            store((float *)to + j, weight);
+    }
+    store(u->total + row * LANES, total);
 }
 
 // `columns` of the values of a block, all others 0: panel [BLOCK / PER_CELL, WIDTH]
@@ -1883,6 +1890,17 @@ static void fill_value_panel(const bf16 *values, int64_t stride, int64_t count, 
     }
 }
 
+// sums [rows, WIDTH] += weights [rows, BLOCK / PER_CELL] times a panel, the left half of it where no more is in use.
+static void add_values(const cell *weights, const cell *panel, int64_t rows, int64_t columns, float *sums) {
+    enum { CELLS = BLOCK / PER_CELL };
+    if (rows > ROWS / 2 && columns > LANES)
+        multiply_rows(weights, CELLS, 1, panel, CELLS, ROWS, 2, sums);
+    else if (rows > ROWS / 2)
+        multiply_rows(weights, CELLS, 1, panel, CELLS, ROWS, 1, sums);
+    else
+        multiply_rows(weights, CELLS, 1, panel, CELLS, ROWS / 2, 2, sums);
+}
+
 // sums += weights . values of a block of keys.
 static void block_values(const Place *p, Unit *u, int64_t block, int64_t count) {
     const Attention *c = p->call;
@@ -1892,8 +1910,8 @@ static void block_values(const Place *p, Unit *u, int64_t block, int64_t count) 
         const int64_t columns = c->dim - column < WIDTH ? c->dim - column : WIDTH;
         fill_value_panel(values + block * stride + column, stride, count, columns, u->panel);
         for (int64_t g = 0; g < u->groups; g++)
-            multiply(u->weights + g * (BLOCK / PER_CELL) * ROWS, u->panel, BLOCK / PER_CELL, u->rows - g * ROWS,
-                     u->sums + (g * u->width + column) * ROWS);
+            add_values(u->weights + g * ROWS * (BLOCK / PER_CELL), u->panel, u->rows - g * ROWS, columns,
+                       u->sums + (g * u->width + column) * ROWS);
     }
 }
 
@@ -1903,7 +1921,8 @@ static void end_unit(const Place *p, const Unit *u) {
         const int64_t head = p->kv_head * p->group + row / p->positions;
         const int64_t position = p->position + row % p->positions;
         bf16 *out = c->out + ((p->sequence * c->queries + position) * c->heads + head) * c->dim;
-        floats factor = broadcast(u->total[row] > 0 ? 1 / u->total[row] : 0);
+        const float total = sum_of(load(u->total + row * LANES));
+        floats factor = broadcast(total > 0 ? 1 / total : 0);
         for (int64_t i = 0; i < c->dim; i += LANES) {
             bf16 rounded[LANES];
             store_bf16(rounded, load(sum_at(u, row, i)) * factor);

@@ -173,15 +173,6 @@ static inline void store_weights(cell *panel, ints word, floats scale) {
     }
 }
 
-// Numbers, in pairs, `stride` cells apart.
-static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        cell pairs[LANES / 2];
-        store_bf16((bf16 *)pairs, load(x + i));
-        for (int64_t j = 0; j < LANES / 2; j++) to[(i / 2 + j) * stride] = pairs[j];
-    }
-}
-
 // WIDTH columns of PER_CELL rows.
 static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
     for (int half = 0; half < WIDTH; half += LANES) {

@@ -2,32 +2,34 @@
 //
 // Tiles of cells: products of float32 or bfloat16 numbers, of many rows and of attention.
 
-// sums [rows, WIDTH] += x [count, ROWS] times panel [count, WIDTH], of cells. `rows` is a constant where it is inlined.
-static inline __attribute__((always_inline)) void multiply_rows(const cell *x, const cell *panel, int64_t count,
-                                                                int rows, float *sums) {
+// sums [rows, WIDTH] += x times panel [count, WIDTH], of cells; cell p of row r is x[r * across + p * along]. Of sums and
+// panel all of WIDTH, or the left half. `rows`, `halves` and where cells stand are constants where it is inlined.
+static inline __attribute__((always_inline)) void multiply_rows(const cell *x, int64_t across, int64_t along,
+                                                                const cell *panel, int64_t count, int rows, int halves,
+                                                                float *sums) {
     floats s[ROWS][2];
 #pragma GCC unroll 12  // else gcc stores the sums in every turn on Arm
     for (int r = 0; r < rows; r++)
-        for (int h = 0; h < 2; h++) s[r][h] = load(sums + r * WIDTH + h * LANES);
-    for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
+        for (int h = 0; h < halves; h++) s[r][h] = load(sums + r * WIDTH + h * LANES);
+    for (int64_t p = 0; p < count; p++, x += along, panel += WIDTH) {
         cells left = load_cells(panel), right = load_cells(panel + LANES);
         for (int r = 0; r < rows; r++) {
-            cells one = broadcast_cell(x[r]);
+            cells one = broadcast_cell(x[r * across]);
             s[r][0] = add_product(s[r][0], one, left);
-            s[r][1] = add_product(s[r][1], one, right);
+            if (halves == 2) s[r][1] = add_product(s[r][1], one, right);
         }
     }
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
-        for (int h = 0; h < 2; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
+        for (int h = 0; h < halves; h++) store(sums + r * WIDTH + h * LANES, s[r][h]);
 }
 
-// Of the last rows, which may be fewer than ROWS, half a tile where that is enough.
+// x [count, ROWS]. Of the last rows, which may be fewer than ROWS, half a tile where that is enough.
 static void multiply(const cell *x, const cell *panel, int64_t count, int64_t rows, float *sums) {
     if (rows > ROWS / 2)
-        multiply_rows(x, panel, count, ROWS, sums);
+        multiply_rows(x, 1, ROWS, panel, count, ROWS, 2, sums);
     else
-        multiply_rows(x, panel, count, ROWS / 2, sums);
+        multiply_rows(x, 1, ROWS, panel, count, ROWS / 2, 2, sums);
 }
 
 #ifndef FIXED_TILES

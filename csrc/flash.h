@@ -16,9 +16,10 @@ typedef struct {
     cell *query;                  // [groups, dim / PER_CELL, ROWS]
     cell *panel;                  // [dim / PER_CELL, WIDTH] of keys, or [BLOCK / PER_CELL, WIDTH] of values
     float *scores;                // [groups, BLOCK / WIDTH, ROWS, WIDTH]
-    cell *weights;                // [groups, BLOCK / PER_CELL, ROWS]
+    cell *weights;                // [groups, ROWS, BLOCK / PER_CELL]
     float *sums;                  // [groups, width / WIDTH, ROWS, WIDTH], of weighted values
-    float *most, *total;          // [groups * ROWS], the highest score so far, and the sum of weights
+    float *most;                  // [groups * ROWS], the highest score so far
+    float *total;                 // [groups * ROWS, LANES], sums of weights
     int64_t *first, *end;         // [positions], the keys that each sees
 } Unit;
 
@@ -45,7 +46,7 @@ static size_t place_unit(const Attention *c, Unit *u, void *memory) {
     u->weights = take(&at, rows * (BLOCK / PER_CELL) * sizeof(cell));
     u->sums = take(&at, rows * u->width * sizeof(float));
     u->most = take(&at, rows * sizeof(float));
-    u->total = take(&at, rows * sizeof(float));
+    u->total = take(&at, rows * LANES * sizeof(float));
     u->first = take(&at, positions * sizeof(int64_t));
     u->end = take(&at, positions * sizeof(int64_t));
     return at - (uintptr_t)memory;
@@ -68,7 +69,7 @@ static void begin_unit(const Place *p, Unit *u) {
         const bf16 *from = row < u->rows ? query_at(p, row) : NULL;
         for (int64_t i = 0; i < count; i++) to[i * ROWS] = from ? cell_of(from + i * PER_CELL) : 0;
         u->most[row] = NOTHING;
-        u->total[row] = 0;
+        store(u->total + row * LANES, broadcast(0));
     }
     __builtin_memset(u->weights, 0, u->groups * ROWS * (BLOCK / PER_CELL) * sizeof(cell));
     __builtin_memset(u->sums, 0, u->groups * ROWS * u->width * sizeof(float));
@@ -79,19 +80,36 @@ static void begin_unit(const Place *p, Unit *u) {
     }
 }
 
+// Keys [count, dim], `stride` apart, to a panel [dim / PER_CELL, WIDTH], 0 where there is none: eight by 16 numbers change
+// places in registers.
+static void fill_key_panel(const bf16 *keys, int64_t stride, int64_t count, int64_t dim, cell *panel) {
+    for (int64_t k = 0; k < WIDTH; k += 8)
+        for (int64_t i = 0; i < dim; i += 16) {
+            words pairs[8] = {0};  // of numbers; of a key, then of all eight
+            for (int64_t j = 0; j < 8 && k + j < count; j++) {
+                const bf16 *from = keys + (k + j) * stride + i;
+                if (dim - i >= 16)
+                    __builtin_memcpy(&pairs[j], from, 32);
+                else
+                    __builtin_memcpy(&pairs[j], from, 16);
+            }
+            transpose(pairs);
+            for (int64_t p = 0; p < 8 && i + 2 * p < dim; p++) {
+                cell *to = panel + (i + 2 * p) / PER_CELL * WIDTH + k;
+                const words low = PER_CELL == 2 ? pairs[p] : pairs[p] << 16, high = pairs[p] & 0xFFFF0000;
+                __builtin_memcpy(to, &low, 32);
+                if (PER_CELL == 1) __builtin_memcpy(to + WIDTH, &high, 32);
+            }
+        }
+}
+
 // scores = scaling * q . k of a block of keys, `count` of them.
 static void block_scores(const Place *p, Unit *u, int64_t block, int64_t count) {
     const Attention *c = p->call;
     const bf16 *keys = c->key + p->sequence * c->key_strides[0] + p->kv_head * c->key_strides[1];
     const int64_t cells = c->dim / PER_CELL, stride = c->key_strides[2];
     for (int64_t j = 0; j < count; j += WIDTH) {
-        const int64_t here = count - j < WIDTH ? count - j : WIDTH;
-        const bf16 *key = keys + (block + j) * stride;
-        for (int64_t i = 0; i < cells; i++) {
-            cell *to = u->panel + i * WIDTH;
-            for (int64_t k = 0; k < here; k++) to[k] = cell_of(key + k * stride + i * PER_CELL);
-            for (int64_t k = here; k < WIDTH; k++) to[k] = 0;
-        }
+        fill_key_panel(keys + (block + j) * stride, stride, count - j, c->dim, u->panel);
         for (int64_t g = 0; g < u->groups; g++) {
             float *scores = u->scores + (g * (BLOCK / WIDTH) + j / WIDTH) * ROWS * WIDTH;
             __builtin_memset(scores, 0, ROWS * WIDTH * sizeof(float));
@@ -121,30 +139,32 @@ static void weigh_row(const Place *p, Unit *u, int64_t row, int64_t block, int64
             if (block + j < first || block + j >= end || j >= count || (seen && !seen[j])) weights[j] = NOTHING;
     for (int64_t j = 0; j < BLOCK; j += LANES) highest = maximum(highest, load(weights + j));
     const float before = u->most[row], now = maximum_of(highest) > before ? maximum_of(highest) : before;
-    cell *to = u->weights + row / ROWS * (BLOCK / PER_CELL) * ROWS + row % ROWS;
+    cell *to = u->weights + row * (BLOCK / PER_CELL);
     if (now == NOTHING) {
-        for (int64_t j = 0; j < BLOCK / PER_CELL; j++) to[j * ROWS] = 0;
+        __builtin_memset(to, 0, BLOCK / PER_CELL * sizeof(cell));
         return;
     }
-    floats total = broadcast(0), shift = broadcast(now);
-    for (int64_t j = 0; j < BLOCK; j += LANES) {
-        floats weight = exp_ps(load(weights + j) - shift);
-        total = total + weight;
-        store(weights + j, weight);
-    }
-    store_cells(weights, BLOCK, to, ROWS);
+    floats total = load(u->total + row * LANES), shift = broadcast(now);
     if (now > before) {
         float down[LANES];
         store(down, exp_ps(broadcast(before - now)));
         floats factor = broadcast(down[0]);
-        u->total[row] *= down[0];
+        total = total * factor;
         u->most[row] = now;
-        for (int64_t i = 0; i < u->width; i += LANES) {
+        for (int64_t i = 0; i < c->dim; i += LANES) {
             float *sum = sum_at(u, row, i);
             store(sum, load(sum) * factor);
         }
     }
-    u->total[row] += sum_of(total);
+    for (int64_t j = 0; j < BLOCK; j += LANES) {
+        floats weight = exp_ps(load(weights + j) - shift);
+        total = total + weight;
+        if (PER_CELL == 2)
+            store_bf16((bf16 *)to + j, weight);
+        else
+            store((float *)to + j, weight);
+    }
+    store(u->total + row * LANES, total);
 }
 
 // `columns` of the values of a block, all others 0: panel [BLOCK / PER_CELL, WIDTH]
@@ -163,6 +183,17 @@ static void fill_value_panel(const bf16 *values, int64_t stride, int64_t count, 
     }
 }
 
+// sums [rows, WIDTH] += weights [rows, BLOCK / PER_CELL] times a panel, the left half of it where no more is in use.
+static void add_values(const cell *weights, const cell *panel, int64_t rows, int64_t columns, float *sums) {
+    enum { CELLS = BLOCK / PER_CELL };
+    if (rows > ROWS / 2 && columns > LANES)
+        multiply_rows(weights, CELLS, 1, panel, CELLS, ROWS, 2, sums);
+    else if (rows > ROWS / 2)
+        multiply_rows(weights, CELLS, 1, panel, CELLS, ROWS, 1, sums);
+    else
+        multiply_rows(weights, CELLS, 1, panel, CELLS, ROWS / 2, 2, sums);
+}
+
 // sums += weights . values of a block of keys.
 static void block_values(const Place *p, Unit *u, int64_t block, int64_t count) {
     const Attention *c = p->call;
@@ -172,8 +203,8 @@ static void block_values(const Place *p, Unit *u, int64_t block, int64_t count) 
         const int64_t columns = c->dim - column < WIDTH ? c->dim - column : WIDTH;
         fill_value_panel(values + block * stride + column, stride, count, columns, u->panel);
         for (int64_t g = 0; g < u->groups; g++)
-            multiply(u->weights + g * (BLOCK / PER_CELL) * ROWS, u->panel, BLOCK / PER_CELL, u->rows - g * ROWS,
-                     u->sums + (g * u->width + column) * ROWS);
+            add_values(u->weights + g * ROWS * (BLOCK / PER_CELL), u->panel, u->rows - g * ROWS, columns,
+                       u->sums + (g * u->width + column) * ROWS);
     }
 }
 
@@ -183,7 +214,8 @@ static void end_unit(const Place *p, const Unit *u) {
         const int64_t head = p->kv_head * p->group + row / p->positions;
         const int64_t position = p->position + row % p->positions;
         bf16 *out = c->out + ((p->sequence * c->queries + position) * c->heads + head) * c->dim;
-        floats factor = broadcast(u->total[row] > 0 ? 1 / u->total[row] : 0);
+        const float total = sum_of(load(u->total + row * LANES));
+        floats factor = broadcast(total > 0 ? 1 / total : 0);
         for (int64_t i = 0; i < c->dim; i += LANES) {
             bf16 rounded[LANES];
             store_bf16(rounded, load(sum_at(u, row, i)) * factor);

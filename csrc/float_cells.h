@@ -16,11 +16,6 @@ static inline void store_weights(cell *panel, ints word, floats scale) {
     for (int i = 0; i < 8; i++) store(panel + i * WIDTH, codes_of(word, i) * scale);
 }
 
-// Numbers, `stride` cells apart.
-static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
-    for (int64_t i = 0; i < count; i++) to[i * stride] = x[i];
-}
-
 // WIDTH columns of PER_CELL rows.
 static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
     (void)next;

@@ -12,7 +12,7 @@
 //   AT_ONCE, STREAMS, dot        few rows: how many `dot` takes, or of one row how many blocks of outputs; the products
 //   BF16_CELLS                   many rows, scores: that a lane multiplies two bfloat16 at once; else float_cells.h has
 //     cell ... store_weights     what a lane multiplies at once, and codes made into it
-//     store_cells, store_cells_of_rows    numbers, and columns, made into cells
+//     store_cells_of_rows        columns made into cells
 //   ROWS                         many rows: how many a register tile has
 //   FIXED_TILES                  many rows: that tiles are in fixed point, multiplied by the codes; else they are cells
 //     store_words ... add_pairs  what these want beside the above

@@ -72,7 +72,14 @@ static inline void exchange_lanes(words *a, words *b, int h) {
     if (h == 1) *a = SHUFFLE(x, y, 0, 8, 2, 10, 4, 12, 6, 14), *b = SHUFFLE(x, y, 1, 9, 3, 11, 5, 13, 7, 15);
 }
 
-// The same of the nibbles of every lane.
+// x[i][j] and x[j][i] change places.
+static inline void transpose(words x[8]) {
+    for (int h = 4; h; h /= 2)
+        for (int i = 0; i < 8; i++)
+            if (!(i & h)) exchange_lanes(&x[i], &x[i | h], h);
+}
+
+// As `exchange_lanes`, of the nibbles of every lane.
 static inline void exchange_nibbles(words *a, words *b, int h) {
     const uint32_t low = h == 4 ? 0x0000FFFF : h == 2 ? 0x00FF00FF : 0x0F0F0F0F;
     const words change = (*a >> 4 * h ^ *b) & low;
@@ -102,9 +109,7 @@ static inline void pack_octet(const PackAwq *c, int64_t octet, int64_t word, int
         for (int i = 0; i < 8; i++)
             if (!(i & h)) exchange_nibbles(&inputs[i], &inputs[i | h], h);
     for (int i = 0; i < 8; i++) outputs[order[i]] = inputs[i];
-    for (int h = 4; h; h /= 2)
-        for (int i = 0; i < 8; i++)
-            if (!(i & h)) exchange_lanes(&outputs[i], &outputs[i | h], h);
+    transpose(outputs);
     uint32_t *block = c->codes + (word / 2 * (c->k / 8) + octet) * 16;
     for (int64_t i = 0; i < count; i += 2) store_line(block + i * c->k, outputs[i], outputs[i + 1]);
 }

@@ -280,15 +280,6 @@ static inline void store_weights(cell *panel, ints word, floats scale) {
     }
 }
 
-// Numbers, in pairs, `stride` cells apart.
-static inline void store_cells(const float *x, int64_t count, cell *to, int64_t stride) {
-    for (int64_t i = 0; i < count; i += WIDTH) {
-        cell pairs[WIDTH / 2];
-        store_two_bf16((bf16 *)pairs, load(x + i), load(x + i + LANES));
-        for (int64_t j = 0; j < WIDTH / 2; j++) to[(i / 2 + j) * stride] = pairs[j];
-    }
-}
-
 // WIDTH columns of PER_CELL rows.
 static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 *next) {
     const uint16x8x2_t both = {{vld1q_u16(row), vld1q_u16(next)}};  // of its own: vst2q_u16 may be a macro

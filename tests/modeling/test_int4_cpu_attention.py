@@ -69,6 +69,16 @@ def test_scores_far_apart_and_views(kernel):
     assert_close(kernel.attend(*inputs, rule, 1.0), *inputs, rule.dense(), 1.0)
 
 
+def test_what_is_not_seen_has_no_weight_at_all(kernel):
+    """The least of weights would show with the largest of values, and with small ones make sums denormal, hence slow."""
+    query, key, value = random_inputs(1, 70, 300, size=64, dtype=torch.bfloat16)
+    end = torch.arange(231, 301, dtype=torch.int32)[None]
+    rule = Rule((end - 200).clamp(min=0), end, None, start=0, offset=0, key_count=300)
+    expected = kernel.attend(query, key, value, rule, 0.1)
+    value[:, :, :66] = torch.finfo(torch.bfloat16).max
+    assert torch.equal(kernel.attend(query, key, value, rule, 0.1)[:, 35:], expected[:, 35:])
+
+
 def test_what_it_cannot_compute_it_is_not_asked_for(kernel):
     inputs = random_inputs(1, 8, 8, size=64, dtype=torch.bfloat16)
     assert kernel.why_not(*inputs, None) is None

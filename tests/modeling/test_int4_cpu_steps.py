@@ -100,6 +100,21 @@ def test_a_cache_that_keeps_more_than_the_window_is_masked(model, direct, monkey
     assert (found - expected).norm() / expected.norm() < 0.02
 
 
+@torch.no_grad()
+def test_what_a_step_does_not_see_has_no_weight_at_all(model):
+    """The least of weights would show with the largest of values."""
+    logits = []
+    for beyond in (0, torch.finfo(torch.bfloat16).max):
+        cache = DynamicCache()  # which keeps what is beyond the window of 16
+        model(IDS, past_key_values=cache)
+        windows = [i for i, kind in enumerate(model.config.layer_types) if kind == "sliding_attention"]
+        assert windows
+        for i in windows:
+            cache.layers[i].values[:, :, :20] = beyond
+        logits.append(model(torch.tensor([[NEXT[0]]]), past_key_values=cache).logits)
+    assert torch.equal(*logits)
+
+
 def test_who_asks_for_more_gets_it(model, direct, monkeypatch):
     seen = []
     expected = steps(model)
