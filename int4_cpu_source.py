@@ -1174,8 +1174,8 @@ int int4_linear(const Product *call, int threads) {
 //
 // Tiles of cells: products of float32 or bfloat16 numbers, of many rows and of attention.
 
-// sums [rows, WIDTH] += x times panel [count, WIDTH], of cells; cell p of row r is x[r * across + p * along]. Of sums and
-// panel all of WIDTH, or the left half. `rows`, `halves` and where cells stand are constants where it is inlined.
+// sums [rows, WIDTH] += x times panel [count, WIDTH], of cells; cell p of row r is x[r * across + p * along]. Of WIDTH
+// both halves, or the left one. `rows`, `halves` and where cells stand are constants where it is inlined.
 static inline __attribute__((always_inline)) void multiply_rows(const cell *x, int64_t across, int64_t along,
                                                                 const cell *panel, int64_t count, int rows, int halves,
                                                                 float *sums) {
@@ -1428,8 +1428,8 @@ void int4_product(const Product *call, int threads) { run(product_body, call, th
 //
 // Operations on each number or row, which take most of a layer's steps and little of its time.
 
-// 2^(power + part), the latter by its Taylor series: good to 2e-7. Below e^-87 it is 0, and so are the weights of what is
-// not seen: as the least of numbers they would make sums denormal, which takes some CPUs a hundred times as long.
+// 2^(power + part), the latter by its Taylor series: good to 2e-7. Below e^-87 it is 0, and so are the weights of what
+// is not seen: as the least of numbers they would make sums denormal, which takes some CPUs a hundred times as long.
 static inline floats exp_ps(floats x) {
     static const float c[7] =
         {1, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f, 0.00133335581f, 0.000154035304f};
@@ -1787,8 +1787,8 @@ static void begin_unit(const Place *p, Unit *u) {
     }
 }
 
-// Keys [count, dim], `stride` apart, to a panel [dim / PER_CELL, WIDTH], 0 where there is none: eight by 16 numbers change
-// places in registers.
+// Keys [count, dim], `stride` apart, to a panel [dim / PER_CELL, WIDTH], 0 where there is none: eight by 16 numbers
+// change places in registers.
 static void fill_key_panel(const bf16 *keys, int64_t stride, int64_t count, int64_t dim, cell *panel) {
     for (int64_t k = 0; k < WIDTH; k += 8)
         for (int64_t i = 0; i < dim; i += 16) {

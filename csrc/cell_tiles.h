@@ -2,8 +2,8 @@
 //
 // Tiles of cells: products of float32 or bfloat16 numbers, of many rows and of attention.
 
-// sums [rows, WIDTH] += x times panel [count, WIDTH], of cells; cell p of row r is x[r * across + p * along]. Of sums and
-// panel all of WIDTH, or the left half. `rows`, `halves` and where cells stand are constants where it is inlined.
+// sums [rows, WIDTH] += x times panel [count, WIDTH], of cells; cell p of row r is x[r * across + p * along]. Of WIDTH
+// both halves, or the left one. `rows`, `halves` and where cells stand are constants where it is inlined.
 static inline __attribute__((always_inline)) void multiply_rows(const cell *x, int64_t across, int64_t along,
                                                                 const cell *panel, int64_t count, int rows, int halves,
                                                                 float *sums) {

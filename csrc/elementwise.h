@@ -2,8 +2,8 @@
 //
 // Operations on each number or row, which take most of a layer's steps and little of its time.
 
-// 2^(power + part), the latter by its Taylor series: good to 2e-7. Below e^-87 it is 0, and so are the weights of what is
-// not seen: as the least of numbers they would make sums denormal, which takes some CPUs a hundred times as long.
+// 2^(power + part), the latter by its Taylor series: good to 2e-7. Below e^-87 it is 0, and so are the weights of what
+// is not seen: as the least of numbers they would make sums denormal, which takes some CPUs a hundred times as long.
 static inline floats exp_ps(floats x) {
     static const float c[7] =
         {1, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f, 0.00133335581f, 0.000154035304f};

@@ -80,8 +80,8 @@ static void begin_unit(const Place *p, Unit *u) {
     }
 }
 
-// Keys [count, dim], `stride` apart, to a panel [dim / PER_CELL, WIDTH], 0 where there is none: eight by 16 numbers change
-// places in registers.
+// Keys [count, dim], `stride` apart, to a panel [dim / PER_CELL, WIDTH], 0 where there is none: eight by 16 numbers
+// change places in registers.
 static void fill_key_panel(const bf16 *keys, int64_t stride, int64_t count, int64_t dim, cell *panel) {
     for (int64_t k = 0; k < WIDTH; k += 8)
         for (int64_t i = 0; i < dim; i += 16) {

@@ -70,7 +70,7 @@ def test_scores_far_apart_and_views(kernel):
 
 
 def test_what_is_not_seen_has_no_weight_at_all(kernel):
-    """The least of weights would show with the largest of values, and with small ones make sums denormal, hence slow."""
+    """The least of weights would show with the largest of values; with small ones sums would be denormal, and slow."""
     query, key, value = random_inputs(1, 70, 300, size=64, dtype=torch.bfloat16)
     end = torch.arange(231, 301, dtype=torch.int32)[None]
     rule = Rule((end - 200).clamp(min=0), end, None, start=0, offset=0, key_count=300)
