@@ -41,13 +41,17 @@ class Unavailable(Exception):
     """Why the kernels cannot be had on this machine."""
 
 
-def compiler_flags() -> list[str]:
-    """What to compile SOURCE with for this CPU.
+class _Refused(Unavailable):
+    """What a compiler says that ends with an error."""
+
+
+def compiler_flags(name: str | None = None) -> list[str]:
+    """What to compile SOURCE with for an instruction set, or for the best that this CPU has.
 
     Raises:
         Unavailable: The kernels know no instruction set of this CPU.
     """
-    name, features = cpu().instruction_set, cpu().features
+    name, features = name or cpu().instruction_set, cpu().features
     if name is None:
         missing = [feature for feature in INSTRUCTION_SETS["AVX2"] if feature not in features]
         raise Unavailable(f"this CPU lacks {', '.join(missing)}" if features else "they are for Linux on x86 and Arm")
@@ -77,11 +81,35 @@ def build() -> ctypes.CDLL:
         OSError: What was compiled cannot be loaded, or there is not even a temporary folder.
         subprocess.SubprocessError: The compiler does not answer.
     """
-    flags, compiler = compiler_flags(), _compiler()
+    best = compiler_flags()
+    compiler = _compiler()
     _check_choice()
     _show_openmp()
-    command = [*compiler, *flags]
-    key = _key(command, _run([*compiler, "--version"], timeout=60).stdout)
+    version = _run([*compiler, "--version"], timeout=60).stdout
+    try:
+        return _built([*compiler, *best], version)
+    except _Refused as error:
+        for name in _lesser_sets():
+            with contextlib.suppress(_Refused):
+                library = _built([*compiler, *compiler_flags(name)], version)
+                logger.warning(
+                    f"int4 CPU kernels are compiled for {name}, less than this CPU has, and slower: for "
+                    f"{cpu().instruction_set} {error}"
+                )
+                return library
+        raise
+
+
+def _lesser_sets() -> list[str]:
+    """What else the CPU has: a compiler may be older than the best of it."""
+    names = list(INSTRUCTION_SETS)
+    lesser = names[names.index(cpu().instruction_set) + 1 :]
+    return [name for name in lesser if cpu().features.issuperset(INSTRUCTION_SETS[name])]
+
+
+def _built(command: list[str], version: str) -> ctypes.CDLL:
+    """What a command compiles, from the cache or into it. `version` is what the compiler says of itself."""
+    key = _key(command, version)
     try:
         folder = cache_folder("kernels")
         if (library := _found(folder, key)) is not None:
@@ -137,7 +165,7 @@ def _run(command: list[str], timeout: int, source: str = "") -> subprocess.Compl
     except OSError as error:
         raise Unavailable(f"the C compiler does not run: {error}") from error
     if run.returncode:
-        raise Unavailable(f"{shlex.join(command)} failed ({run.returncode}): {run.stderr.strip()[-500:]}")
+        raise _Refused(f"{shlex.join(command)} failed ({run.returncode}): {run.stderr.strip()[-500:]}")
     return run
 
 

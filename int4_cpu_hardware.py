@@ -27,11 +27,16 @@ INSTRUCTION_SETS = {
     "AVX512_BF16": (*AVX512, "avx512_vnni", "avx512_bf16"),
     "AVX512_VNNI": (*AVX512, "avx512_vnni"),
     "AVX512": AVX512,
+    "AVX2_VNNI": ("avx2", "fma", "f16c", "avx_vnni"),
     "AVX2": ("avx2", "fma", "f16c"),
     "NEON_BF16": ("asimd", "asimddp", "i8mm", "bf16"),
     "NEON_DOTPROD": ("asimd", "asimddp"),
     "NEON": ("asimd",),
 }
+
+# Rows of activations up to which the kernel for few beats the one for many, where that is not 16, or with AMX 24; Arm's
+# are counted instructions, AVX2_VNNI's measured on AVX512's forms of the same ones.
+NATIVE_ROWS = {"AVX512_VNNI": 13, "AVX512": 10, "AVX2_VNNI": 5, "AVX2": 10, "NEON": 5, "NEON_BF16": 11}
 
 # Where Linux tells of them on 64-bit Arm: a word of the auxiliary vector, and its bit (asm/hwcap.h).
 AT_HWCAP, AT_HWCAP2 = 16, 26
@@ -99,10 +104,7 @@ class Cpu:
             amx=amx,
             bf16_gemm=_has_bf16_gemm(features),
             aten_layout=_find_aten_layout(),
-            # Arm's numbers are counted instructions
-            native_rows={"AVX512_VNNI": 13, "AVX512": 10, "AVX2": 10, "NEON": 5, "NEON_BF16": 11}.get(
-                name, 24 if amx else 16
-            ),
+            native_rows=NATIVE_ROWS.get(name, 24 if amx else 16),
             aten_rows=256 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 8,
             given=given_cpus(),
         )

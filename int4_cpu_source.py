@@ -20,7 +20,7 @@ SOURCE = r"""
 //     store_cells_of_rows        columns made into cells
 //   ROWS                         many rows: how many a register tile has
 //   FIXED_TILES                  many rows: that tiles are in fixed point, multiplied by the codes; else they are cells
-//     store_words ... add_pairs  what these want beside the above
+//     store_pairs, add_pairs     what these want beside the above
 
 #line 1 "csrc/interface.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -59,8 +59,8 @@ typedef struct {
 // Few rows: activations in fixed point (base.h), exact integer dot products of groups, scaled and summed in float32.
 int int4_linear(const Product *call, int threads);
 
-// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32; with AVX512_VNNI and
-// no BF16 as int4_linear, to the bit.
+// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32; with VNNI and no BF16
+// as int4_linear, to the bit.
 void int4_product(const Product *call, int threads);
 
 // Outputs first .. first + count, multiples of 32, as bfloat16 columns.
@@ -423,17 +423,9 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 
 #define FIXED_TILES
 
-static inline void store_words(int32_t *p, ints x) { _mm512_storeu_si512(p, (__m512i)x); }
-static inline ints broadcast_word(int32_t x) { return (ints)_mm512_set1_epi32(x); }
-
 // The low 16 bits of x, which then stand in pairs.
 static inline void store_pairs(int32_t *p, ints x) {
     _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16((__m512i)x));
-}
-
-static inline ints less_8(ints pairs) {
-    typedef int16_t halves __attribute__((vector_size(64)));
-    return (ints)((halves)pairs - 8);
 }
 
 // sum + products of 16-bit numbers, two to a lane.
@@ -447,11 +439,11 @@ static inline ints add_pairs(ints sum, ints x, ints y) {
 
 #endif
 #line 25 "csrc/int4.c"
-#elif defined(AVX2)
+#elif defined(AVX2_VNNI) || defined(AVX2)
 #line 1 "csrc/avx2.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
-// AVX2, FMA and F16C: vectors of 8 numbers.
+// AVX2, FMA and F16C: vectors of 8 numbers; with 16-bit dot products (AVX_VNNI) where the CPU has them.
 
 #include <immintrin.h>
 
@@ -617,6 +609,25 @@ static inline void dot(const Matrix *w, int64_t block, int64_t apart, int blocks
 
 // Many rows: the sums of ROWS rows take three quarters of the registers.
 enum { ROWS = 6 };
+
+#ifdef AVX2_VNNI
+
+#define FIXED_TILES
+
+// The low 16 bits of x, which then stand in pairs.
+static inline void store_pairs(int32_t *p, ints x) {
+    const __m256i all = (__m256i)x;
+    _mm_storeu_si128((void *)p, _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+}
+
+// sum + products of 16-bit numbers, two to a lane.
+static inline ints add_pairs(ints sum, ints x, ints y) {
+    sum = (ints)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)y);
+    __asm__("" : "+x"(sum));  // else gcc keeps the sums of a tile in memory
+    return sum;
+}
+
+#endif
 #line 27 "csrc/int4.c"
 #elif defined(__ARM_NEON)
 #line 1 "csrc/neon.h"
@@ -1248,9 +1259,11 @@ static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t co
 #line 1 "csrc/fixed_tiles.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
-// Tiles in fixed point, where a lane multiplies two 16-bit integers at once, twice as many as floats: the arithmetic of
-// few_rows.h, to the bit. Of a group's numbers the upper 16 bits are multiplied, and the low byte where one of the
-// tile's rows has any.
+// Many rows: tiles in fixed point, where a lane multiplies two 16-bit integers at once, twice as many as floats: the
+// arithmetic of few_rows.h, to the bit. Of a group's numbers the upper 16 bits are multiplied, and the low byte where
+// one of the tile's rows has any.
+
+typedef int16_t halves __attribute__((vector_size(sizeof(ints))));
 
 enum { PANEL = 256, PAIRS = 32 / 2 };  // inputs to a panel; pairs of inputs to a group
 
@@ -1284,7 +1297,8 @@ static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t coun
             const ints word = load_words(words_at(w, output, k0 / 8 + octet));
             for (int i = 0; i < 4; i++) {
                 const ints pair = word >> 8 * i, codes = (pair & 0xF) | (pair & 0xF0) << 12;
-                store_words(panel->codes + (octet * 4 + i) * WIDTH + half * LANES, less_8(codes));
+                const ints less_8 = (ints)((halves)codes - 8);
+                __builtin_memcpy(panel->codes + (octet * 4 + i) * WIDTH + half * LANES, &less_8, sizeof less_8);
             }
         }
     }
@@ -1332,7 +1346,7 @@ static inline __attribute__((always_inline)) void add_products(const int32_t *x,
     for (int i = 0; i < PAIRS; i++, x += ROWS, codes += WIDTH) {
         const ints left = load_words((const uint32_t *)codes), right = load_words((const uint32_t *)codes + LANES);
         for (int r = 0; r < rows; r++) {
-            const ints pair = broadcast_word(x[r]);
+            const ints pair = x[r] - (ints){0};  // in each lane
             totals[r][0] = add_pairs(totals[r][0], pair, left);
             totals[r][1] = add_pairs(totals[r][1], pair, right);
         }

@@ -1,6 +1,6 @@
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
-// AVX2, FMA and F16C: vectors of 8 numbers.
+// AVX2, FMA and F16C: vectors of 8 numbers; with 16-bit dot products (AVX_VNNI) where the CPU has them.
 
 #include <immintrin.h>
 
@@ -166,3 +166,22 @@ static inline void dot(const Matrix *w, int64_t block, int64_t apart, int blocks
 
 // Many rows: the sums of ROWS rows take three quarters of the registers.
 enum { ROWS = 6 };
+
+#ifdef AVX2_VNNI
+
+#define FIXED_TILES
+
+// The low 16 bits of x, which then stand in pairs.
+static inline void store_pairs(int32_t *p, ints x) {
+    const __m256i all = (__m256i)x;
+    _mm_storeu_si128((void *)p, _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+}
+
+// sum + products of 16-bit numbers, two to a lane.
+static inline ints add_pairs(ints sum, ints x, ints y) {
+    sum = (ints)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)y);
+    __asm__("" : "+x"(sum));  // else gcc keeps the sums of a tile in memory
+    return sum;
+}
+
+#endif

@@ -188,17 +188,9 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 
 #define FIXED_TILES
 
-static inline void store_words(int32_t *p, ints x) { _mm512_storeu_si512(p, (__m512i)x); }
-static inline ints broadcast_word(int32_t x) { return (ints)_mm512_set1_epi32(x); }
-
 // The low 16 bits of x, which then stand in pairs.
 static inline void store_pairs(int32_t *p, ints x) {
     _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16((__m512i)x));
-}
-
-static inline ints less_8(ints pairs) {
-    typedef int16_t halves __attribute__((vector_size(64)));
-    return (ints)((halves)pairs - 8);
 }
 
 // sum + products of 16-bit numbers, two to a lane.

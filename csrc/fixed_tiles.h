@@ -1,8 +1,10 @@
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
-// Tiles in fixed point, where a lane multiplies two 16-bit integers at once, twice as many as floats: the arithmetic of
-// few_rows.h, to the bit. Of a group's numbers the upper 16 bits are multiplied, and the low byte where one of the
-// tile's rows has any.
+// Many rows: tiles in fixed point, where a lane multiplies two 16-bit integers at once, twice as many as floats: the
+// arithmetic of few_rows.h, to the bit. Of a group's numbers the upper 16 bits are multiplied, and the low byte where
+// one of the tile's rows has any.
+
+typedef int16_t halves __attribute__((vector_size(sizeof(ints))));
 
 enum { PANEL = 256, PAIRS = 32 / 2 };  // inputs to a panel; pairs of inputs to a group
 
@@ -36,7 +38,8 @@ static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t coun
             const ints word = load_words(words_at(w, output, k0 / 8 + octet));
             for (int i = 0; i < 4; i++) {
                 const ints pair = word >> 8 * i, codes = (pair & 0xF) | (pair & 0xF0) << 12;
-                store_words(panel->codes + (octet * 4 + i) * WIDTH + half * LANES, less_8(codes));
+                const ints less_8 = (ints)((halves)codes - 8);
+                __builtin_memcpy(panel->codes + (octet * 4 + i) * WIDTH + half * LANES, &less_8, sizeof less_8);
             }
         }
     }
@@ -84,7 +87,7 @@ static inline __attribute__((always_inline)) void add_products(const int32_t *x,
     for (int i = 0; i < PAIRS; i++, x += ROWS, codes += WIDTH) {
         const ints left = load_words((const uint32_t *)codes), right = load_words((const uint32_t *)codes + LANES);
         for (int r = 0; r < rows; r++) {
-            const ints pair = broadcast_word(x[r]);
+            const ints pair = x[r] - (ints){0};  // in each lane
             totals[r][0] = add_pairs(totals[r][0], pair, left);
             totals[r][1] = add_pairs(totals[r][1], pair, right);
         }

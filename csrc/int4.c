@@ -15,14 +15,14 @@
 //     store_cells_of_rows        columns made into cells
 //   ROWS                         many rows: how many a register tile has
 //   FIXED_TILES                  many rows: that tiles are in fixed point, multiplied by the codes; else they are cells
-//     store_words ... add_pairs  what these want beside the above
+//     store_pairs, add_pairs     what these want beside the above
 
 #include "interface.h"
 #include "base.h"
 
 #if defined(AVX512_BF16) || defined(AVX512_VNNI) || defined(AVX512)
 #include "avx512.h"
-#elif defined(AVX2)
+#elif defined(AVX2_VNNI) || defined(AVX2)
 #include "avx2.h"
 #elif defined(__ARM_NEON)
 #include "neon.h"

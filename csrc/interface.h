@@ -34,8 +34,8 @@ typedef struct {
 // Few rows: activations in fixed point (base.h), exact integer dot products of groups, scaled and summed in float32.
 int int4_linear(const Product *call, int threads);
 
-// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32; with AVX512_VNNI and
-// no BF16 as int4_linear, to the bit.
+// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32; with VNNI and no BF16
+// as int4_linear, to the bit.
 void int4_product(const Product *call, int threads);
 
 // Outputs first .. first + count, multiples of 32, as bfloat16 columns.

@@ -74,6 +74,7 @@ CASES = [
     Case(NativeCpu, "AVX512_BF16", cpu={"amx": True, "native_rows": 24}, exact_rows=24),
     Case(NativeCpu, "AVX512_VNNI", cpu={"amx": False}, exact_rows=1 << 10),
     Case(NativeCpu, "AVX512", cpu={"amx": False}, exact_rows=1 << 10),
+    Case(NativeCpu, "AVX2_VNNI", cpu={"amx": False}, exact_rows=1 << 10),
     Case(NativeCpu, "AVX2", cpu={"amx": False}, exact_rows=1 << 10),
     Case(NativeCpu, "AVX2", cpu={"amx": True}, exact_rows=1),
     Case(NativeCpu, "NEON_BF16", exact_rows=11),

@@ -24,6 +24,10 @@ KNOWN_CPU = cpu().instruction_set is not None
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None or not KNOWN_CPU, reason="no C compiler or no AVX2 here")
 
 
+def known_sets() -> list[str]:
+    return [name for name, needed in INSTRUCTION_SETS.items() if cpu().features.issuperset(needed)]
+
+
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path, caplog):
     """`library` not yet called, with an empty cache; compiling is quick; warnings are in caplog."""
@@ -94,6 +98,28 @@ def test_a_useless_compiler_is_one_warning(compiler, said, monkeypatch, caplog):
 
 
 @needs_compiler
+@pytest.mark.skipif(len(known_sets()) < 2, reason="the kernels know one instruction set of this CPU")
+def test_a_compiler_older_than_the_cpu_makes_what_it_can(monkeypatch, caplog, tmp_path):
+    """It refuses the options of the best set that are not of the next one too."""
+    best, following = known_sets()[:2]
+    news = set(int4_cpu_build.compiler_flags(best)) - set(int4_cpu_build.compiler_flags(following))
+    old = tmp_path / "old-cc"
+    patterns = "|".join(flag for flag in news if flag.startswith("-m"))
+    old.write_text(
+        f'#!/bin/sh\nfor word; do case $word in {patterns}) echo "no $word" >&2; exit 1;; esac; done\nexec cc "$@"\n'
+    )
+    old.chmod(0o755)
+    monkeypatch.setenv("CC", str(old))
+    for _ in range(2):  # compiled, and found
+        assert_works(load_again())
+    assert len(warnings(caplog)) == 2
+    for warning in warnings(caplog):
+        assert f"compiled for {following}, less than this CPU has" in warning
+        assert f"for {best} " in warning
+        assert "no -m" in warning
+
+
+@needs_compiler
 def test_a_compiler_that_fails_is_quoted(monkeypatch, caplog, cache):
     monkeypatch.setattr(int4_cpu_build, "SOURCE", "#error out of order")
     assert library() is None
@@ -117,11 +143,12 @@ def test_another_cpu_is_told_what_it_lacks(caplog):
         (("avx512_bf16",), "AVX512_VNNI"),  # Cascade Lake, Ice Lake
         (("avx512_bf16", "avx512_vnni"), "AVX512"),  # Skylake
         (("avx512_vnni",), "AVX512"),
-        (("avx512f", "avx512_vnni"), "AVX2"),
+        (("avx512f", "avx512_vnni"), "AVX2_VNNI"),  # Alder Lake and later
+        (("avx512f", "avx_vnni"), "AVX2"),
     ],
 )
 def test_the_best_instruction_set_that_a_cpu_has_all_of(lacking, expected):
-    features = {*INSTRUCTION_SETS["AVX512_BF16"], *INSTRUCTION_SETS["AVX2"]}
+    features = {*INSTRUCTION_SETS["AVX512_BF16"], *INSTRUCTION_SETS["AVX2_VNNI"]}
     assert Cpu.with_features(frozenset(features - set(lacking) | {"sse2"})).instruction_set == expected
 
 

@@ -148,7 +148,8 @@ def test_a_row_does_not_depend_on_how_many_there_are_beside_it(threads):
 
 @pytest.mark.parametrize("scale_dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 6, 7, 12, 13, 40])
-def test_many_rows_in_fixed_point_are_few_ones_to_the_bit(rows, scale_dtype):
+@pytest.mark.parametrize("instruction_set", ["AVX512_VNNI", "AVX2_VNNI"])
+def test_many_rows_in_fixed_point_are_few_ones_to_the_bit(instruction_set, rows, scale_dtype):
     """Of a tile's rows some have a low byte in a group, some are infinite, and some tiles are not full."""
     codes, _, scales, _ = random_matrix(96, 288, scale_dtype, seed=10)
     x = random_rows(rows, 288, seed=10)
@@ -156,7 +157,7 @@ def test_many_rows_in_fixed_point_are_few_ones_to_the_bit(rows, scale_dtype):
     x[3::7, 200] = float("inf")
     x[4::7, 100] = 0
     found = {}
-    with only("AVX512_VNNI", "gemma3_int4"):
+    with only(instruction_set, "gemma3_int4"):
         packed = linear_from(codes, scales, torch.bfloat16).packed
         matrix = int4_cpu_native.native_matrix(**packed)
         for name in ("int4_linear", "int4_product"):

@@ -1,4 +1,4 @@
-"""The kernels for AVX512 on a CPU without it: the intrinsics that they call are C functions here (avx512.h)."""
+"""The kernels for AVX512 and AVX_VNNI on a CPU without them: the intrinsics that they call are C functions here."""
 
 import platform
 import sys
@@ -11,7 +11,7 @@ from gemma3_int4.int4_cpu_library import library
 
 from tests.emulated.programs import assert_same_but_for_rounding, flags_for, kind, outputs
 
-INTRINSICS = Path(__file__).with_name("avx512.h")
+INTRINSICS = {"AVX512_BF16": "avx512.h", "AVX512_VNNI": "avx512.h", "AVX512": "avx512.h", "AVX2_VNNI": "avx_vnni.h"}
 
 pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64") or library() is None,
@@ -19,15 +19,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=[name for name in INSTRUCTION_SETS if name.startswith("AVX512")])
+@pytest.fixture(scope="module", params=INTRINSICS)
 def instruction_set(request) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
 def both(instruction_set, tmp_path_factory) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    folder, flags = tmp_path_factory.mktemp("avx512"), flags_for("AVX2")
-    emulating = [f"-D{instruction_set}", "-include", str(INTRINSICS), *(flag for flag in flags if flag != "-DAVX2")]
+    folder, flags = tmp_path_factory.mktemp("emulating"), flags_for("AVX2")
+    intrinsics = str(Path(__file__).with_name(INTRINSICS[instruction_set]))
+    emulating = [f"-D{instruction_set}", "-include", intrinsics, *(flag for flag in flags if flag != "-DAVX2")]
     return outputs(folder / "emulating", "cc", emulating, []), outputs(folder / "avx2", "cc", flags, [])
 
 
@@ -48,6 +49,14 @@ def test_few_rows_differ_from_avx2_by_a_float32_s_rounding_at_most(both):
         assert np.mean(apart) < 0.01, name
 
 
+def test_with_vnni_and_no_bf16_many_rows_are_few_ones_to_the_bit(both, instruction_set):
+    emulated, _ = both
+    found = [name for name in emulated if kind(name) == "product"]
+    same = [np.array_equal(emulated[name], emulated[name.replace("product", "linear")]) for name in found]
+    assert len(same) > 20
+    assert all(same) == (instruction_set in ("AVX512_VNNI", "AVX2_VNNI"))
+
+
 def test_all_is_the_same_but_for_rounding(both):
     assert_same_but_for_rounding(*both)
 
@@ -55,7 +64,7 @@ def test_all_is_the_same_but_for_rounding(both):
 def test_the_definitions_are_those_of_the_cpu(both, instruction_set, tmp_path):
     if not cpu().features.issuperset(INSTRUCTION_SETS[instruction_set]):
         pytest.skip(f"no {instruction_set} here")
-    real = outputs(tmp_path / "avx512", "cc", flags_for(instruction_set), [])
+    real = outputs(tmp_path / "real", "cc", flags_for(instruction_set), [])
     assert_same_but_for_rounding(both[0], real)
     for name in [name for name in real if kind(name) in ("linear", "pack", "dequantize")]:
         assert np.array_equal(both[0][name], real[name]), name
