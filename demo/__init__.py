@@ -12,6 +12,7 @@ tokenizer               a small tokenizer of Gemma 3's form
 model, targets          the model under the int4 grid; what its vision tower is taught beside words
 data, feeding           batches; processes that draw them
 optimizers, training, train  Muon and AdamW; the two stages; the command
+average                 a run and what it began with, as one model
 skills, exam, asking, evaluate  the table of skills: questions, answers, what is right
 free_chats              200 chats written by hand, for evaluation only, 140 for tuning, and their judge
 weights, flax_export, shipping, convert  the trained model -> a Kaggle-layout checkpoint -> the files at the top level

@@ -178,3 +178,23 @@ def test_a_model_survives_export_conversion_and_the_way_back(model, tmp_path):
     shipping.convert(*weights_of_repo(tmp_path / "repo"), files, tmp_path / "again")
     assert shipping.differences(tmp_path / "repo", tmp_path / "again") == []
     assert len(list((tmp_path / "repo").glob("model-*.safetensors"))) >= 2
+
+
+def test_an_average_lies_between_the_checkpoint_and_the_run(model, tmp_path):
+    """The tower at its share, all else at the other's; the head stays the embedding."""
+    from demo.average import average
+    from demo.places import ROOT
+    from demo.weights import model_of_repo, weights_of_state
+
+    (tmp_path / "run" / "tokenizer").mkdir(parents=True)
+    torch.save({"model": model.state_dict(), "head": {}}, tmp_path / "run" / "state.pt")
+    average(ROOT, tmp_path / "run", 0.25, 0.5, tmp_path / "average")
+    found = torch.load(tmp_path / "average" / "state.pt", weights_only=True)["model"]
+    before, after = dict(model_of_repo(ROOT).named_parameters()), dict(model.named_parameters())
+    for name in before:
+        share = 0.25 if "vision_tower" in name or "projector" in name else 0.5
+        assert torch.allclose(found[name], (1 - share) * before[name] + share * after[name], atol=1e-6), name
+    assert torch.equal(found["lm_head.weight"], found["model.language_model.embed_tokens.weight"])
+    assert weights_of_state(tmp_path / "average")[0].keys() == weights_of_state(tmp_path / "run")[0].keys()
+    with pytest.raises(ValueError, match=r"--tower 1\.5: a share is between 0 and 1"):
+        average(ROOT, tmp_path / "run", 1.5, 0.5, tmp_path / "other")
