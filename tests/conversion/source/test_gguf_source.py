@@ -132,8 +132,9 @@ def test_what_bfloat16_rounds_is_counted_and_said(google, tmp_path, capsys):
 
 @pytest.mark.parametrize("embedding", ["q4_0", "f16"])
 def test_the_shipped_checkpoint_there_and_back(embedding, tmp_path):
-    """AWQ -> GGUF -> AWQ: every code and scale, the language model to the last bit, and the tower but for what lies
-    below float16's normal numbers. Of an embedding in float16 the codes are found again.
+    """AWQ -> GGUF -> AWQ: every code and scale, the language model to the last bit, but for norms of less than 2^-16,
+    to which the file adds 1 in float32; and the tower but for what lies below float16's normal numbers. Of an
+    embedding in float16 the codes are found again.
     """
     export(ROOT, tmp_path / "files", "gguf", gguf_embedding=embedding, report=lambda line: None)
     assert convert(tmp_path / "files", tmp_path / "repo") == 0
@@ -149,6 +150,8 @@ def test_the_shipped_checkpoint_there_and_back(embedding, tmp_path):
     tiny = np.finfo(np.float16).smallest_normal
     for name in before.plain:
         one, other = (repo.read(name).astype(np.float32) for repo in (before, after))
+        if name.endswith("norm.weight") and not name.startswith(VISION):
+            one = (one + np.float32(1)) - np.float32(1)
         same = one == other
         assert same.all() or (name.startswith(VISION) and (np.abs(one[~same]) < tiny).all()), name
     text = "What animal is it?\n\nIt is a turtle.  Two of them, and 12 apples: \u00e9<start_of_turn>user"
