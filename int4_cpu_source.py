@@ -52,7 +52,7 @@ typedef struct {
     Matrix weight;
     const bf16 *x;  // [rows, k]
     int64_t rows;
-    void *work;  // int4_product: nine bytes for two inputs of x and of 12 rows more, on a line; int4_linear: unused
+    void *work;  // int4_product: nine bytes for two inputs of x and of 12 rows more, at a multiple of 64; else unused
     bf16 *y;     // [rows, n]
 } Product;
 
@@ -1310,8 +1310,7 @@ static inline Group *group_at(const Product *c, int64_t tile, int64_t group) {
 
 // The low bytes stand behind all groups: most are not read.
 static inline Low *low_at(const Product *c, int64_t tile, int64_t group) {
-    const int64_t groups = c->weight.k / 32;
-    return (Low *)group_at(c, (c->rows + ROWS - 1) / ROWS, 0) + tile * groups + group;
+    return (Low *)group_at(c, (c->rows + ROWS - 1) / ROWS, 0) + tile * (c->weight.k / 32) + group;
 }
 
 static void pack_tile(const Product *c, int64_t tile) {

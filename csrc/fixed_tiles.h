@@ -51,8 +51,7 @@ static inline Group *group_at(const Product *c, int64_t tile, int64_t group) {
 
 // The low bytes stand behind all groups: most are not read.
 static inline Low *low_at(const Product *c, int64_t tile, int64_t group) {
-    const int64_t groups = c->weight.k / 32;
-    return (Low *)group_at(c, (c->rows + ROWS - 1) / ROWS, 0) + tile * groups + group;
+    return (Low *)group_at(c, (c->rows + ROWS - 1) / ROWS, 0) + tile * (c->weight.k / 32) + group;
 }
 
 static void pack_tile(const Product *c, int64_t tile) {

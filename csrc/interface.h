@@ -27,7 +27,7 @@ typedef struct {
     Matrix weight;
     const bf16 *x;  // [rows, k]
     int64_t rows;
-    void *work;  // int4_product: nine bytes for two inputs of x and of 12 rows more, on a line; int4_linear: unused
+    void *work;  // int4_product: nine bytes for two inputs of x and of 12 rows more, at a multiple of 64; else unused
     bf16 *y;     // [rows, n]
 } Product;
 

@@ -51,6 +51,7 @@ def average(start: Path, state: Path, tower: float, text: float, output: Path) -
     for name, before in model_of_repo(start).state_dict().items():  # the head too, which is the embedding's tensor
         if before.is_floating_point():
             weights[name] = torch.lerp(before, weights[name].float(), tower if name.startswith(TOWER) else text)
+    output.mkdir(parents=True)
     shutil.copytree(state / "tokenizer", output / "tokenizer")
     for drawing in [*state.glob("*.csv"), *state.glob("loss.png")]:
         shutil.copyfile(drawing, output / drawing.name)

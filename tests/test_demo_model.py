@@ -196,5 +196,7 @@ def test_an_average_lies_between_the_checkpoint_and_the_run(model, tmp_path):
         assert torch.allclose(found[name], (1 - share) * before[name] + share * after[name], atol=1e-6), name
     assert torch.equal(found["lm_head.weight"], found["model.language_model.embed_tokens.weight"])
     assert weights_of_state(tmp_path / "average")[0].keys() == weights_of_state(tmp_path / "run")[0].keys()
+    with pytest.raises(FileExistsError):
+        average(ROOT, tmp_path / "run", 0.25, 0.5, tmp_path / "average")
     with pytest.raises(ValueError, match=r"--tower 1\.5: a share is between 0 and 1"):
         average(ROOT, tmp_path / "run", 1.5, 0.5, tmp_path / "other")
