@@ -47,8 +47,8 @@ def measure(sizes: list[str], row_counts: list[int], threads: int | None, walk: 
             x = torch.randn(rows, inputs).bfloat16()
             cells, flops = [], 2 * rows * outputs * inputs
             for backend, copies in zip(backends, packed, strict=True):
-                walk = copies if rows <= 16 else copies[:1]
-                seconds = best_seconds(lambda b=backend, w=walk, x=x: [b.linear(x, t) for t in w], 5) / len(walk)
+                walked = copies if rows <= 16 else copies[:1]
+                seconds = best_seconds(lambda b=backend, w=walked, x=x: [b.linear(x, t) for t in w], 5) / len(walked)
                 speed = sum(tensor.nbytes for tensor in copies[0].values()) / seconds / 1e9
                 cells += [
                     f"{seconds * 1e6:.0f}",

@@ -155,7 +155,7 @@ def draw(rng: np.random.Generator, scene: str, style: str) -> Image.Image:
                 break
         entries += [(name, place)] * count
     free = [list(_CELLS)[n] for n in rng.permutation(9)]
-    alone = len(entries) == 1
+    alone = len(entries) == 1 and not entries[0][1]
     for name, place in entries:
         color, _, shape = name.rpartition(" ")
         if color in COLORS and shape in SHAPES:

@@ -69,7 +69,8 @@ class View:
         return told.pop() if len(told) == 1 else ()
 
     def kinds(self, kind: str) -> list[str]:
-        return [name for name in self.named if art.KIND_OF.get(name) == kind and not self.shapes]
+        """What is there of a kind of `art.KIND_OF` or `synonyms.SORTS`."""
+        return [name for name in self.named if kind in kinds_of(name) and not self.shapes]
 
     def place(self, name: str) -> str:
         """Where the one thing of this name is; empty where that is on the border of two places."""
@@ -81,6 +82,12 @@ class View:
         if any(abs(v - border) < CLEAR for v in (x, y) for border in (third, 2 * third)):
             return ""
         return render.place_of(min(max(x / render.SIZE, 0), 0.999), min(max(y / render.SIZE, 0), 0.999))
+
+
+def kinds_of(name: str) -> list[str]:
+    """The kinds that a thing is of, the widest first; none of a "thing", which is of no kind."""
+    wide = art.KIND_OF.get(name, "thing")
+    return ([] if wide == "thing" else [wide]) + [sort for sort, names in synonyms.SORTS.items() if name in names]
 
 
 _SPOKEN_KINDS = ("animal", "fruit", "vegetable", "vehicle", "plant", "building", "tool", "instrument", "ball")
@@ -111,7 +118,7 @@ def absent(rng: np.random.Generator, view: View, countable: bool = False) -> str
     """Something that is not there: of the same sort as what is there most often."""
     shape = view.shapes if rng.random() < 0.8 else not view.shapes
     names = list(render.SHAPES) if shape else COUNTABLE if countable else art.THINGS
-    missing = [name for name in names if name not in view.named and not (name == "star" and "star" in view.named)]
+    missing = [name for name in names if not (view.named.keys() & {name, *synonyms.WIDER.get(name, ())})]
     return pick(rng, missing) if missing else pick(rng, [n for n in COUNTABLE if n not in view.named])
 
 

@@ -26,6 +26,7 @@ from .further import (
     color_of_it,
     describe,
     has_colors,
+    kinds_of,
     listed,
     middle,
     noun,
@@ -101,9 +102,51 @@ def _what_several(rng, view):
 
 
 def _which_kind(rng, view):
-    kind = art.KIND_OF.get(_lone(view), "thing")
-    return None if kind == "thing" else Ask(
-        say(rng, "which kind", kind=kind, a_kind=a(kind)), f"It is {a(view.single)}.", about=view.single)  # fmt: skip
+    kinds = [kind for kind in kinds_of(_lone(view)) if kind != view.single]
+    if not kinds:
+        return None
+    kind = pick(rng, kinds)
+    return Ask(say(rng, "which kind", kind=kind, a_kind=a(kind)), f"It is {a(view.single)}.", about=view.single)
+
+
+def _either_kind(rng, view):
+    """Which of two or three kinds a thing is of."""
+    kinds = kinds_of(_lone(view))
+    others = [kind for kind in synonyms.KINDS if kind not in kinds and _is_clear(view, kind)]
+    if not kinds or len(others) < 2:
+        return None
+    kind, many = pick(rng, kinds), lambda kind: synonyms.KINDS.get(kind) or plural(kind)
+    asked = [kind, *(others[i] for i in rng.permutation(len(others))[: 1 if rng.random() < 0.7 else 2])]
+    one, two, *more = (asked[i] for i in rng.permutation(len(asked)))
+    if more:
+        (third,) = more
+        question = say(
+            rng, "three kinds", kind=one, a_kind=a(one), kinds=many(one), other=two, b_kind=a(two), others=many(two),
+            third=third, c_kind=a(third), thirds=many(third),
+        )  # fmt: skip
+    else:
+        question = say(
+            rng, "either kind", kind=one, a_kind=a(one), kinds=many(one), other=two, b_kind=a(two), others=many(two)
+        )
+    return Ask(question, f"It is {a(kind)}.", about=view.single)
+
+
+def _is_clear(view: View, kind: str) -> bool:
+    """Whether nobody doubts of anything that is there if it is of a kind."""
+    return not (view.named.keys() & set(synonyms.DOUBTFUL.get(kind, ())))
+
+
+def _anything_else(rng, view):
+    return Ask(say(rng, "anything else"), "No.") if _lone(view) else None
+
+
+def _besides(rng, view):
+    if not 2 <= len(view.unique) == len(view.boxes) <= 3 or view.shapes:
+        return None
+    name = pick(rng, view.unique)
+    rest = [a(other) for other in sorted(view.unique) if other != name]
+    asked = say(rng, "besides", the=the_word(called(rng, view, name)))
+    return Ask(asked, f"There is {rest[0]}." if len(rest) == 1 else f"I see {listed(rest)}.")
 
 
 def _claim(rng, view):
@@ -130,13 +173,15 @@ def _sort(rng, view):
 
 
 def _is_kind(rng, view):
-    kind = art.KIND_OF.get(_lone(view), "thing")
-    if kind == "thing":
+    kinds = kinds_of(_lone(view))
+    if not kinds:
         return None
-    asked = kind if rng.random() < 0.5 else pick(rng, sorted(set(art.KIND_OF.values()) - {"thing"}))
-    if {asked, kind} in ({"toy", "ball"}, {"fruit", "vegetable"}, {"fruit", "food"}, {"vegetable", "food"}):
+    every = sorted({*art.KIND_OF.values(), *synonyms.SORTS} - {"thing"})
+    asked = pick(rng, kinds if rng.random() < 0.5 else every)
+    foods = {"fruit", "vegetable", "food", "plant"}
+    if asked not in kinds and (not _is_clear(view, asked) or {asked, kinds[0]} <= foods):
         return None
-    answer = f"{'Yes' if asked == kind else 'No'}, it is {a(view.single)}."
+    answer = f"{'Yes' if asked in kinds else 'No'}, it is {a(view.single)}."
     return Ask(say(rng, "is kind", a_kind=a(asked), kind=asked), answer, about=view.single)
 
 
@@ -167,9 +212,10 @@ def _kind(rng, view) -> str:
     """A kind to ask for: most often one that is there."""
     kind = pick(rng, list(synonyms.KINDS))
     if view.named and not view.shapes and rng.random() < 0.6:
-        kind = art.KIND_OF.get(pick(rng, list(view.named)), kind)
+        kind = pick(rng, kinds_of(pick(rng, list(view.named))) or [kind])
     if (
         kind not in synonyms.KINDS
+        or not _is_clear(view, kind)
         or (kind == "toy" and view.kinds("ball"))
         or (view.shapes and kind in ("ball", "toy"))
     ):
@@ -318,6 +364,8 @@ def _all_kind(rng, view):
 def _color(rng, view):
     easy = view.picture.skill == "easy_vqa"  # whose own questions have answers of one word
     names = [n for n in view.named if len(view.named[n]) == 1 or ((n in COUNTABLE or view.shapes) and view.colors(n))]
+    if not easy and view.named and rng.random() < 0.12:
+        return _of_nothing(rng, view, "color the")
     if not names or easy:
         return None
     name = pick(rng, names)
@@ -330,6 +378,12 @@ def _color(rng, view):
     word = the_word(called(rng, view, name))
     answer = has_colors(view, name, False)
     return Ask(say(rng, "color the", the=word), answer, topic="color", short=GOES_ON, about=name)
+
+
+def _of_nothing(rng, view, intent):
+    """A question about what is not there."""
+    name = absent(rng, view)
+    return Ask(say(rng, intent, the=the_word(called(rng, view, name))), f"There is no {name}.")
 
 
 def _is_two_colors(rng, view):
@@ -403,6 +457,8 @@ def _placed(view: View) -> list[str]:
 def _where(rng, view):
     if not _placed(view):
         return None
+    if rng.random() < 0.08:
+        return _of_nothing(rng, view, "where the")
     name = pick(rng, _placed(view))
     if _lone(view) and rng.random() < 0.4:
         return _is_at(rng, view, name)
@@ -611,6 +667,8 @@ def _of(text: str) -> str:
 
 
 def _untold(rng, view):
+    if view.text and rng.random() < 0.6:
+        return Ask(say(rng, "untold text"), CANNOT_TELL)
     if view.unique and not view.text and rng.random() < 0.35:
         word = the_word(called(rng, view, pick(rng, view.unique)))
         return Ask(say(rng, "untold the", the=word), CANNOT_TELL)
@@ -618,7 +676,8 @@ def _untold(rng, view):
 
 
 _TOPICS = {
-    _what: 4, _what_one: 2, _what_several: 4, _which_kind: 2, _claim: 3, _either: 2, _sort: 2, _is_kind: 2,
+    _what: 4, _what_one: 2, _what_several: 4, _which_kind: 2, _claim: 3, _either: 2, _sort: 2, _is_kind: 3,
+    _either_kind: 3, _anything_else: 1, _besides: 4,
     _exists: 6, _kind_exists: 3, _kinds: 3, _which_is_kind: 4, _edible: 1, _count: 6, _total: 3, _sum: 3, _more: 3,
     _kind_count: 4, _what_and_how_many: 2, _total_claim: 2, _than: 3, _count_claim: 4, _take_away: 2, _all_same: 2,
     _all_kind: 2, _color: 7, _is_color: 4, _is_two_colors: 2, _which_is_color: 3, _colors: 2, _background: 5, _where: 6,
@@ -632,7 +691,7 @@ def ask(rng: np.random.Generator, view: View) -> Ask | None:
     """Returns a question about a picture; None where the picture does not allow the one that was drawn."""
     topic = _some_topic(rng)
     if view.text and rng.random() < 0.6:
-        topic = _text
+        topic = _text if rng.random() < 0.85 else _untold
     if not view.known and topic not in (_drawing, _untold):
         return None
     asked = topic(rng, view)
@@ -661,6 +720,8 @@ def ask_of_it(rng: np.random.Generator, view: View, name: str, topic: str) -> As
         return Ask(say(rng, "is color", color=asked), answer, topic="is color", about=name)
     if choice < 0.75 and len(view.boxes) == 2 == len(view.unique):
         other = next(one for one in view.unique if one != name)
+        if rng.random() < 0.4 and (told := color_of_it(view, other)):
+            return Ask(say(rng, "other color"), told, topic="color", about=other)
         return Ask(say(rng, "other one"), f"It is {noun(view, other)}.", about=other)
     if choice < 0.88:
         side = pick(rng, list(SIDES))

@@ -38,5 +38,26 @@ PLACES = {
 KINDS = {
     "animal": "animals", "fruit": "fruits", "vegetable": "vegetables", "vehicle": "vehicles", "plant": "plants",
     "building": "buildings", "tool": "tools", "instrument": "instruments", "toy": "toys", "ball": "balls",
+    "bird": "birds", "fish": "fish", "insect": "insects", "flower": "flowers", "tree": "trees",
+}  # fmt: skip
+# Kinds within the kinds of `art.KIND_OF`; some have the name of a thing, too.
+SORTS = {
+    "bird": ("bird", "chicken", "rooster", "penguin", "chick", "duck", "eagle", "owl", "parrot"),
+    "fish": ("fish", "shark"),
+    "insect": ("bee", "butterfly", "ladybug", "caterpillar"),
+    "flower": ("flower", "tulip", "rose", "sunflower"),
+    "tree": ("tree", "pine tree", "palm tree", "christmas tree"),
+}
+# Things that are not asked whether they are of such a kind: people say yes and no.
+DOUBTFUL = {
+    "fish": ("whale", "dolphin", "octopus", "crab"), "insect": ("spider", "snail"), "flower": ("clover", "cactus"),
+    "tree": ("cactus", "maple leaf"), "bird": ("bat",), "toy": ("soccer ball", "basketball", "football", "baseball"),
+    "fruit": ("tomato", "eggplant", "chili", "corn", "pumpkin", "bread", "cake"), "plant": ("mushroom", "pumpkin"),
+    "vegetable": ("avocado", "melon", "watermelon", "pumpkin"), "vehicle": ("shopping cart",),
+}  # fmt: skip
+# Things that many others are, too: of these nobody says that there is no such thing.
+WIDER = {name: of for name, of in SORTS.items() if name in of} | {
+    "car": ("taxi", "police car", "ambulance"), "truck": ("fire truck",), "glasses": ("sunglasses",),
+    "shoe": ("high heel",), "chicken": ("rooster", "chick"), "melon": ("watermelon",), "watch": ("alarm clock",),
 }  # fmt: skip
 EDIBLE = ("fruit", "vegetable", "food")

@@ -84,8 +84,8 @@ def test_no_phrase_is_a_question_of_the_free_chats():
     assert all(len(line.split()) <= 8 for line in alike)
 
 
-def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000) -> set[tuple[str, str]]:
-    """Slots and answers of an intent, as `slot=value, ... -> answer`."""
+def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000, until: tuple = ()) -> set[tuple]:
+    """Slots and answers of an intent in so many rounds, or up to the one waited for."""
     said = []
 
     def say(rng, intent, **slots):
@@ -99,6 +99,8 @@ def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000) -> set[t
         asked = spoken.ask(rng, view)
         if asked is not None and said[-1][0] == intent:
             found.add((*sorted(said[-1][1].items()), asked.answer))
+            if until in found:
+                break
     return found
 
 
@@ -108,6 +110,9 @@ def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000) -> set[t
         (CAT, "what", {}, "It is a cat."),
         (CAT, "claim one", {"a": "a cat"}, "Yes, it is a cat."),
         (CAT, "sort of thing", {}, "It is an animal."),
+        (CAT, "anything else", {}, "No."),
+        (SCENE, "besides", {"the": "the cat"}, "I see a banana and a bus."),
+        (SHAPES, "color the", {"the": "the triangle"}, "There is no triangle."),
         (CAT, "color it", {}, "It is orange."),
         (CAT, "where it", {}, "It is in the middle."),
         (CAT, "edible", {}, "No, it is a cat."),
@@ -157,8 +162,9 @@ def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000) -> set[t
     ],
 )
 def test_an_intent_is_answered_from_the_picture(of, intent, slots, answer, monkeypatch):
-    found = asked_of(of, intent, monkeypatch, 6000)
-    assert (*sorted(slots.items()), answer) in found
+    expected = (*sorted(slots.items()), answer)
+    found = asked_of(of, intent, monkeypatch, 60_000, until=expected)
+    assert expected in found
     assert len({said for *those, said in found if tuple(those) == tuple(sorted(slots.items()))}) == 1
 
 
@@ -271,3 +277,26 @@ def test_training_alone_draws_what_is_painted_and_of_no_held_out_style():
     assert all(
         np.array_equal(a, b) for t in ("cat", "bus") for a, b in zip(painted[t], drawn["painted"][t], strict=True)
     )
+
+
+OWL = picture("naming", [Box("owl", "brown", 8, 8, 58, 58, ("brown",))], "green")
+
+
+def test_a_thing_is_of_its_wider_kind_too(monkeypatch):
+    assert further.kinds_of("owl") == ["animal", "bird"]
+    assert ((("a_kind", "a bird"), ("kind", "bird")), "Yes, it is an owl.") in {
+        (tuple(found[:-1]), found[-1]) for found in asked_of(OWL, "is kind", monkeypatch, 12000)
+    }
+    chosen = asked_of(OWL, "either kind", monkeypatch, 12000)
+    assert chosen
+    for *slots, answer in chosen:
+        asked = {dict(slots)["kind"], dict(slots)["other"]}
+        assert len(asked & {"animal", "bird"}) == 1
+        assert answer in ("It is an animal.", "It is a bird.")
+
+
+def test_nobody_says_there_is_no_bird_where_an_owl_is():
+    rng, view = np.random.default_rng(0), further.View(OWL)
+    missing = {further.absent(rng, view) for _ in range(5000)}
+    assert "parrot" in missing
+    assert not missing & {"bird", "owl"}
