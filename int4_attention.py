@@ -11,8 +11,8 @@ with the keys that one of them sees: by our own kernel where there is one (int4_
 vision tower; else by PyTorch's scaled_dot_product_attention. Gradients are computed likewise, from queries, keys and
 values alone.
 
-Stock attention ("sdpa") is what runs here for a single query, for a mask that the user has made, and in compiled
-graphs; what asks for `output_attentions` gets "eager".
+Stock attention ("sdpa") is what runs here for a mask that the user has made, and in compiled graphs, but for a single
+query, whose keys it would copy once for each head that shares them; what asks for `output_attentions` gets "eager".
 """
 
 import torch
@@ -96,6 +96,8 @@ def attention(
         alone = not dropout and not torch.compiler.is_compiling()
         if alone and _is_square(module, query, attention_mask, kwargs) and not kernel.why_not(query, key, value, None):
             return kernel.attend(query, key, value, None, scaling), None
+        if query.shape[2] == 1 < query.shape[1] // key.shape[1] and not dropout:
+            return _single(query, key, value, attention_mask, scaling), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -109,6 +111,18 @@ def attention(
     else:
         attended = in_blocks(query, key, value, attention_mask, scaling, dropout)
     return attended.transpose(1, 2).contiguous(), None
+
+
+def _single(query, key, value, attention_mask: torch.Tensor | None, scaling: float | None) -> torch.Tensor:
+    """One query [B, H, 1, D] -> [B, 1, H, D]: heads that share keys are rows of one, so that no key is copied."""
+    batch, heads, _, size = query.shape
+    rows = query.reshape(batch, key.shape[1], -1, size)
+    if attention_mask is not None and attention_mask.shape[1] == heads:
+        attention_mask = attention_mask.reshape(-1, key.shape[1], rows.shape[2], attention_mask.shape[-1])
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        rows, key, value, attn_mask=attention_mask, scale=scaling
+    )
+    return attended.reshape(batch, 1, heads, -1)
 
 
 def _is_square(

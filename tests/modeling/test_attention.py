@@ -235,6 +235,30 @@ def test_a_picture_compiles_in_one_graph(pictures):
         assert (compiled - reference(**inputs).logits).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("kind", ["none", "shared", "of each head", "added"])
+def test_a_single_query_in_a_graph_copies_no_key(kind):
+    """Stock attention repeats keys and values for the heads that share them, there."""
+    inputs = random_inputs(2, 1, 9, heads=8)
+    mask = torch.rand(2, 8 if kind == "of each head" else 1, 1, 9, generator=torch.Generator().manual_seed(0)) < 0.6
+    mask[..., 0] = True
+    expected = eager(*inputs, torch.ones_like(mask) if kind == "none" else mask, 0.3)
+    given_mask = {"none": None, "added": torch.zeros(mask.shape).masked_fill(~mask, -1e30)}.get(kind, mask)
+    graphs = []
+
+    def record(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(
+        lambda *x: int4_attention.attention(None, *x, given_mask, scaling=0.3)[0], fullgraph=True, backend=record
+    )
+    torch.testing.assert_close(compiled(*inputs), expected, rtol=0, atol=2e-6)
+    (graph,) = graphs
+    called = [str(node.target) for node in graph.graph.nodes]
+    assert any("scaled_dot_product_attention" in name for name in called)
+    assert not any(word in name for name in called for word in ("expand", "repeat", "clone"))
+
+
 def test_gradient_checkpointing_changes_no_gradient(text_repo):
     model = AutoModelForCausalLM.from_pretrained(text_repo.path, trust_remote_code=True, dtype=torch.float32)
     norm = model.model.layers[0].self_attn.q_norm.weight.requires_grad_()
