@@ -1,4 +1,4 @@
-"""Averages a run's weights with those it began with: `python -m demo.average --state RUN --output AVG`.
+"""Averages runs' weights with those they began with: `python -m demo.average --state RUN [RUN ...] --output AVG`.
 
 A short run with new questions forgets some of what the checkpoint knew; between both lies a model that does better than
 either (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, arXiv 2109.01903). The int4 grid comes last:
@@ -17,45 +17,50 @@ TOWER = ("model.vision_tower.", "model.multi_modal_projector.")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", type=Path, default=ROOT, help="converted repository that the run began with")
-    parser.add_argument("--state", type=Path, default=RUN, help="training folder of the run")
-    parser.add_argument("--tower", type=float, default=0.5, help="the run's share in the tower and its projector")
-    parser.add_argument("--text", type=float, default=0.8, help="the run's share in all else")
+    parser.add_argument("--start", type=Path, default=ROOT, help="converted repository that the first run began with")
+    parser.add_argument("--state", type=Path, nargs="+", default=[RUN], help="training folders of the runs")
+    parser.add_argument("--tower", type=float, nargs="+", default=[0.5], help="each run's share in tower and projector")
+    parser.add_argument("--text", type=float, nargs="+", default=[0.8], help="each run's share in all else")
     parser.add_argument("--output", type=Path, required=True, help="folder to create")
     options = parser.parse_args()
-    average(**vars(options))
+    average(options.start, options.state, options.tower, options.text, options.output)
 
 
-def average(start: Path, state: Path, tower: float, text: float, output: Path) -> None:
-    """Writes (1 - share) * start + share * run, in float32, and copies the run's tokenizer, log and loss curve.
+def average(start: Path, states: list[Path], tower: list[float], text: list[float], output: Path) -> None:
+    """Writes each run's share of its weights, in float32, and of those of `start` what is left.
 
     Args:
         start: converted repository of the demo.
-        state: training folder.
-        tower, text: the run's shares, 0 to 1.
+        states: training folders; tokenizer, log and loss curve are copied from the last.
+        tower, text: a share for each run, 0 to 1, together at most 1.
         output: folder to create.
 
     Raises:
-        ValueError: a share is not between 0 and 1.
+        ValueError: the shares are none.
         FileExistsError: `output` is there already.
     """
     import torch
 
     from .weights import model_of_repo
 
-    for name, share in (("tower", tower), ("text", text)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"--{name} {share}: a share is between 0 and 1")
-    saved = torch.load(state / "state.pt", weights_only=True)
-    weights = saved["model"]
+    for name, shares in (("tower", tower), ("text", text)):
+        told = f"--{name} {' '.join(map(str, shares))}"
+        if len(shares) != len(states):
+            raise ValueError(f"{told}: one share for each of {len(states)} runs")
+        if min(shares) < 0 or sum(shares) > 1 + 1e-6:
+            raise ValueError(f"{told}: a share is between 0 and 1, and all of them together at most 1")
+    saved = [torch.load(state / "state.pt", weights_only=True) for state in states]
+    weights = saved[-1]["model"]
     for name, before in model_of_repo(start).state_dict().items():  # the head too, which is the embedding's tensor
         if before.is_floating_point():
-            weights[name] = torch.lerp(before, weights[name].float(), tower if name.startswith(TOWER) else text)
+            shares = tower if name.startswith(TOWER) else text
+            changes = [share * (run["model"][name] - before) for share, run in zip(shares, saved, strict=True)]
+            weights[name] = before + torch.stack(changes).sum(0)
     output.mkdir(parents=True)
-    shutil.copytree(state / "tokenizer", output / "tokenizer")
-    for drawing in [*state.glob("*.csv"), *state.glob("loss.png")]:
+    shutil.copytree(states[-1] / "tokenizer", output / "tokenizer")
+    for drawing in [*states[-1].glob("*.csv"), *states[-1].glob("loss.png")]:
         shutil.copyfile(drawing, output / drawing.name)
-    torch.save({"model": weights, "head": saved["head"], "stages": {}}, output / "state.pt")
+    torch.save({"model": weights, "head": saved[-1]["head"], "stages": {}}, output / "state.pt")
 
 
 if __name__ == "__main__":

@@ -180,23 +180,31 @@ def test_a_model_survives_export_conversion_and_the_way_back(model, tmp_path):
     assert len(list((tmp_path / "repo").glob("model-*.safetensors"))) >= 2
 
 
-def test_an_average_lies_between_the_checkpoint_and_the_run(model, tmp_path):
-    """The tower at its share, all else at the other's; the head stays the embedding."""
+def test_an_average_lies_between_the_checkpoint_and_the_runs(model, tmp_path):
+    """The tower at its shares, all else at the others; the head stays the embedding."""
     from demo.average import average
     from demo.places import ROOT
     from demo.weights import model_of_repo, weights_of_state
 
-    (tmp_path / "run" / "tokenizer").mkdir(parents=True)
-    torch.save({"model": model.state_dict(), "head": {}}, tmp_path / "run" / "state.pt")
-    average(ROOT, tmp_path / "run", 0.25, 0.5, tmp_path / "average")
+    runs = [tmp_path / "run", tmp_path / "later"]
+    for n, run in enumerate(runs, 1):
+        (run / "tokenizer").mkdir(parents=True)
+        state = {
+            name: n * weight if weight.is_floating_point() else weight for name, weight in model.state_dict().items()
+        }
+        torch.save({"model": state, "head": {}}, run / "state.pt")
+    average(ROOT, runs, [0.25, 0.5], [0.5, 0.0], tmp_path / "average")
     found = torch.load(tmp_path / "average" / "state.pt", weights_only=True)["model"]
     before, after = dict(model_of_repo(ROOT).named_parameters()), dict(model.named_parameters())
     for name in before:
-        share = 0.25 if "vision_tower" in name or "projector" in name else 0.5
-        assert torch.allclose(found[name], (1 - share) * before[name] + share * after[name], atol=1e-6), name
+        one, other = (0.25, 0.5) if "vision_tower" in name or "projector" in name else (0.5, 0.0)
+        expected = (1 - one - other) * before[name] + (one + 2 * other) * after[name]
+        assert torch.allclose(found[name], expected, atol=1e-5), name
     assert torch.equal(found["lm_head.weight"], found["model.language_model.embed_tokens.weight"])
     assert weights_of_state(tmp_path / "average")[0].keys() == weights_of_state(tmp_path / "run")[0].keys()
     with pytest.raises(FileExistsError):
-        average(ROOT, tmp_path / "run", 0.25, 0.5, tmp_path / "average")
+        average(ROOT, runs[:1], [0.25], [0.5], tmp_path / "average")
     with pytest.raises(ValueError, match=r"--tower 1\.5: a share is between 0 and 1"):
-        average(ROOT, tmp_path / "run", 1.5, 0.5, tmp_path / "other")
+        average(ROOT, runs[:1], [1.5], [0.5], tmp_path / "other")
+    with pytest.raises(ValueError, match=r"--text 0\.5: one share for each of 2 runs"):
+        average(ROOT, runs, [0.5, 0.5], [0.5], tmp_path / "other")
