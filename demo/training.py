@@ -71,7 +71,7 @@ class Replayed:
 
     Args:
         loss: function of a batch; all batches have the same shapes.
-        modules: what learns; no other parameter gets a gradient.
+        modules: whose gradients are asked for.
     """
 
     def __init__(self, loss: Callable, modules: list[torch.nn.Module]):

@@ -252,6 +252,14 @@ def test_free_chats_are_drawn_and_named_as_they_say(file):
             assert [entry.tobytes() for entry in drawn] == [entry.tobytes() for entry in chat.pictures(turn)]
 
 
+@needs_art
+@pytest.mark.parametrize(("place", "column", "row"), [("", 1, 1), (" top right", 2, 0), (" left", 0, 1)])
+def test_a_lone_thing_lies_where_its_chat_says(place, column, row):
+    picture = free_chats.draw(np.random.default_rng(0), f"white: cat{place}", "noto")
+    ys, xs = np.nonzero(np.asarray(picture).min(-1) < 200)
+    assert (int(xs.mean() * 3 / picture.width), int(ys.mean() * 3 / picture.height)) == (column, row)
+
+
 def test_free_chats_know_right_wrong_and_honest_answers():
     turn = free_chats.FreeTurn([], "What shapes?", [["circle", "star"], ["nothing"]], honest=False)
     assert free_chats.accepts(turn, "I see a blue star and a red circle.")

@@ -19,7 +19,7 @@ from demo import model as demo_model
 from demo.asking import load_dequantized
 from demo.data import IMAGE_TEXT, ROW
 from demo.optimizers import Muon, orthogonal
-from demo.training import rate_share
+from demo.training import Replayed, plain, rate_share
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,26 @@ def test_rates_warm_up_stay_and_fall_to_zero():
     assert rate_share(0.8, 0.4) == pytest.approx(0.5)
     assert rate_share(1.0, 0.4) == 0
     assert rate_share(1.2, 0.4) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU: a CUDA graph is replayed")
+def test_a_replayed_step_leaves_the_gradients_of_its_batch():
+    layer = torch.nn.Linear(8, 4, device="cuda")
+
+    def loss(batch):
+        return torch.nn.functional.cross_entropy(layer(batch["x"]), batch["target"])
+
+    def batch():
+        return {"x": torch.randn(16, 8, device="cuda"), "target": torch.randint(4, (16,), device="cuda")}
+
+    step = Replayed(loss, [layer])
+    for some in (batch(), batch(), batch()):
+        layer.zero_grad(set_to_none=True)  # as an optimizer does
+        value = step(some)
+        found = [parameter.grad.clone() for parameter in layer.parameters()]
+        layer.zero_grad(set_to_none=True)
+        torch.testing.assert_close(value, plain(loss)(some))
+        torch.testing.assert_close(found, [parameter.grad for parameter in layer.parameters()])
 
 
 def test_a_model_survives_export_conversion_and_the_way_back(model, tmp_path):
