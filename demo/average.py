@@ -36,7 +36,7 @@ def average(start: Path, states: list[Path], tower: list[float], text: list[floa
         output: folder to create.
 
     Raises:
-        ValueError: the shares are none.
+        ValueError: a run has no share, or one below 0, or together they are more than 1.
         FileExistsError: `output` is there already.
     """
     import torch
