@@ -2,12 +2,12 @@
 """What is around the int4 matrices, on a CPU: parts of Gemma 3 as single calls of `csrc/`.
 
 What this file offers:
-    Gemma3TextModel       one token of each sequence: layer after layer, without what transformers does for each
-    Gemma3DecoderLayer    one token of each sequence: a whole layer in one call
-    Gemma3RMSNorm         any number of rows: one pass instead of seven
-    Gemma3MLP             gelu(gate) * up in one pass
-    Linear, Conv2d        those of the vision tower, in float32 where the CPU has no bfloat16 arithmetic
-    FUSED, FUSED_TOWER    which of transformers' and torch's classes these replace
+    Gemma3TextModel             one token of each sequence: layer after layer, without what transformers does for each
+    Gemma3DecoderLayer          one token of each sequence: a whole layer in one call
+    Gemma3RMSNorm               any number of rows: one pass instead of seven
+    Gemma3MLP                   gelu(gate) * up in one pass
+    Linear, Conv2d, GELUTanh    those of the vision tower
+    FUSED, FUSED_TOWER          which of transformers' and torch's classes these replace
 
 For one token transformers' Gemma 3 runs some 74 tensor operations a layer, each of a few microseconds, and copies the
 cache to append a row. The classes are transformers' own, and compute as they do, except that bfloat16 on a CPU takes
@@ -20,7 +20,7 @@ import functools
 
 import torch
 from torch import nn
-from transformers.activations import GELUTanh
+from transformers import activations
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.gemma3 import modeling_gemma3 as stock
@@ -31,19 +31,19 @@ from .int4_attention import IMPLEMENTATION
 from .int4_cache import KVBuffer
 from .int4_cpu_hardware import cpu, threads
 from .int4_cpu_library import Gated, Layer, Norm, Step, Steps, library
-from .int4_cpu_native import NativeCpu, empty, native_matrix
+from .int4_cpu_native import NativeCpu, dense, empty, native_matrix
 from .int4_layers import Int4Linear
 from .int4_versions import CACHE, cache_among
 
 
-def _is_plain_bfloat16(x: torch.Tensor) -> bool:
-    """Whether the C code can compute with it, and need not be differentiated or compiled."""
+def _is_plain_bfloat16(x: torch.Tensor, multiple: int = 32) -> bool:
+    """Whether the C code can compute with it, rows of a multiple, and need not be differentiated or compiled."""
     return (
         not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and x.dtype == torch.bfloat16
         and x.device.type == "cpu"
-        and x.shape[-1] % 32 == 0
+        and x.shape[-1] % multiple == 0
     )
 
 
@@ -65,7 +65,7 @@ class Gemma3MLP(stock.Gemma3MLP):
     """gelu(gate) * up in one pass. The projections are called as modules, adapters in their place too."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not (_is_plain_bfloat16(x) and type(self.act_fn) is GELUTanh and not self.act_fn._forward_hooks):
+        if not (_is_plain_bfloat16(x) and type(self.act_fn) is activations.GELUTanh and not self.act_fn._forward_hooks):
             return super().forward(x)
         gate, up = self.gate_proj(x), self.up_proj(x)
         if not (_is_plain_bfloat16(gate) and gate.is_contiguous() and up.is_contiguous() and up.dtype == gate.dtype):
@@ -262,28 +262,43 @@ def _is_window(layer: DynamicLayer, window: int) -> bool:
     return layer.keys.shape[2] < window
 
 
-def _both_bfloat16(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    return x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu"
+def _lacks_bfloat16(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether both are of it, on a CPU without arithmetic for it."""
+    return x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu" and not cpu().bf16_gemm
 
 
 class Linear(nn.Linear):
-    """Computed in float32 and rounded once, which takes a ninth of the time or less."""
+    """Where the CPU has no bfloat16 arithmetic by our kernel, or in float32, a ninth of the time or less."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not _both_bfloat16(x, self.weight):
+        if not _lacks_bfloat16(x, self.weight):
             return super().forward(x)
+        if library() is not None and _is_plain_bfloat16(x, 8) and x.dim() > 1 and x.numel():
+            return dense(x, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.float()
         return nn.functional.linear(x.float(), self.weight.float(), bias).to(x.dtype)
 
 
 class Conv2d(nn.Conv2d):
-    """As `Linear`."""
+    """Likewise in float32; and its patches are rows [B, H * W, C] in memory, as all layers then have them."""
 
     def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if not _both_bfloat16(x, weight):
-            return super()._conv_forward(x, weight, bias)
+        if not _lacks_bfloat16(x, weight):
+            return super()._conv_forward(x, weight, bias).contiguous(memory_format=torch.channels_last)
         bias = None if bias is None else bias.float()
-        return super()._conv_forward(x.float(), weight.float(), bias).to(x.dtype)
+        return super()._conv_forward(x.float(), weight.float(), bias).to(x.dtype, memory_format=torch.channels_last)
+
+
+class GELUTanh(activations.GELUTanh):
+    """In one pass."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if library() is None or not _is_plain_bfloat16(x, 16):
+            return super().forward(x)
+        x = x.contiguous()
+        y = empty(x.shape, x.dtype)
+        library().int4_gated(Gated(x.data_ptr(), None, x.numel(), y.data_ptr()), threads())
+        return y
 
 
 class _NativeLayer:
@@ -395,4 +410,4 @@ FUSED = {
     stock.Gemma3RMSNorm: Gemma3RMSNorm,
     stock.Gemma3MLP: Gemma3MLP,
 }
-FUSED_TOWER = {nn.Linear: Linear, nn.Conv2d: Conv2d}
+FUSED_TOWER = {nn.Linear: Linear, nn.Conv2d: Conv2d, activations.GELUTanh: GELUTanh}

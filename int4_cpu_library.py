@@ -55,6 +55,20 @@ class Product(ctypes.Structure):
     )
 
 
+class Dense(ctypes.Structure):
+    """y [rows, n] = x [rows, k] weight.T + bias, all bfloat16; weight [n, k], bias [n] or None, k a multiple of 8.
+
+    work: at a multiple of 64 bytes, five bytes for each number of x, of weight, and of 12 rows and 32 outputs more
+    """
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "x")),
+        *((name, ctypes.c_int64) for name in ("rows", "n", "k")),
+        ("work", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+    )
+
+
 class Dequantize(ctypes.Structure):
     """Outputs first .. first + count, multiples of 32, as bfloat16 columns: tile [k, count]."""
 
@@ -102,7 +116,7 @@ class Norm(ctypes.Structure):
 
 
 class Gated(ctypes.Structure):
-    """y = gelu_tanh(gate) * up, n bfloat16 numbers each, n a multiple of 16."""
+    """y = gelu_tanh(gate) * up, or without up, gelu_tanh(gate); n bfloat16 numbers each, n a multiple of 16."""
 
     _fields_ = (
         ("gate", ctypes.c_void_p),
@@ -192,7 +206,7 @@ class Attention(ctypes.Structure):
     )
 
 
-STRUCTS = (Matrix, Product, Dequantize, Rows, PackAwq, Norm, Gated, Layer, Step, Steps, Attention)
+STRUCTS = (Matrix, Product, Dense, Dequantize, Rows, PackAwq, Norm, Gated, Layer, Step, Steps, Attention)
 
 
 def _check(code: int) -> None:
@@ -204,6 +218,7 @@ def _check(code: int) -> None:
 FUNCTIONS = {
     "int4_linear": (Product, _check),
     "int4_product": (Product, None),
+    "int4_dense": (Dense, None),
     "int4_dequantize": (Dequantize, None),
     "int4_decoder_layers": (Steps, _check),
     "int4_attention": (Attention, _check),

@@ -5,6 +5,7 @@ What this file offers:
     NativeCpu              the backend; its C code is in `csrc/`
     native_matrix          its tensors, as C has them
     weight_memory, empty   memory on pages of 2 MB
+    dense                  products with weights that are no codes
 
 | rows of activations         | how they are multiplied                                                               |
 |-----------------------------|---------------------------------------------------------------------------------------|
@@ -26,7 +27,7 @@ import torch
 
 from .int4_codes import Packed, dequantize
 from .int4_cpu_hardware import bf16_matmul, cpu, threads
-from .int4_cpu_library import Dequantize, Matrix, PackAwq, Product, Rows, library
+from .int4_cpu_library import Dense, Dequantize, Matrix, PackAwq, Product, Rows, library
 from .int4_operator import operator
 
 PRODUCT_ROWS = 12  # `int4_product` takes its rows 6 or 12 at a time
@@ -117,6 +118,31 @@ def _linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch
         for columns, tile in _tiles(codes, scales):
             torch.mm(x, tile, out=y[:, columns])
     return y
+
+
+def dense(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [..., K] times bfloat16 weight [N, K], plus bias [N] -> [..., N], rounded once; K is a multiple of 8.
+
+    In fixed point (`csrc/pairs.h`) or in cells (`csrc/cell_tiles.h`), as the CPU has it.
+    """
+    rows, outputs, inputs = x.flatten(0, -2).contiguous(), *weight.shape
+    y = empty((len(rows), outputs), torch.bfloat16)
+    step = max(TILE_WEIGHTS // inputs // PRODUCT_ROWS, 1) * PRODUCT_ROWS
+    work = _buffer(5 * (min(step, len(rows)) + PRODUCT_ROWS + outputs + 32) * inputs // 2)
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    for part, out in zip(rows.split(step), y.split(step), strict=True):
+        call = Dense(
+            weight=weight.data_ptr(),
+            bias=None if bias is None else bias.data_ptr(),
+            x=part.data_ptr(),
+            rows=len(part),
+            n=outputs,
+            k=inputs,
+            work=work.data_ptr(),
+            y=out.data_ptr(),
+        )
+        library().int4_dense(call, threads())
+    return y.view(*x.shape[:-1], outputs)
 
 
 def _grad_input(grad: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

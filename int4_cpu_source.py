@@ -63,6 +63,18 @@ int int4_linear(const Product *call, int threads);
 // as int4_linear, to the bit.
 void int4_product(const Product *call, int threads);
 
+// y = x W.T + bias, of bfloat16 weights and many rows; with VNNI and no BF16 in fixed point (pairs.h), else as
+// `int4_product`.
+typedef struct {
+    const bf16 *weight, *bias;  // [n, k], [n] or NULL; k is a multiple of 8
+    const bf16 *x;              // [rows, k]
+    int64_t rows, n, k;
+    void *work;  // at a multiple of 64, five bytes for each number of x, of weight, and of 12 rows and 32 outputs more
+    bf16 *y;     // [rows, n]
+} Dense;
+
+void int4_dense(const Dense *call, int threads);
+
 // Outputs first .. first + count, multiples of 32, as bfloat16 columns.
 typedef struct {
     Matrix weight;
@@ -104,7 +116,7 @@ typedef struct {
 
 void int4_rms_norm(const Norm *call, int threads);
 
-// y = gelu_tanh(gate) * up, of n numbers each; n is a multiple of 16.
+// y = gelu_tanh(gate) * up, of n numbers each, or where up is NULL, gelu_tanh(gate); n is a multiple of 16.
 typedef struct {
     const bf16 *gate, *up;
     int64_t n;
@@ -182,8 +194,38 @@ static void my_share(int64_t count, int64_t step, int64_t *from, int64_t *to) {
     *to = t + 1 == threads ? count : steps * (t + 1) / threads * step;
 }
 
+// Units of work, which threads take one after the other, each with some memory of its own.
+typedef struct {
+    const void *call;
+    int64_t next;  // the unit that no thread has begun yet
+    char *memory;
+    size_t each;  // bytes of it to a thread
+} Units;
+
+static inline int64_t next_unit(Units *units) { return __atomic_fetch_add(&units->next, 1, __ATOMIC_RELAXED); }
+static inline void *my_memory(const Units *units) { return units->memory + units->each * omp_get_thread_num(); }
+
+// Has each of the threads call body(units of call), with `bytes` of memory.
+static int run_units(void (*body)(void *), const void *call, size_t bytes, int threads) {
+    Units units = {.call = call, .each = (bytes + 4095) / 4096 * 4096};
+    units.memory = aligned_alloc(4096, units.each * threads);
+    if (!units.memory) return OUT_OF_MEMORY;
+    run(body, &units, threads);
+    free(units.memory);
+    return 0;
+}
+
+// The next part of some memory, on a cache line of its own.
+static void *take(uintptr_t *at, int64_t bytes) {
+    void *part = (void *)*at;
+    *at += (bytes + 63) / 64 * 64;
+    return part;
+}
+
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static const float NOTHING = -1e30f;  // the score of what is not seen
 
 static inline float float_of(bf16 x) {
     const uint32_t bits = (uint32_t)x << 16;
@@ -1037,6 +1079,24 @@ static inline void transpose(words x[8]) {
             if (!(i & h)) exchange_lanes(&x[i], &x[i | h], h);
 }
 
+// Rows [count, n], `stride` apart, n a multiple of 8, to 8 columns of a panel [n / per, WIDTH], `per` numbers of 16
+// bits to a cell; 0 where there is no row. Eight by 16 numbers change places in registers.
+static inline __attribute__((always_inline)) void fill_columns(const uint16_t *rows, int64_t stride, int64_t count,
+                                                               int64_t n, int per, uint32_t *panel) {
+    for (int64_t i = 0; i < n; i += 16) {
+        words pairs[8] = {0};  // of numbers; of a row, then of all eight
+        for (int64_t j = 0; j < 8 && j < count; j++)
+            __builtin_memcpy(&pairs[j], rows + j * stride + i, n - i >= 16 ? 32 : 16);
+        transpose(pairs);
+        for (int64_t p = 0; p < 8 && i + 2 * p < n; p++) {
+            uint32_t *to = panel + (i + 2 * p) / per * WIDTH;
+            const words low = per == 2 ? pairs[p] : pairs[p] << 16, high = pairs[p] & 0xFFFF0000;
+            __builtin_memcpy(to, &low, 32);
+            if (per == 1) __builtin_memcpy(to + WIDTH, &high, 32);
+        }
+    }
+}
+
 // As `exchange_lanes`, of the nibbles of every lane.
 static inline void exchange_nibbles(words *a, words *b, int h) {
     const uint32_t low = h == 4 ? 0x0000FFFF : h == 2 ? 0x00FF00FF : 0x0F0F0F0F;
@@ -1385,6 +1445,77 @@ static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t co
     }
 }
 #line 39 "csrc/int4.c"
+#line 1 "csrc/pairs.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Fixed point for numbers that are no codes: where a lane multiplies two 16-bit integers at once, twice as many as
+// floats. Numbers that are multiplied and summed up share a unit, which they are whole multiples of, so large that no
+// sum of products has more than 31 bits.
+
+enum { RUN = 256 };  // numbers of a row that share a unit, at most
+
+static inline floats size_of(floats x) { return (floats)((ints)x & 0x7FFFFFFF); }
+
+// Of the n numbers at x as many as a vector has, and then 0.
+static inline floats load_some(const bf16 *x, int64_t n) {
+    if (n >= LANES) return load_bf16(x);
+    bf16 some[LANES] = {0};
+    if (n > 0) __builtin_memcpy(some, x, n * sizeof(bf16));
+    return load_bf16(some);
+}
+
+// The unit of a row of n numbers, RUN at most and a multiple of 8: NaN where one is not finite. In it the row's length,
+// sqrt(most * sum) at most, is 46300 or less, so that two such rows multiply to less than 2^31, and so do all parts of
+// them (Cauchy and Schwarz).
+static inline float unit_of_row(const bf16 *x, int64_t n) {
+    floats most = broadcast(0), sum = broadcast(0);
+    for (int64_t i = 0; i < n; i += LANES) {
+        const floats size = size_of(load_some(x + i, n - i));
+        most = maximum(most, size);
+        sum = sum + size;
+    }
+    const float largest = maximum_of(most), total = sum_of(sum);
+    const float length = sqrtf(largest) * sqrtf(total) * (1 / 46300.f), size = largest * (1 / 32767.f);
+    return total < INFINITY ? length > size ? length : size : NAN;
+}
+
+// The row in its unit, 0 where that is next to nothing or NaN; up to LANES more are written.
+static inline void row_to_pairs(const bf16 *x, int64_t n, float unit, int32_t *pairs) {
+    const floats factor = broadcast(unit > 1e-36f ? 1 / unit : 0);
+    for (int64_t i = 0; i < n; i += LANES) store_pairs(pairs + i / 2, round_to_ints(load_some(x + i, n - i) * factor));
+}
+
+// totals [rows, WIDTH] = x times panel [count, WIDTH], of pairs; pair p of row r is x[p * ROWS + r]. `rows` is a
+// constant where it is inlined.
+static inline __attribute__((always_inline)) void multiply_pairs(const int32_t *x, const int32_t *panel, int64_t count,
+                                                                 int rows, ints totals[][2]) {
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) totals[r][0] = totals[r][1] = (ints){0};
+    for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
+        __builtin_prefetch(x + 24 * ROWS, 0, 3);
+        const ints left = load_words((const uint32_t *)panel), right = load_words((const uint32_t *)panel + LANES);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            const ints pair = x[r] - (ints){0};  // in each lane
+            totals[r][0] = add_pairs(totals[r][0], pair, left);
+            totals[r][1] = add_pairs(totals[r][1], pair, right);
+        }
+    }
+}
+
+// Rows [count, n], `stride` apart, as columns of pairs: panel [n / 2, WIDTH] and units [WIDTH], 0 where there is none.
+static void fill_panel_of_pairs(const bf16 *rows, int64_t stride, int64_t count, int64_t n, int32_t *panel,
+                                float *units) {
+    int32_t pairs[8][RUN / 2 + LANES];
+    for (int64_t column = 0; column < WIDTH; column++)
+        units[column] = column < count ? unit_of_row(rows + column * stride, n) : 0;
+    for (int64_t column = 0; column < WIDTH; column += 8) {
+        for (int64_t j = 0; j < least(8, count - column); j++)
+            row_to_pairs(rows + (column + j) * stride, n, units[column + j], pairs[j]);
+        fill_columns((const uint16_t *)pairs, 2 * (RUN / 2 + LANES), count - column, n, 2, (uint32_t *)panel + column);
+    }
+}
+#line 40 "csrc/int4.c"
 #endif
 #line 1 "csrc/many_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -1435,23 +1566,169 @@ static void many_rows(const Product *c) {
 static void product_body(void *call) { many_rows(call); }
 
 void int4_product(const Product *call, int threads) { run(product_body, call, threads); }
-#line 41 "csrc/int4.c"
+#line 42 "csrc/int4.c"
+#line 1 "csrc/dense.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Many rows times bfloat16 weights, as the vision tower's linear layers: as many_rows.h, in fixed point where a lane
+// multiplies two 16-bit integers at once (pairs.h), else in cells.
+
+#ifdef FIXED_TILES
+
+enum { PER_FACTOR = 2, DEPTH = RUN };  // numbers to what a lane multiplies at once; inputs to a panel
+typedef int32_t factor;
+
+// `some` inputs of ROWS rows, `stride` apart, `count` of which there are: factors [some / 2, ROWS], units [ROWS].
+static void spread_rows(const bf16 *x, int64_t stride, int64_t count, int64_t some, factor *factors, float *units) {
+    factor row[RUN / 2 + LANES];
+    for (int64_t r = 0; r < ROWS; r++) units[r] = r < count ? unit_of_row(x + r * stride, some) : 0;
+    for (int64_t r = 0; r < count; r++) {
+        row_to_pairs(x + r * stride, some, units[r], row);
+        for (int64_t p = 0; p < some / 2; p++) factors[p * ROWS + r] = row[p];
+    }
+}
+
+static void fill_dense(const bf16 *rows, int64_t stride, int64_t count, int64_t some, factor *panel, float *units) {
+    fill_panel_of_pairs(rows, stride, count, some, panel, units);
+}
+
+// sums [rows, WIDTH] += x times panel, which are in the units of rows and columns.
+static inline __attribute__((always_inline)) void add_dense(const factor *x, const float *row_units,
+                                                            const factor *panel, const float *units, int64_t some,
+                                                            int rows, float *sums) {
+    ints totals[ROWS][2];
+    const floats left = load(units), right = load(units + LANES);
+    multiply_pairs(x, panel, some / 2, rows, totals);
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++, sums += WIDTH) {
+        const floats unit = broadcast(row_units[r]);
+        store(sums, fmadd(to_floats(totals[r][0]), left * unit, load(sums)));
+        store(sums + LANES, fmadd(to_floats(totals[r][1]), right * unit, load(sums + LANES)));
+    }
+}
+
+#else
+
+enum { PER_FACTOR = PER_CELL, DEPTH = PANEL };
+typedef cell factor;
+
+static void spread_rows(const bf16 *x, int64_t stride, int64_t count, int64_t some, factor *factors, float *units) {
+    (void)units;  // they are 1
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t p = 0; p < some / PER_CELL; p++) factors[p * ROWS + r] = cell_of(x + r * stride + p * PER_CELL);
+}
+
+static void fill_dense(const bf16 *rows, int64_t stride, int64_t count, int64_t some, factor *panel, float *units) {
+    (void)units;
+    for (int64_t column = 0; column < WIDTH; column += 8)
+        fill_columns(rows + column * stride, stride, count - column, some, PER_CELL, (uint32_t *)panel + column);
+}
+
+static inline __attribute__((always_inline)) void add_dense(const factor *x, const float *row_units,
+                                                            const factor *panel, const float *units, int64_t some,
+                                                            int rows, float *sums) {
+    (void)row_units, (void)units;
+    multiply_rows(x, 1, ROWS, panel, some / PER_CELL, rows, 2, sums);
+}
+
+#endif
+
+// How much there is to do, and what of x and the weights is multiplied, in the work's memory.
+typedef struct {
+    int64_t tiles, columns, runs;  // of ROWS rows, of WIDTH outputs, of DEPTH inputs
+    factor *rows, *weights;        // [tiles, k / PER_FACTOR, ROWS], [columns, k / PER_FACTOR, WIDTH]
+    float *row_units, *units;      // [tiles, runs, ROWS], [columns, runs, WIDTH]
+} Spread;
+
+static Spread spread_at(const Dense *c) {
+    Spread s;
+    s.tiles = (c->rows + ROWS - 1) / ROWS;
+    s.columns = (c->n + WIDTH - 1) / WIDTH;
+    s.runs = (c->k + DEPTH - 1) / DEPTH;
+    uintptr_t at = (uintptr_t)c->work;
+    s.rows = take(&at, s.tiles * ROWS * (c->k / PER_FACTOR) * sizeof(factor));
+    s.weights = take(&at, s.columns * WIDTH * (c->k / PER_FACTOR) * sizeof(factor));
+    s.row_units = take(&at, s.tiles * ROWS * s.runs * sizeof(float));
+    s.units = take(&at, s.columns * WIDTH * s.runs * sizeof(float));
+    return s;
+}
+
+// The sums of a row, WIDTH outputs, `count` of which there are.
+static void store_outputs(const float *sums, const bf16 *bias, int64_t count, bf16 *y) {
+    bf16 some[2][WIDTH] = {{0}};
+    if (bias && count < WIDTH) bias = __builtin_memcpy(some[0], bias, count * sizeof(bf16));
+    const bf16 *b = bias ? bias : some[0];
+    bf16 *to = count < WIDTH ? some[1] : y;
+    store_two_bf16(to, load(sums) + load_bf16(b), load(sums + LANES) + load_bf16(b + LANES));
+    if (count < WIDTH) __builtin_memcpy(y, to, count * sizeof(bf16));
+}
+
+static void dense_body(void *call) {
+    const Dense *c = call;
+    const Spread s = spread_at(c);
+    const int64_t k = c->k / PER_FACTOR, parts = (s.tiles * ROWS + TALL - 1) / TALL;
+    const int64_t tall = (s.tiles + parts - 1) / parts;  // in tiles
+    int64_t from, to;
+    my_share(s.tiles, 1, &from, &to);
+    for (int64_t t = from; t < to; t++)
+        for (int64_t i = 0; i < s.runs; i++)
+            spread_rows(c->x + t * ROWS * c->k + i * DEPTH, c->k, least(c->rows - t * ROWS, ROWS),
+                        least(c->k - i * DEPTH, DEPTH), s.rows + (t * k + i * (DEPTH / PER_FACTOR)) * ROWS,
+                        s.row_units + (t * s.runs + i) * ROWS);
+    my_share(s.columns, 1, &from, &to);
+    for (int64_t j = from; j < to; j++)
+        for (int64_t i = 0; i < s.runs; i++)
+            fill_dense(c->weight + j * WIDTH * c->k + i * DEPTH, c->k, least(c->n - j * WIDTH, WIDTH),
+                       least(c->k - i * DEPTH, DEPTH), s.weights + (j * k + i * (DEPTH / PER_FACTOR)) * WIDTH,
+                       s.units + (j * s.runs + i) * WIDTH);
+    GOMP_barrier();
+
+    float sums[SIDE][TALL * WIDTH] __attribute__((aligned(64)));
+    my_share(s.columns * parts, 1, &from, &to);
+    for (int64_t unit = from, wide; unit < to; unit += wide) {
+        const int64_t column = unit % s.columns, first = unit / s.columns * tall, last = least(first + tall, s.tiles);
+        wide = least(SIDE, least(s.columns - column, to - unit));
+        for (int64_t side = 0; side < wide; side++)
+            __builtin_memset(sums[side], 0, (last - first) * ROWS * WIDTH * sizeof(float));
+        for (int64_t i = 0; i < s.runs; i++)
+            for (int64_t j = column; j < column + wide; j++)
+                for (int64_t t = first; t < last; t++)
+                    add_dense(s.rows + (t * k + i * (DEPTH / PER_FACTOR)) * ROWS, s.row_units + (t * s.runs + i) * ROWS,
+                              s.weights + (j * k + i * (DEPTH / PER_FACTOR)) * WIDTH,
+                              s.units + (j * s.runs + i) * WIDTH, least(c->k - i * DEPTH, DEPTH), ROWS,
+                              sums[j - column] + (t - first) * ROWS * WIDTH);
+        for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++)
+            for (int64_t j = column; j < column + wide; j++)
+                store_outputs(sums[j - column] + (row - first * ROWS) * WIDTH, c->bias ? c->bias + j * WIDTH : NULL,
+                              least(c->n - j * WIDTH, WIDTH), c->y + row * c->n + j * WIDTH);
+    }
+}
+
+void int4_dense(const Dense *call, int threads) { run(dense_body, call, threads); }
+#line 43 "csrc/int4.c"
 #line 1 "csrc/elementwise.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
 // Operations on each number or row, which take most of a layer's steps and little of its time.
 
-// 2^(power + part), the latter by its Taylor series: good to 2e-7. Below e^-87 it is 0, and so are the weights of what
-// is not seen: as the least of numbers they would make sums denormal, which takes some CPUs a hundred times as long.
-static inline floats exp_ps(floats x) {
+static const float LOG2_E = 1.44269504f;
+
+// 2^(power + part), the latter by its Taylor series: good to 2e-7. x is -126 to 127.
+static inline floats exp2_ps(floats x) {
     static const float c[7] =
         {1, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f, 0.00133335581f, 0.000154035304f};
-    const ints is_some = x > broadcast(-87);
-    x = minimum(maximum(x, broadcast(-87)), broadcast(88));
-    x = x * broadcast(1.44269504f);
     floats power = round_to_whole(x), part = x - power, y = broadcast(c[6]);
     for (int i = 5; i >= 0; i--) y = fmadd(y, part, broadcast(c[i]));
-    return (floats)((ints)times_power_of_2(y, power) & is_some);
+    return times_power_of_2(y, power);
+}
+
+// Below e^-87 it is 0, and so are the weights of what is not seen: as the least of numbers they would make sums
+// denormal, which takes some CPUs a hundred times as long. NaN stays NaN: of two numbers of which one is NaN, x86 takes
+// the second one.
+static inline floats exp_ps(floats x) {
+    const ints is_none = x <= broadcast(-87);
+    x = minimum(broadcast(88), maximum(broadcast(-87), x));
+    return (floats)((ints)exp2_ps(x * broadcast(LOG2_E)) & ~is_none);
 }
 
 static inline floats gelu_tanh(floats x) {  // x / (1 + exp(-2 z)), z = sqrt(2 / pi) * (x + 0.044715 x^3)
@@ -1472,10 +1749,15 @@ static void add(const bf16 *x, const bf16 *y, int64_t n, bf16 *sum) {
     for (int64_t i = 0; i < n; i += LANES) store_bf16(sum + i, load_bf16(x + i) + load_bf16(y + i));
 }
 
-// y = gelu(gate) * up
+// y = gelu(gate) * up, or without up, gelu(gate)
 static void gated(const bf16 *gate, const bf16 *up, int64_t from, int64_t to, bf16 *y) {
-    for (int64_t i = from; i < to; i += LANES)
-        store_bf16(y + i, round_bf16(gelu_tanh(load_bf16(gate + i))) * load_bf16(up + i));
+    for (int64_t i = from; i < to; i += LANES) {
+        const floats gelu = gelu_tanh(load_bf16(gate + i));
+        if (up)
+            store_bf16(y + i, round_bf16(gelu) * load_bf16(up + i));
+        else
+            store_bf16(y + i, gelu);
+    }
 }
 
 // The rotary embedding: x * cos + rotate_half(x) * sin.
@@ -1517,7 +1799,7 @@ static void gated_body(void *call) {
 }
 
 void int4_gated(const Gated *call, int threads) { run(gated_body, call, threads); }
-#line 42 "csrc/int4.c"
+#line 44 "csrc/int4.c"
 #line 1 "csrc/attention.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1537,13 +1819,6 @@ typedef struct {
     bf16 *x, *residual;                   // [rows, width], what a product takes, what its result is added to
     void *prepared;                       // x as few_rows wants it, or room for what many_rows makes of it
 } Pass;
-
-// The next part of some memory, on a cache line of its own.
-static void *take(uintptr_t *at, int64_t bytes) {
-    void *part = (void *)*at;
-    *at += (bytes + 63) / 64 * 64;
-    return part;
-}
 
 // Places what all threads share; returns its size in bytes. With memory NULL only the size has a meaning.
 static size_t place_shared(Pass *p, void *memory) {
@@ -1716,7 +1991,219 @@ static void my_mixture(const Pass *p) {
                 store_bf16(p->attended + h * n + i, load(p->mixed + h * n + i));
     }
 }
-#line 43 "csrc/int4.c"
+#line 45 "csrc/int4.c"
+#ifdef FIXED_TILES
+#line 1 "csrc/square.h"
+// Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
+//
+// Attention in which every query sees every key, as in the vision tower, in fixed point (pairs.h): twice as many
+// products at once as flash.h has.
+//
+// Queries stand side by side, WIDTH of them, as columns: of scores, of weights and of the sums of values, so that a
+// softmax goes along a lane. They pass over a head's keys and values, block by block, which are packed once for all.
+
+enum { KEYS = 6 * ROWS };  // to a block; an even number
+
+typedef struct {
+    int64_t dim, tall;   // numbers to a head, the same rounded up to ROWS
+    int32_t *keys;       // [blocks, KEYS / ROWS, dim / 2, ROWS]
+    float *key_units;    // [blocks, KEYS], times what makes a score the exponent of 2
+    int32_t *values;     // [blocks, tall / ROWS, KEYS / 2, ROWS], pairs of keys
+    float *value_units;  // [blocks, tall]
+    int32_t *query;      // [dim / 2, WIDTH]
+    float *scores;       // [KEYS, WIDTH]
+    int32_t *weights;    // [KEYS / 2, WIDTH]
+    float *sums;         // [tall, WIDTH], of weighted values
+    float query_units[WIDTH], most[WIDTH], total[WIDTH], down[WIDTH];
+} Head;
+
+static size_t place_head(const Attention *c, Head *h, void *memory) {
+    uintptr_t at = (uintptr_t)memory;
+    const int64_t blocks = (c->keys + KEYS - 1) / KEYS;
+    h->dim = c->dim;
+    h->tall = (c->dim + ROWS - 1) / ROWS * ROWS;
+    h->keys = take(&at, blocks * KEYS * (c->dim / 2) * sizeof(int32_t));
+    h->key_units = take(&at, blocks * KEYS * sizeof(float));
+    h->values = take(&at, blocks * (KEYS / 2) * h->tall * sizeof(int32_t));
+    h->value_units = take(&at, blocks * h->tall * sizeof(float));
+    h->query = take(&at, c->dim / 2 * WIDTH * sizeof(int32_t));
+    h->scores = take(&at, KEYS * WIDTH * sizeof(float));
+    h->weights = take(&at, KEYS / 2 * WIDTH * sizeof(int32_t));
+    h->sums = take(&at, h->tall * WIDTH * sizeof(float));
+    return at - (uintptr_t)memory;
+}
+
+static void pack_keys(const Attention *c, const bf16 *keys, Head *h) {
+    const int64_t pairs = h->dim / 2, stride = c->key_strides[2], end = (c->keys + KEYS - 1) / KEYS * KEYS;
+    int32_t row[RUN / 2 + LANES] = {0};
+    for (int64_t j = 0; j < end; j++) h->key_units[j] = j < c->keys ? unit_of_row(keys + j * stride, h->dim) : 0;
+    for (int64_t j = 0; j < end; j++) {
+        int32_t *to = h->keys + j / ROWS * pairs * ROWS + j % ROWS;
+        if (j < c->keys) row_to_pairs(keys + j * stride, h->dim, h->key_units[j], row);
+        for (int64_t i = 0; i < pairs; i++) to[i * ROWS] = row[i];
+        h->key_units[j] *= c->scaling * LOG2_E;
+    }
+}
+
+// Of a block each column has a unit. The sizes of a column's numbers sum up to 65535 units or less, and a weight is
+// 2^15 at most.
+static void pack_values(const Attention *c, const bf16 *values, int64_t block, Head *h) {
+    const int64_t stride = c->value_strides[2], count = least(c->keys - block * KEYS, KEYS);
+    int32_t pairs[KEYS / 2][RUN + LANES];
+    float units[RUN + LANES];
+    values += block * KEYS * stride;
+    for (int64_t i = 0; i < h->tall; i += LANES) {
+        floats most = broadcast(0), sum = broadcast(0);
+        for (int64_t j = 0; j < count; j++) {
+            const floats size = size_of(load_some(values + j * stride + i, h->dim - i));
+            most = maximum(most, size);
+            sum = sum + size;
+        }
+        const floats unit = maximum(sum * broadcast(1.f / 65500), most * broadcast(1.f / 32767));
+        const ints finite = sum < broadcast(INFINITY), some = finite & (unit > broadcast(1e-36f));
+        const floats factor = (floats)((ints)(broadcast(1) / unit) & some);
+        store(units + i, (floats)((ints)unit | ~finite));
+        for (int64_t j = 0; j < KEYS; j += 2) {
+            ints whole[2] = {{0}};
+            for (int64_t n = j; n < j + 2 && n < count; n++)
+                whole[n - j] = round_to_ints(load_some(values + n * stride + i, h->dim - i) * factor);
+            const ints pair = (whole[0] & 0xFFFF) | whole[1] << 16;
+            __builtin_memcpy(pairs[j / 2] + i, &pair, sizeof pair);
+        }
+    }
+    __builtin_memcpy(h->value_units + block * h->tall, units, h->tall * sizeof(float));
+    for (int64_t i = 0; i < h->tall; i += ROWS)
+        for (int64_t p = 0; p < KEYS / 2; p++)
+            __builtin_memcpy(h->values + ((block * h->tall + i) * (KEYS / 2) + p * ROWS), pairs[p] + i,
+                             ROWS * sizeof(int32_t));
+}
+
+// scores [KEYS, WIDTH] of a block of keys, `count` of them, as exponents of 2; `most` is the highest so far.
+static void square_scores(const Head *h, int64_t block, int64_t count, floats most[2]) {
+    const int64_t pairs = h->dim / 2;
+    const int32_t *keys = h->keys + block * KEYS * pairs;
+    const float *units = h->key_units + block * KEYS;
+    const floats left = load(h->query_units), right = load(h->query_units + LANES);
+    float *scores = h->scores;
+    for (int64_t j = 0; j < count; j += ROWS, units += ROWS, scores += ROWS * WIDTH) {
+        ints totals[ROWS][2];
+        floats tile[ROWS][2];
+        multiply_pairs(keys + j * pairs, h->query, pairs, ROWS, totals);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            tile[r][0] = to_floats(totals[r][0]) * (left * broadcast(units[r]));
+            tile[r][1] = to_floats(totals[r][1]) * (right * broadcast(units[r]));
+        }
+        if (j + ROWS > count)
+#pragma GCC unroll 12
+            for (int r = 0; r < ROWS; r++)
+                if (j + r >= count) tile[r][0] = tile[r][1] = broadcast(NOTHING);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++)
+            for (int half = 0; half < 2; half++) store(scores + r * WIDTH + half * LANES, tile[r][half]);
+        for (int half = 0; half < 2; half++) {
+            floats highest[3] = {tile[0][half], tile[1][half], tile[2][half]};
+#pragma GCC unroll 12
+            for (int r = 3; r < ROWS; r++) highest[r % 3] = maximum(highest[r % 3], tile[r][half]);
+            most[half] = maximum(most[half], maximum(highest[0], maximum(highest[1], highest[2])));
+        }
+    }
+    for (; scores < h->scores + KEYS * WIDTH; scores += LANES) store(scores, broadcast(NOTHING));
+}
+
+// 2^x, good to 3e-6; where that is next to nothing, 2^-126; NaN where x is.
+static inline floats weight_of(floats x) {
+    x = maximum(broadcast(-126), x);
+    floats power = round_to_whole(x), part = x - power, y = broadcast(0.00957010221f);
+    y = fmadd(y, part, broadcast(0.0559178591f));
+    y = fmadd(y, part, broadcast(0.240247443f));
+    y = fmadd(y, part, broadcast(0.693121791f));
+    return times_power_of_2(fmadd(y, part, broadcast(0.999999285f)), power);
+}
+
+// Scores -> weights against the highest score, `most`, which weighs a little less than 2^15; `down` is what brings
+// earlier sums to that.
+static void square_weights(Head *h, const floats most[2]) {
+    for (int half = 0; half < 2; half++) {
+        const float *scores = h->scores + half * LANES;
+        int32_t *weights = h->weights + half * LANES;
+        const floats down = weight_of(load(h->most + half * LANES) - most[half]);
+        const floats shift = most[half] - broadcast(14.99f);
+        floats total = load(h->total + half * LANES) * down;
+        for (int64_t j = 0; j < KEYS; j += 2) {
+            const floats weight = weight_of(load(scores + j * WIDTH) - shift);
+            const floats next = weight_of(load(scores + (j + 1) * WIDTH) - shift);
+            const ints pair = round_to_ints(weight) | round_to_ints(next) << 16;
+            total = total + (weight + next);
+            __builtin_memcpy(weights + j / 2 * WIDTH, &pair, sizeof pair);
+        }
+        store(h->most + half * LANES, most[half]);
+        store(h->total + half * LANES, total);
+        store(h->down + half * LANES, down);
+    }
+}
+
+// sums [tall, WIDTH] += values of a block, weighed.
+static void square_values(const Head *h, int64_t block) {
+    const int32_t *values = h->values + block * h->tall * (KEYS / 2);
+    const float *units = h->value_units + block * h->tall;
+    const floats left = load(h->down), right = load(h->down + LANES);
+    float *sums = h->sums;
+    for (int64_t i = 0; i < h->tall; i += ROWS, units += ROWS, sums += ROWS * WIDTH) {
+        ints totals[ROWS][2];
+        multiply_pairs(values + i * (KEYS / 2), h->weights, KEYS / 2, ROWS, totals);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            float *sum = sums + r * WIDTH;
+            store(sum, fmadd(to_floats(totals[r][0]), broadcast(units[r]), load(sum) * left));
+            store(sum + LANES, fmadd(to_floats(totals[r][1]), broadcast(units[r]), load(sum + LANES) * right));
+        }
+    }
+}
+
+// Some queries, WIDTH at most, over all keys; `out` is of the first one.
+static void square_queries(const Attention *c, const bf16 *query, int64_t count, Head *h, bf16 *out) {
+    bf16 columns[RUN + ROWS][WIDTH];
+    fill_panel_of_pairs(query, c->query_strides[2], count, h->dim, h->query, h->query_units);
+    __builtin_memset(h->sums, 0, h->tall * WIDTH * sizeof(float));
+    for (int64_t q = 0; q < WIDTH; q++) h->most[q] = NOTHING, h->total[q] = 0;
+    for (int64_t block = 0; block * KEYS < c->keys; block++) {
+        floats most[2] = {load(h->most), load(h->most + LANES)};
+        square_scores(h, block, least(c->keys - block * KEYS, KEYS), most);
+        square_weights(h, most);
+        square_values(h, block);
+    }
+    const floats left = broadcast(1) / load(h->total), right = broadcast(1) / load(h->total + LANES);
+    for (int64_t i = 0; i < h->dim; i++)
+        store_two_bf16(columns[i], load(h->sums + i * WIDTH) * left, load(h->sums + i * WIDTH + LANES) * right);
+    for (int64_t q = 0; q < count; q++)
+        for (int64_t i = 0; i < h->dim; i++) out[q * c->heads * h->dim + i] = columns[i][q];
+}
+
+// A unit of work is a head of one sequence, or where there are few heads to each thread, a part of its queries.
+static void square_body(void *units) {
+    Units *s = units;
+    const Attention *c = s->call;
+    Head h;
+    place_head(c, &h, my_memory(s));
+    const int64_t heads = c->batch * c->heads, panels = (c->queries + WIDTH - 1) / WIDTH;
+    const int64_t parts = least(panels, (2 * omp_get_num_threads() + heads - 1) / heads);
+    for (int64_t unit; (unit = next_unit(s)) < heads * parts;) {
+        const int64_t sequence = unit / parts / c->heads, head = unit / parts % c->heads, part = unit % parts;
+        const int64_t kv_head = head / (c->heads / c->kv_heads);
+        const bf16 *query = c->query + sequence * c->query_strides[0] + head * c->query_strides[1];
+        pack_keys(c, c->key + sequence * c->key_strides[0] + kv_head * c->key_strides[1], &h);
+        const bf16 *values = c->value + sequence * c->value_strides[0] + kv_head * c->value_strides[1];
+        for (int64_t block = 0; block * KEYS < c->keys; block++) pack_values(c, values, block, &h);
+        for (int64_t panel = panels * part / parts; panel < panels * (part + 1) / parts; panel++) {
+            const int64_t q = panel * WIDTH;
+            square_queries(c, query + q * c->query_strides[2], least(c->queries - q, WIDTH), &h,
+                           c->out + ((sequence * c->queries + q) * c->heads + head) * h.dim);
+        }
+    }
+}
+#line 47 "csrc/int4.c"
+#endif
 #line 1 "csrc/flash.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1727,8 +2214,6 @@ static void my_mixture(const Pass *p) {
 // what is multiplied is bfloat16, the softmax's numerators as well.
 
 enum { BLOCK = 64, TALL_ROWS = 128 };  // keys to a block; rows to a unit
-
-static const float NOTHING = -1e30f;  // the score of what is not seen
 
 // What a thread has of its own, for `groups` times ROWS rows.
 typedef struct {
@@ -1800,36 +2285,15 @@ static void begin_unit(const Place *p, Unit *u) {
     }
 }
 
-// Keys [count, dim], `stride` apart, to a panel [dim / PER_CELL, WIDTH], 0 where there is none: eight by 16 numbers
-// change places in registers.
-static void fill_key_panel(const bf16 *keys, int64_t stride, int64_t count, int64_t dim, cell *panel) {
-    for (int64_t k = 0; k < WIDTH; k += 8)
-        for (int64_t i = 0; i < dim; i += 16) {
-            words pairs[8] = {0};  // of numbers; of a key, then of all eight
-            for (int64_t j = 0; j < 8 && k + j < count; j++) {
-                const bf16 *from = keys + (k + j) * stride + i;
-                if (dim - i >= 16)
-                    __builtin_memcpy(&pairs[j], from, 32);
-                else
-                    __builtin_memcpy(&pairs[j], from, 16);
-            }
-            transpose(pairs);
-            for (int64_t p = 0; p < 8 && i + 2 * p < dim; p++) {
-                cell *to = panel + (i + 2 * p) / PER_CELL * WIDTH + k;
-                const words low = PER_CELL == 2 ? pairs[p] : pairs[p] << 16, high = pairs[p] & 0xFFFF0000;
-                __builtin_memcpy(to, &low, 32);
-                if (PER_CELL == 1) __builtin_memcpy(to + WIDTH, &high, 32);
-            }
-        }
-}
-
 // scores = scaling * q . k of a block of keys, `count` of them.
 static void block_scores(const Place *p, Unit *u, int64_t block, int64_t count) {
     const Attention *c = p->call;
     const bf16 *keys = c->key + p->sequence * c->key_strides[0] + p->kv_head * c->key_strides[1];
     const int64_t cells = c->dim / PER_CELL, stride = c->key_strides[2];
     for (int64_t j = 0; j < count; j += WIDTH) {
-        fill_key_panel(keys + (block + j) * stride, stride, count - j, c->dim, u->panel);
+        for (int64_t k = 0; k < WIDTH; k += 8)
+            fill_columns(keys + (block + j + k) * stride, stride, count - j - k, c->dim, PER_CELL,
+                         (uint32_t *)u->panel + k);
         for (int64_t g = 0; g < u->groups; g++) {
             float *scores = u->scores + (g * (BLOCK / WIDTH) + j / WIDTH) * ROWS * WIDTH;
             __builtin_memset(scores, 0, ROWS * WIDTH * sizeof(float));
@@ -1858,7 +2322,7 @@ static void weigh_row(const Place *p, Unit *u, int64_t row, int64_t block, int64
         for (int64_t j = 0; j < BLOCK; j++)
             if (block + j < first || block + j >= end || j >= count || (seen && !seen[j])) weights[j] = NOTHING;
     for (int64_t j = 0; j < BLOCK; j += LANES) highest = maximum(highest, load(weights + j));
-    const float before = u->most[row], now = maximum_of(highest) > before ? maximum_of(highest) : before;
+    const float before = u->most[row], now = maximum_of(highest) <= before ? before : maximum_of(highest);
     cell *to = u->weights + row * (BLOCK / PER_CELL);
     if (now == NOTHING) {
         __builtin_memset(to, 0, BLOCK / PER_CELL * sizeof(cell));
@@ -1935,7 +2399,7 @@ static void end_unit(const Place *p, const Unit *u) {
         const int64_t position = p->position + row % p->positions;
         bf16 *out = c->out + ((p->sequence * c->queries + position) * c->heads + head) * c->dim;
         const float total = sum_of(load(u->total + row * LANES));
-        floats factor = broadcast(total > 0 ? 1 / total : 0);
+        floats factor = broadcast(total == 0 ? 0 : 1 / total);
         for (int64_t i = 0; i < c->dim; i += LANES) {
             bf16 rounded[LANES];
             store_bf16(rounded, load(sum_at(u, row, i)) * factor);
@@ -1944,23 +2408,14 @@ static void end_unit(const Place *p, const Unit *u) {
     }
 }
 
-typedef struct {
-    Attention call;
-    int64_t next;  // the unit that no thread has begun yet
-    char *memory;
-    size_t each;  // bytes of it to a thread
-} Shared;
-
-static void attention_body(void *shared) {
-    Shared *s = shared;
-    const Attention *c = &s->call;
+static void flash_body(void *units) {
+    Units *s = units;
+    const Attention *c = s->call;
     Unit u;
-    place_unit(c, &u, s->memory + s->each * omp_get_thread_num());
+    place_unit(c, &u, my_memory(s));
     const int64_t positions = unit_positions(c), parts = (c->queries + positions - 1) / positions;
-    const int64_t units = c->batch * c->kv_heads * parts;
-    for (;;) {
-        const int64_t unit = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
-        if (unit >= units) return;
+    const int64_t all = c->batch * c->kv_heads * parts;
+    for (int64_t unit; (unit = next_unit(s)) < all;) {
         // the last queries first, as they see most
         const int64_t part = parts - 1 - unit / (c->batch * c->kv_heads), which = unit % (c->batch * c->kv_heads);
         Place p = {.call = c, .sequence = which / c->kv_heads, .kv_head = which % c->kv_heads};
@@ -1985,15 +2440,15 @@ static void attention_body(void *shared) {
 }
 
 int int4_attention(const Attention *call, int threads) {
+#ifdef FIXED_TILES
+    Head head;
+    if (!call->first && !call->seen && call->dim <= RUN)
+        return run_units(square_body, call, place_head(call, &head, NULL), threads);
+#endif
     Unit unit;
-    Shared shared = {.call = *call, .each = (place_unit(call, &unit, NULL) + 4095) / 4096 * 4096};
-    shared.memory = aligned_alloc(4096, shared.each * threads);
-    if (!shared.memory) return OUT_OF_MEMORY;
-    run(attention_body, &shared, threads);
-    free(shared.memory);
-    return 0;
+    return run_units(flash_body, call, place_unit(call, &unit, NULL), threads);
 }
-#line 44 "csrc/int4.c"
+#line 49 "csrc/int4.c"
 #line 1 "csrc/decoder_layer.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -2167,12 +2622,13 @@ int int4_decoder_layers(const Steps *call, int threads) {
     free(passes.memory);
     return 0;
 }
-#line 45 "csrc/int4.c"
+#line 50 "csrc/int4.c"
 
 // Python compares these with what ctypes makes of its own declarations.
 #define EXPORT_SIZE(type) const int32_t int4_sizeof_##type = sizeof(type)
 EXPORT_SIZE(Matrix);
 EXPORT_SIZE(Product);
+EXPORT_SIZE(Dense);
 EXPORT_SIZE(Dequantize);
 EXPORT_SIZE(Rows);
 EXPORT_SIZE(PackAwq);

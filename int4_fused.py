@@ -10,7 +10,6 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from .int4_cpu_fused import FUSED as CPU_FUSED
 from .int4_cpu_fused import FUSED_TOWER as CPU_FUSED_TOWER
-from .int4_cpu_hardware import cpu
 from .int4_cpu_native import NativeCpu
 from .int4_gpu_fused import FUSED as GPU_FUSED
 from .int4_gpu_triton import Triton
@@ -26,8 +25,8 @@ ORIGINAL = {new: old for table in (*FUSED.values(), CPU_FUSED_TOWER, PREFILL) fo
 def use_fused_modules(model: nn.Module) -> None:
     """Exchange the classes of a Gemma 3's modules: call it after loading and after each move.
 
-    The language model reads long prompts in chunks, and gets the fused classes of its backend; the vision tower, on a
-    CPU without bfloat16 arithmetic, layers that compute in float32.
+    The language model reads long prompts in chunks, and gets the fused classes of its backend; the vision tower those
+    for a CPU, which elsewhere compute as before.
     """
     for module in model.modules():
         module.__class__ = ORIGINAL.get(type(module), type(module))
@@ -37,9 +36,8 @@ def use_fused_modules(model: nn.Module) -> None:
         if any(issubclass(used, backend) for used in backends):
             _exchange(model, classes)
             break
-    if not cpu().bf16_gemm:
-        for tower in (module for module in model.modules() if isinstance(module, SiglipVisionModel)):
-            _exchange(tower, CPU_FUSED_TOWER)
+    for tower in (module for module in model.modules() if isinstance(module, SiglipVisionModel)):
+        _exchange(tower, CPU_FUSED_TOWER)
 
 
 def _exchange(model: nn.Module, classes: dict[type, type]) -> None:

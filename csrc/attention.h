@@ -17,13 +17,6 @@ typedef struct {
     void *prepared;                       // x as few_rows wants it, or room for what many_rows makes of it
 } Pass;
 
-// The next part of some memory, on a cache line of its own.
-static void *take(uintptr_t *at, int64_t bytes) {
-    void *part = (void *)*at;
-    *at += (bytes + 63) / 64 * 64;
-    return part;
-}
-
 // Places what all threads share; returns its size in bytes. With memory NULL only the size has a meaning.
 static size_t place_shared(Pass *p, void *memory) {
     uintptr_t at = (uintptr_t)memory;

@@ -18,8 +18,38 @@ static void my_share(int64_t count, int64_t step, int64_t *from, int64_t *to) {
     *to = t + 1 == threads ? count : steps * (t + 1) / threads * step;
 }
 
+// Units of work, which threads take one after the other, each with some memory of its own.
+typedef struct {
+    const void *call;
+    int64_t next;  // the unit that no thread has begun yet
+    char *memory;
+    size_t each;  // bytes of it to a thread
+} Units;
+
+static inline int64_t next_unit(Units *units) { return __atomic_fetch_add(&units->next, 1, __ATOMIC_RELAXED); }
+static inline void *my_memory(const Units *units) { return units->memory + units->each * omp_get_thread_num(); }
+
+// Has each of the threads call body(units of call), with `bytes` of memory.
+static int run_units(void (*body)(void *), const void *call, size_t bytes, int threads) {
+    Units units = {.call = call, .each = (bytes + 4095) / 4096 * 4096};
+    units.memory = aligned_alloc(4096, units.each * threads);
+    if (!units.memory) return OUT_OF_MEMORY;
+    run(body, &units, threads);
+    free(units.memory);
+    return 0;
+}
+
+// The next part of some memory, on a cache line of its own.
+static void *take(uintptr_t *at, int64_t bytes) {
+    void *part = (void *)*at;
+    *at += (bytes + 63) / 64 * 64;
+    return part;
+}
+
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static const float NOTHING = -1e30f;  // the score of what is not seen
 
 static inline float float_of(bf16 x) {
     const uint32_t bits = (uint32_t)x << 16;

@@ -2,17 +2,24 @@
 //
 // Operations on each number or row, which take most of a layer's steps and little of its time.
 
-// 2^(power + part), the latter by its Taylor series: good to 2e-7. Below e^-87 it is 0, and so are the weights of what
-// is not seen: as the least of numbers they would make sums denormal, which takes some CPUs a hundred times as long.
-static inline floats exp_ps(floats x) {
+static const float LOG2_E = 1.44269504f;
+
+// 2^(power + part), the latter by its Taylor series: good to 2e-7. x is -126 to 127.
+static inline floats exp2_ps(floats x) {
     static const float c[7] =
         {1, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f, 0.00133335581f, 0.000154035304f};
-    const ints is_some = x > broadcast(-87);
-    x = minimum(maximum(x, broadcast(-87)), broadcast(88));
-    x = x * broadcast(1.44269504f);
     floats power = round_to_whole(x), part = x - power, y = broadcast(c[6]);
     for (int i = 5; i >= 0; i--) y = fmadd(y, part, broadcast(c[i]));
-    return (floats)((ints)times_power_of_2(y, power) & is_some);
+    return times_power_of_2(y, power);
+}
+
+// Below e^-87 it is 0, and so are the weights of what is not seen: as the least of numbers they would make sums
+// denormal, which takes some CPUs a hundred times as long. NaN stays NaN: of two numbers of which one is NaN, x86 takes
+// the second one.
+static inline floats exp_ps(floats x) {
+    const ints is_none = x <= broadcast(-87);
+    x = minimum(broadcast(88), maximum(broadcast(-87), x));
+    return (floats)((ints)exp2_ps(x * broadcast(LOG2_E)) & ~is_none);
 }
 
 static inline floats gelu_tanh(floats x) {  // x / (1 + exp(-2 z)), z = sqrt(2 / pi) * (x + 0.044715 x^3)
@@ -33,10 +40,15 @@ static void add(const bf16 *x, const bf16 *y, int64_t n, bf16 *sum) {
     for (int64_t i = 0; i < n; i += LANES) store_bf16(sum + i, load_bf16(x + i) + load_bf16(y + i));
 }
 
-// y = gelu(gate) * up
+// y = gelu(gate) * up, or without up, gelu(gate)
 static void gated(const bf16 *gate, const bf16 *up, int64_t from, int64_t to, bf16 *y) {
-    for (int64_t i = from; i < to; i += LANES)
-        store_bf16(y + i, round_bf16(gelu_tanh(load_bf16(gate + i))) * load_bf16(up + i));
+    for (int64_t i = from; i < to; i += LANES) {
+        const floats gelu = gelu_tanh(load_bf16(gate + i));
+        if (up)
+            store_bf16(y + i, round_bf16(gelu) * load_bf16(up + i));
+        else
+            store_bf16(y + i, gelu);
+    }
 }
 
 // The rotary embedding: x * cos + rotate_half(x) * sin.

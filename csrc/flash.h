@@ -8,8 +8,6 @@
 
 enum { BLOCK = 64, TALL_ROWS = 128 };  // keys to a block; rows to a unit
 
-static const float NOTHING = -1e30f;  // the score of what is not seen
-
 // What a thread has of its own, for `groups` times ROWS rows.
 typedef struct {
     int64_t rows, groups, width;  // rows in use; ROWS of them to a group; numbers to a head, rounded up to WIDTH
@@ -80,36 +78,15 @@ static void begin_unit(const Place *p, Unit *u) {
     }
 }
 
-// Keys [count, dim], `stride` apart, to a panel [dim / PER_CELL, WIDTH], 0 where there is none: eight by 16 numbers
-// change places in registers.
-static void fill_key_panel(const bf16 *keys, int64_t stride, int64_t count, int64_t dim, cell *panel) {
-    for (int64_t k = 0; k < WIDTH; k += 8)
-        for (int64_t i = 0; i < dim; i += 16) {
-            words pairs[8] = {0};  // of numbers; of a key, then of all eight
-            for (int64_t j = 0; j < 8 && k + j < count; j++) {
-                const bf16 *from = keys + (k + j) * stride + i;
-                if (dim - i >= 16)
-                    __builtin_memcpy(&pairs[j], from, 32);
-                else
-                    __builtin_memcpy(&pairs[j], from, 16);
-            }
-            transpose(pairs);
-            for (int64_t p = 0; p < 8 && i + 2 * p < dim; p++) {
-                cell *to = panel + (i + 2 * p) / PER_CELL * WIDTH + k;
-                const words low = PER_CELL == 2 ? pairs[p] : pairs[p] << 16, high = pairs[p] & 0xFFFF0000;
-                __builtin_memcpy(to, &low, 32);
-                if (PER_CELL == 1) __builtin_memcpy(to + WIDTH, &high, 32);
-            }
-        }
-}
-
 // scores = scaling * q . k of a block of keys, `count` of them.
 static void block_scores(const Place *p, Unit *u, int64_t block, int64_t count) {
     const Attention *c = p->call;
     const bf16 *keys = c->key + p->sequence * c->key_strides[0] + p->kv_head * c->key_strides[1];
     const int64_t cells = c->dim / PER_CELL, stride = c->key_strides[2];
     for (int64_t j = 0; j < count; j += WIDTH) {
-        fill_key_panel(keys + (block + j) * stride, stride, count - j, c->dim, u->panel);
+        for (int64_t k = 0; k < WIDTH; k += 8)
+            fill_columns(keys + (block + j + k) * stride, stride, count - j - k, c->dim, PER_CELL,
+                         (uint32_t *)u->panel + k);
         for (int64_t g = 0; g < u->groups; g++) {
             float *scores = u->scores + (g * (BLOCK / WIDTH) + j / WIDTH) * ROWS * WIDTH;
             __builtin_memset(scores, 0, ROWS * WIDTH * sizeof(float));
@@ -138,7 +115,7 @@ static void weigh_row(const Place *p, Unit *u, int64_t row, int64_t block, int64
         for (int64_t j = 0; j < BLOCK; j++)
             if (block + j < first || block + j >= end || j >= count || (seen && !seen[j])) weights[j] = NOTHING;
     for (int64_t j = 0; j < BLOCK; j += LANES) highest = maximum(highest, load(weights + j));
-    const float before = u->most[row], now = maximum_of(highest) > before ? maximum_of(highest) : before;
+    const float before = u->most[row], now = maximum_of(highest) <= before ? before : maximum_of(highest);
     cell *to = u->weights + row * (BLOCK / PER_CELL);
     if (now == NOTHING) {
         __builtin_memset(to, 0, BLOCK / PER_CELL * sizeof(cell));
@@ -215,7 +192,7 @@ static void end_unit(const Place *p, const Unit *u) {
         const int64_t position = p->position + row % p->positions;
         bf16 *out = c->out + ((p->sequence * c->queries + position) * c->heads + head) * c->dim;
         const float total = sum_of(load(u->total + row * LANES));
-        floats factor = broadcast(total > 0 ? 1 / total : 0);
+        floats factor = broadcast(total == 0 ? 0 : 1 / total);
         for (int64_t i = 0; i < c->dim; i += LANES) {
             bf16 rounded[LANES];
             store_bf16(rounded, load(sum_at(u, row, i)) * factor);
@@ -224,23 +201,14 @@ static void end_unit(const Place *p, const Unit *u) {
     }
 }
 
-typedef struct {
-    Attention call;
-    int64_t next;  // the unit that no thread has begun yet
-    char *memory;
-    size_t each;  // bytes of it to a thread
-} Shared;
-
-static void attention_body(void *shared) {
-    Shared *s = shared;
-    const Attention *c = &s->call;
+static void flash_body(void *units) {
+    Units *s = units;
+    const Attention *c = s->call;
     Unit u;
-    place_unit(c, &u, s->memory + s->each * omp_get_thread_num());
+    place_unit(c, &u, my_memory(s));
     const int64_t positions = unit_positions(c), parts = (c->queries + positions - 1) / positions;
-    const int64_t units = c->batch * c->kv_heads * parts;
-    for (;;) {
-        const int64_t unit = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
-        if (unit >= units) return;
+    const int64_t all = c->batch * c->kv_heads * parts;
+    for (int64_t unit; (unit = next_unit(s)) < all;) {
         // the last queries first, as they see most
         const int64_t part = parts - 1 - unit / (c->batch * c->kv_heads), which = unit % (c->batch * c->kv_heads);
         Place p = {.call = c, .sequence = which / c->kv_heads, .kv_head = which % c->kv_heads};
@@ -265,11 +233,11 @@ static void attention_body(void *shared) {
 }
 
 int int4_attention(const Attention *call, int threads) {
+#ifdef FIXED_TILES
+    Head head;
+    if (!call->first && !call->seen && call->dim <= RUN)
+        return run_units(square_body, call, place_head(call, &head, NULL), threads);
+#endif
     Unit unit;
-    Shared shared = {.call = *call, .each = (place_unit(call, &unit, NULL) + 4095) / 4096 * 4096};
-    shared.memory = aligned_alloc(4096, shared.each * threads);
-    if (!shared.memory) return OUT_OF_MEMORY;
-    run(attention_body, &shared, threads);
-    free(shared.memory);
-    return 0;
+    return run_units(flash_body, call, place_unit(call, &unit, NULL), threads);
 }

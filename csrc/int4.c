@@ -36,10 +36,15 @@
 #include "cell_tiles.h"
 #ifdef FIXED_TILES
 #include "fixed_tiles.h"
+#include "pairs.h"
 #endif
 #include "many_rows.h"
+#include "dense.h"
 #include "elementwise.h"
 #include "attention.h"
+#ifdef FIXED_TILES
+#include "square.h"
+#endif
 #include "flash.h"
 #include "decoder_layer.h"
 
@@ -47,6 +52,7 @@
 #define EXPORT_SIZE(type) const int32_t int4_sizeof_##type = sizeof(type)
 EXPORT_SIZE(Matrix);
 EXPORT_SIZE(Product);
+EXPORT_SIZE(Dense);
 EXPORT_SIZE(Dequantize);
 EXPORT_SIZE(Rows);
 EXPORT_SIZE(PackAwq);

@@ -38,6 +38,18 @@ int int4_linear(const Product *call, int threads);
 // as int4_linear, to the bit.
 void int4_product(const Product *call, int threads);
 
+// y = x W.T + bias, of bfloat16 weights and many rows; with VNNI and no BF16 in fixed point (pairs.h), else as
+// `int4_product`.
+typedef struct {
+    const bf16 *weight, *bias;  // [n, k], [n] or NULL; k is a multiple of 8
+    const bf16 *x;              // [rows, k]
+    int64_t rows, n, k;
+    void *work;  // at a multiple of 64, five bytes for each number of x, of weight, and of 12 rows and 32 outputs more
+    bf16 *y;     // [rows, n]
+} Dense;
+
+void int4_dense(const Dense *call, int threads);
+
 // Outputs first .. first + count, multiples of 32, as bfloat16 columns.
 typedef struct {
     Matrix weight;
@@ -79,7 +91,7 @@ typedef struct {
 
 void int4_rms_norm(const Norm *call, int threads);
 
-// y = gelu_tanh(gate) * up, of n numbers each; n is a multiple of 16.
+// y = gelu_tanh(gate) * up, of n numbers each, or where up is NULL, gelu_tanh(gate); n is a multiple of 16.
 typedef struct {
     const bf16 *gate, *up;
     int64_t n;

@@ -79,6 +79,24 @@ static inline void transpose(words x[8]) {
             if (!(i & h)) exchange_lanes(&x[i], &x[i | h], h);
 }
 
+// Rows [count, n], `stride` apart, n a multiple of 8, to 8 columns of a panel [n / per, WIDTH], `per` numbers of 16
+// bits to a cell; 0 where there is no row. Eight by 16 numbers change places in registers.
+static inline __attribute__((always_inline)) void fill_columns(const uint16_t *rows, int64_t stride, int64_t count,
+                                                               int64_t n, int per, uint32_t *panel) {
+    for (int64_t i = 0; i < n; i += 16) {
+        words pairs[8] = {0};  // of numbers; of a row, then of all eight
+        for (int64_t j = 0; j < 8 && j < count; j++)
+            __builtin_memcpy(&pairs[j], rows + j * stride + i, n - i >= 16 ? 32 : 16);
+        transpose(pairs);
+        for (int64_t p = 0; p < 8 && i + 2 * p < n; p++) {
+            uint32_t *to = panel + (i + 2 * p) / per * WIDTH;
+            const words low = per == 2 ? pairs[p] : pairs[p] << 16, high = pairs[p] & 0xFFFF0000;
+            __builtin_memcpy(to, &low, 32);
+            if (per == 1) __builtin_memcpy(to + WIDTH, &high, 32);
+        }
+    }
+}
+
 // As `exchange_lanes`, of the nibbles of every lane.
 static inline void exchange_nibbles(words *a, words *b, int h) {
     const uint32_t low = h == 4 ? 0x0000FFFF : h == 2 ? 0x00FF00FF : 0x0F0F0F0F;

@@ -83,6 +83,22 @@ static void write_products(int scale_type) {
   write_out("dequantize", scale_type, call.tile, 64 * w.k);
 }
 
+static void write_dense(void) {
+  for (int rows = 5; rows < 40; rows += 17) {
+    const int n = 72, k = 296;
+    Dense call = {.weight = numbers(n * k, -2),
+                  .bias = numbers(n, 3),
+                  .x = numbers(rows * k, 1),
+                  .rows = rows,
+                  .n = n,
+                  .k = k,
+                  .work = memory((rows + 12 + n + 32) * k * 5),
+                  .y = memory(rows * n * 2)};
+    int4_dense(&call, THREADS);
+    write_out("dense", rows, call.y, rows * n);
+  }
+}
+
 static void write_packing(void) {
   const int n = 288, k = 64;
   uint32_t *qweight = memory(n * k / 2);
@@ -110,6 +126,9 @@ static void write_elementwise(void) {
                  .y = memory(rows * n * 2)};
   int4_gated(&gated, THREADS);
   write_out("gated", 0, gated.y, rows * n);
+  gated.up = NULL;
+  int4_gated(&gated, THREADS);
+  write_out("gelu", 0, gated.y, rows * n);
 }
 
 static void write_attention(int64_t dim) {
@@ -135,6 +154,9 @@ static void write_attention(int64_t dim) {
   call.first = first, call.end = end;
   int4_attention(&call, THREADS);
   write_out("attention", dim, call.out, queries * heads * dim);
+  call.first = call.end = NULL;
+  int4_attention(&call, THREADS);
+  write_out("square", dim, call.out, queries * heads * dim);
 }
 
 static void write_layer(int64_t rows, int64_t few, int64_t length, int heads,
@@ -175,6 +197,7 @@ static void write_layer(int64_t rows, int64_t few, int64_t length, int heads,
 int main(void) {
   for (int scale_type = 0; scale_type < 3; scale_type++)
     write_products(scale_type);
+  write_dense();
   write_packing();
   write_elementwise();
   for (int64_t dim = 64; dim < 80; dim += 8)

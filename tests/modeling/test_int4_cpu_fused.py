@@ -385,8 +385,22 @@ def test_the_vision_tower_without_bfloat16_arithmetic(tower):
     inputs = torch.randn(3, linear.in_features).bfloat16()
     with torch.no_grad():
         assert_close(tower(x.bfloat16()).last_hidden_state.float(), float32(x).last_hidden_state)
-        assert_rounded_once(linear(inputs), copy.deepcopy(linear).double()(inputs.double()))
+        exact = copy.deepcopy(linear).double()(inputs.double())
+        lengths = inputs.double().norm(dim=1)[:, None] * linear.weight.double().norm(dim=1)
+        assert linear(inputs).dtype == torch.bfloat16
+        assert ((linear(inputs).double() - exact).abs() <= exact.abs() * 2**-8 + lengths * 2**-13).all()
         assert_rounded_once(convolution(x.bfloat16()), copy.deepcopy(convolution).double()(x.bfloat16().double()))
+
+
+def test_a_tower_s_rows_lie_behind_each_other_and_its_gelu_is_torch_s(tower):
+    x, module = pictures(tower).bfloat16(), tower.encoder.layers[0].mlp.activation_fn
+    inputs = torch.randn(3, 5, 48, generator=torch.Generator().manual_seed(0)).bfloat16() * 3
+    exact = torch.nn.functional.gelu(inputs.double(), approximate="tanh")
+    with torch.no_grad():
+        assert tower.embeddings(x).is_contiguous()
+        assert_rounded_once(module(inputs), exact)
+        assert_rounded_once(module(inputs.transpose(0, 1)), exact.transpose(0, 1))
+    assert module(inputs.requires_grad_()).requires_grad
 
 
 def assert_rounded_once(found: torch.Tensor, exact: torch.Tensor) -> None:

@@ -168,6 +168,52 @@ def test_many_rows_in_fixed_point_are_few_ones_to_the_bit(instruction_set, rows,
     assert torch.equal(found["int4_product"].view(torch.int16), found["int4_linear"].view(torch.int16))
 
 
+DENSE = [(1, 32, 8), (7, 40, 72), (13, 33, 264), (50, 144, 1152), (12, 96, 520), (1100, 300, 296)]
+
+
+@native
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), DENSE)
+def test_weights_that_are_no_codes(rows, outputs, inputs):
+    """Some inputs are outliers; what is rounded beside the result is little beside the lengths of the two rows."""
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = (torch.randn(n, inputs, generator=generator) for n in (rows, outputs))
+    x[:, 3] *= 40
+    weight[5] *= 1e-3
+    x, weight, bias = x.bfloat16(), weight.bfloat16(), torch.randn(outputs, generator=generator).bfloat16()
+    lengths = x.double().norm(dim=1)[:, None] * weight.double().norm(dim=1)
+    for added in (bias, None):
+        exact = torch.nn.functional.linear(x.double(), weight.double(), None if added is None else added.double())
+        found = int4_cpu_native.dense(x, weight, added)
+        assert found.dtype == torch.bfloat16
+        assert ((found.double() - exact).abs() <= exact.abs() * 2**-8 + lengths * 2**-13).all()
+
+
+@native
+def test_a_row_of_a_dense_product_depends_on_nothing_beside_it(monkeypatch):
+    """Not on the other rows, nor on how they are shared out or split; and what is not finite stays in its row."""
+    x, weight = (torch.randn(n, 264, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (60, 70))
+    expected = torch.cat([int4_cpu_native.dense(row, weight, None) for row in x.split(1)])
+    assert torch.equal(int4_cpu_native.dense(x.view(2, 30, 264), weight, None).view(60, 70), expected)
+    monkeypatch.setattr(int4_cpu_native, "TILE_WEIGHTS", 24 * 264)
+    x[17, 263], x[40, 0] = torch.inf, torch.nan
+    found = int4_cpu_native.dense(x, weight, None)
+    others = torch.ones(60, dtype=torch.bool).index_fill(0, torch.tensor([17, 40]), False)
+    assert torch.equal(found[others], expected[others])
+    assert not found[~others].isfinite().any()
+
+
+@native
+@pytest.mark.parametrize("size", [1.0, 3e-20, 1e18])
+def test_dense_sums_as_large_as_they_get(size):
+    """Rows that are each other's multiples, with all numbers the same, or a single one."""
+    x = torch.zeros(3, 512)
+    x[0], x[1], x[2, 300] = size, -1 / size, size
+    weight = torch.stack([torch.ones(512), torch.arange(512) % 7 - 3, -torch.ones(512)])
+    exact = x.bfloat16().double() @ weight.double().T
+    found = int4_cpu_native.dense(x.bfloat16(), weight.bfloat16(), None).double()
+    assert ((found - exact).abs() <= x.double().norm(dim=1)[:, None] * weight.double().norm(dim=1) * 2**-9).all()
+
+
 @native
 def test_memory_of_weights_is_shared_out_once_and_given_back():
     shapes = [(2, 1, 16), (4, 3, 16), (1 << 24, 2, 1), (2, 5, 16), (1 << 20, 3, 4), (1 << 20, 3, 4)]
