@@ -20,7 +20,8 @@ SOURCE = r"""
 //     store_cells_of_rows        columns made into cells
 //   ROWS                         many rows: how many a register tile has
 //   FIXED_TILES                  many rows: that tiles are in fixed point, multiplied by the codes; else they are cells
-//     store_pairs, add_pairs     what these want beside the above
+//   HAS_PAIRS                    squares, dense.h: that a lane multiplies two 16-bit integers at once
+//     store_pairs, add_pairs     how it does, for FIXED_TILES too
 
 #line 1 "csrc/interface.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -63,8 +64,7 @@ int int4_linear(const Product *call, int threads);
 // as int4_linear, to the bit.
 void int4_product(const Product *call, int threads);
 
-// y = x W.T + bias, of bfloat16 weights and many rows; with VNNI and no BF16 in fixed point (pairs.h), else as
-// `int4_product`.
+// y = x W.T + bias, of bfloat16 weights and many rows; with VNNI in fixed point (pairs.h), else as `int4_product`.
 typedef struct {
     const bf16 *weight, *bias;  // [n, k], [n] or NULL; k is a multiple of 8
     const bf16 *x;              // [rows, k]
@@ -158,7 +158,8 @@ typedef struct {
 // hidden -> out; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3 does.
 int int4_decoder_layers(const Steps *call, int threads);
 
-// Attention of many queries. Query r of a sequence sees the keys first[r] .. end[r], less those where `seen` is 0.
+// Attention of many queries. Query r of a sequence sees the keys first[r] .. end[r], less those where `seen` is 0. With
+// VNNI, where each sees all, in fixed point (square.h).
 typedef struct {
     const bf16 *query, *key, *value;                             // [batch, heads or kv_heads, queries or keys, dim]
     int64_t query_strides[3], key_strides[3], value_strides[3];  // of batch, head and row, in numbers
@@ -172,7 +173,7 @@ typedef struct {
 } Attention;
 
 int int4_attention(const Attention *call, int threads);
-#line 21 "csrc/int4.c"
+#line 22 "csrc/int4.c"
 #line 1 "csrc/base.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -271,7 +272,7 @@ static Fixed fixed_at(const void *memory, int64_t k, int64_t row) {
     float *unit = (float *)(p + 3 * k + k / 32 * 12);
     return (Fixed){(int8_t *)p, (int32_t *)(p + 3 * k), unit, (int32_t *)unit + k / 32};
 }
-#line 22 "csrc/int4.c"
+#line 23 "csrc/int4.c"
 
 #if defined(AVX512_BF16) || defined(AVX512_VNNI) || defined(AVX512)
 #line 1 "csrc/avx512.h"
@@ -462,8 +463,12 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 #endif
 
 #ifdef AVX512_VNNI
-
 #define FIXED_TILES
+#endif
+
+#ifndef AVX512
+
+#define HAS_PAIRS
 
 // The low 16 bits of x, which then stand in pairs.
 static inline void store_pairs(int32_t *p, ints x) {
@@ -480,7 +485,7 @@ static inline ints add_pairs(ints sum, ints x, ints y) {
 }
 
 #endif
-#line 25 "csrc/int4.c"
+#line 26 "csrc/int4.c"
 #elif defined(AVX2_VNNI) || defined(AVX2)
 #line 1 "csrc/avx2.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -655,6 +660,7 @@ enum { ROWS = 6 };
 #ifdef AVX2_VNNI
 
 #define FIXED_TILES
+#define HAS_PAIRS
 
 // The low 16 bits of x, which then stand in pairs.
 static inline void store_pairs(int32_t *p, ints x) {
@@ -670,7 +676,7 @@ static inline ints add_pairs(ints sum, ints x, ints y) {
 }
 
 #endif
-#line 27 "csrc/int4.c"
+#line 28 "csrc/int4.c"
 #elif defined(__ARM_NEON)
 #line 1 "csrc/neon.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -966,7 +972,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 enum { ROWS = 8 };
 
 #endif
-#line 29 "csrc/int4.c"
+#line 30 "csrc/int4.c"
 #endif
 #ifndef BF16_CELLS
 #line 1 "csrc/float_cells.h"
@@ -994,7 +1000,7 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
     store(panel, load_bf16(row));
     store(panel + LANES, load_bf16(row + LANES));
 }
-#line 32 "csrc/int4.c"
+#line 33 "csrc/int4.c"
 #endif
 
 #line 1 "csrc/matrix.h"
@@ -1150,7 +1156,7 @@ static void pack_awq_body(void *call) {
 }
 
 void int4_pack_awq(const PackAwq *call, int threads) { run(pack_awq_body, call, threads); }
-#line 35 "csrc/int4.c"
+#line 36 "csrc/int4.c"
 #line 1 "csrc/few_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1239,7 +1245,7 @@ int int4_linear(const Product *call, int threads) {
     free(own.work);
     return 0;
 }
-#line 36 "csrc/int4.c"
+#line 37 "csrc/int4.c"
 #line 1 "csrc/cell_tiles.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1314,7 +1320,7 @@ static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t co
 }
 
 #endif
-#line 37 "csrc/int4.c"
+#line 38 "csrc/int4.c"
 #ifdef FIXED_TILES
 #line 1 "csrc/fixed_tiles.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -1444,7 +1450,9 @@ static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t co
             multiply_group(x + g, low + g, codes, panel->scales + g * WIDTH, ROWS, sums);
     }
 }
-#line 39 "csrc/int4.c"
+#line 40 "csrc/int4.c"
+#endif
+#ifdef HAS_PAIRS
 #line 1 "csrc/pairs.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1515,7 +1523,7 @@ static void fill_panel_of_pairs(const bf16 *rows, int64_t stride, int64_t count,
         fill_columns((const uint16_t *)pairs, 2 * (RUN / 2 + LANES), count - column, n, 2, (uint32_t *)panel + column);
     }
 }
-#line 40 "csrc/int4.c"
+#line 43 "csrc/int4.c"
 #endif
 #line 1 "csrc/many_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -1566,14 +1574,14 @@ static void many_rows(const Product *c) {
 static void product_body(void *call) { many_rows(call); }
 
 void int4_product(const Product *call, int threads) { run(product_body, call, threads); }
-#line 42 "csrc/int4.c"
+#line 45 "csrc/int4.c"
 #line 1 "csrc/dense.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
 // Many rows times bfloat16 weights, as the vision tower's linear layers: as many_rows.h, in fixed point where a lane
 // multiplies two 16-bit integers at once (pairs.h), else in cells.
 
-#ifdef FIXED_TILES
+#ifdef HAS_PAIRS
 
 enum { PER_FACTOR = 2, DEPTH = RUN };  // numbers to what a lane multiplies at once; inputs to a panel
 typedef int32_t factor;
@@ -1705,7 +1713,7 @@ static void dense_body(void *call) {
 }
 
 void int4_dense(const Dense *call, int threads) { run(dense_body, call, threads); }
-#line 43 "csrc/int4.c"
+#line 46 "csrc/int4.c"
 #line 1 "csrc/elementwise.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1799,7 +1807,7 @@ static void gated_body(void *call) {
 }
 
 void int4_gated(const Gated *call, int threads) { run(gated_body, call, threads); }
-#line 44 "csrc/int4.c"
+#line 47 "csrc/int4.c"
 #line 1 "csrc/attention.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -1991,8 +1999,8 @@ static void my_mixture(const Pass *p) {
                 store_bf16(p->attended + h * n + i, load(p->mixed + h * n + i));
     }
 }
-#line 45 "csrc/int4.c"
-#ifdef FIXED_TILES
+#line 48 "csrc/int4.c"
+#ifdef HAS_PAIRS
 #line 1 "csrc/square.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -2202,7 +2210,7 @@ static void square_body(void *units) {
         }
     }
 }
-#line 47 "csrc/int4.c"
+#line 50 "csrc/int4.c"
 #endif
 #line 1 "csrc/flash.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -2440,7 +2448,7 @@ static void flash_body(void *units) {
 }
 
 int int4_attention(const Attention *call, int threads) {
-#ifdef FIXED_TILES
+#ifdef HAS_PAIRS
     Head head;
     if (!call->first && !call->seen && call->dim <= RUN)
         return run_units(square_body, call, place_head(call, &head, NULL), threads);
@@ -2448,7 +2456,7 @@ int int4_attention(const Attention *call, int threads) {
     Unit unit;
     return run_units(flash_body, call, place_unit(call, &unit, NULL), threads);
 }
-#line 49 "csrc/int4.c"
+#line 52 "csrc/int4.c"
 #line 1 "csrc/decoder_layer.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
 //
@@ -2622,7 +2630,7 @@ int int4_decoder_layers(const Steps *call, int threads) {
     free(passes.memory);
     return 0;
 }
-#line 50 "csrc/int4.c"
+#line 53 "csrc/int4.c"
 
 // Python compares these with what ctypes makes of its own declarations.
 #define EXPORT_SIZE(type) const int32_t int4_sizeof_##type = sizeof(type)

@@ -170,6 +170,7 @@ enum { ROWS = 6 };
 #ifdef AVX2_VNNI
 
 #define FIXED_TILES
+#define HAS_PAIRS
 
 // The low 16 bits of x, which then stand in pairs.
 static inline void store_pairs(int32_t *p, ints x) {

@@ -185,8 +185,12 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 #endif
 
 #ifdef AVX512_VNNI
-
 #define FIXED_TILES
+#endif
+
+#ifndef AVX512
+
+#define HAS_PAIRS
 
 // The low 16 bits of x, which then stand in pairs.
 static inline void store_pairs(int32_t *p, ints x) {

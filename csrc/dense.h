@@ -3,7 +3,7 @@
 // Many rows times bfloat16 weights, as the vision tower's linear layers: as many_rows.h, in fixed point where a lane
 // multiplies two 16-bit integers at once (pairs.h), else in cells.
 
-#ifdef FIXED_TILES
+#ifdef HAS_PAIRS
 
 enum { PER_FACTOR = 2, DEPTH = RUN };  // numbers to what a lane multiplies at once; inputs to a panel
 typedef int32_t factor;

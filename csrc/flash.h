@@ -233,7 +233,7 @@ static void flash_body(void *units) {
 }
 
 int int4_attention(const Attention *call, int threads) {
-#ifdef FIXED_TILES
+#ifdef HAS_PAIRS
     Head head;
     if (!call->first && !call->seen && call->dim <= RUN)
         return run_units(square_body, call, place_head(call, &head, NULL), threads);

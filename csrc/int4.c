@@ -15,7 +15,8 @@
 //     store_cells_of_rows        columns made into cells
 //   ROWS                         many rows: how many a register tile has
 //   FIXED_TILES                  many rows: that tiles are in fixed point, multiplied by the codes; else they are cells
-//     store_pairs, add_pairs     what these want beside the above
+//   HAS_PAIRS                    squares, dense.h: that a lane multiplies two 16-bit integers at once
+//     store_pairs, add_pairs     how it does, for FIXED_TILES too
 
 #include "interface.h"
 #include "base.h"
@@ -36,13 +37,15 @@
 #include "cell_tiles.h"
 #ifdef FIXED_TILES
 #include "fixed_tiles.h"
+#endif
+#ifdef HAS_PAIRS
 #include "pairs.h"
 #endif
 #include "many_rows.h"
 #include "dense.h"
 #include "elementwise.h"
 #include "attention.h"
-#ifdef FIXED_TILES
+#ifdef HAS_PAIRS
 #include "square.h"
 #endif
 #include "flash.h"

@@ -38,8 +38,7 @@ int int4_linear(const Product *call, int threads);
 // as int4_linear, to the bit.
 void int4_product(const Product *call, int threads);
 
-// y = x W.T + bias, of bfloat16 weights and many rows; with VNNI and no BF16 in fixed point (pairs.h), else as
-// `int4_product`.
+// y = x W.T + bias, of bfloat16 weights and many rows; with VNNI in fixed point (pairs.h), else as `int4_product`.
 typedef struct {
     const bf16 *weight, *bias;  // [n, k], [n] or NULL; k is a multiple of 8
     const bf16 *x;              // [rows, k]
@@ -133,7 +132,8 @@ typedef struct {
 // hidden -> out; appends to keys and values. Rounds to bfloat16 where transformers' Gemma 3 does.
 int int4_decoder_layers(const Steps *call, int threads);
 
-// Attention of many queries. Query r of a sequence sees the keys first[r] .. end[r], less those where `seen` is 0.
+// Attention of many queries. Query r of a sequence sees the keys first[r] .. end[r], less those where `seen` is 0. With
+// VNNI, where each sees all, in fixed point (square.h).
 typedef struct {
     const bf16 *query, *key, *value;                             // [batch, heads or kv_heads, queries or keys, dim]
     int64_t query_strides[3], key_strides[3], value_strides[3];  // of batch, head and row, in numbers
