@@ -2,12 +2,14 @@
 """What is around the int4 matrices, on a CPU: parts of Gemma 3 as single calls of `csrc/`.
 
 What this file offers:
-    Gemma3TextModel             one token of each sequence: layer after layer, without what transformers does for each
-    Gemma3DecoderLayer          one token of each sequence: a whole layer in one call
-    Gemma3RMSNorm               any number of rows: one pass instead of seven
-    Gemma3MLP                   gelu(gate) * up in one pass
-    Linear, Conv2d, GELUTanh    those of the vision tower
-    FUSED, FUSED_TOWER          which of transformers' and torch's classes these replace
+    Gemma3TextModel       one token of each sequence: layer after layer, without what transformers does for each
+    Gemma3DecoderLayer    one token of each sequence: a whole layer in one call
+    Gemma3RMSNorm         any number of rows: one pass instead of seven
+    Gemma3MLP             gelu(gate) * up in one pass
+    Linear, Conv2d        those of the vision tower
+    SiglipEncoder         one picture after the other
+    SiglipMLP             gelu in one pass
+    FUSED, FUSED_TOWER    which of transformers' and torch's classes these replace
 
 For one token transformers' Gemma 3 runs some 74 tensor operations a layer, each of a few microseconds, and copies the
 cache to append a row. The classes are transformers' own, and compute as they do, except that bfloat16 on a CPU takes
@@ -22,8 +24,9 @@ import torch
 from torch import nn
 from transformers import activations
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast
 from transformers.models.gemma3 import modeling_gemma3 as stock
+from transformers.models.siglip import modeling_siglip as siglip
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from . import int4_prefill as prefill
@@ -62,7 +65,10 @@ class Gemma3RMSNorm(stock.Gemma3RMSNorm):
 
 
 class Gemma3MLP(stock.Gemma3MLP):
-    """gelu(gate) * up in one pass. The projections are called as modules, adapters in their place too."""
+    """gelu(gate) * up in one pass, over what the gate has just made where nobody else sees it.
+
+    The projections are called as modules, adapters in their place too.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (_is_plain_bfloat16(x) and type(self.act_fn) is activations.GELUTanh and not self.act_fn._forward_hooks):
@@ -70,7 +76,8 @@ class Gemma3MLP(stock.Gemma3MLP):
         gate, up = self.gate_proj(x), self.up_proj(x)
         if not (_is_plain_bfloat16(gate) and gate.is_contiguous() and up.is_contiguous() and up.dtype == gate.dtype):
             return self.down_proj(self.act_fn(gate) * up)
-        y = empty(gate.shape, gate.dtype)
+        own = type(self.gate_proj) is Int4Linear and not (self.gate_proj._forward_hooks or _any_hooks())
+        y = gate if own else empty(gate.shape, gate.dtype)
         call = Gated(gate.data_ptr(), up.data_ptr(), gate.numel(), y.data_ptr())
         library().int4_gated(call, threads())
         return self.down_proj(y)
@@ -289,16 +296,29 @@ class Conv2d(nn.Conv2d):
         return super()._conv_forward(x.float(), weight.float(), bias).to(x.dtype, memory_format=torch.channels_last)
 
 
-class GELUTanh(activations.GELUTanh):
-    """In one pass."""
+class SiglipEncoder(siglip.SiglipEncoder):
+    """One picture after the other, so that several take no more memory than one, unless something looks on."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if library() is None or not _is_plain_bfloat16(x, 16):
-            return super().forward(x)
-        x = x.contiguous()
-        y = empty(x.shape, x.dtype)
-        library().int4_gated(Gated(x.data_ptr(), None, x.numel(), y.data_ptr()), threads())
-        return y
+    def forward(self, inputs_embeds: torch.Tensor, attention_mask=None, **kwargs) -> BaseModelOutput:
+        pictures = inputs_embeds.split(1)
+        hooks = _any_hooks() or any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
+        if len(pictures) < 2 or attention_mask is not None or hooks or not _is_plain_bfloat16(inputs_embeds, 8):
+            return super().forward(inputs_embeds, attention_mask, **kwargs)
+        states = torch.cat([super(SiglipEncoder, self).forward(x, **kwargs).last_hidden_state for x in pictures])
+        return BaseModelOutput(last_hidden_state=states)
+
+
+class SiglipMLP(siglip.SiglipMLP):
+    """gelu in one pass, over what the first layer has just made."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        gelu, x = self.activation_fn, self.fc1(hidden_states)
+        hooks = self.fc1._forward_hooks or gelu._forward_hooks or gelu._forward_pre_hooks or _any_hooks()
+        plain = _is_plain_bfloat16(x, 16) and type(self.fc1) is Linear and type(gelu) is activations.GELUTanh
+        if hooks or not plain or library() is None:
+            return self.fc2(gelu(x))
+        library().int4_gated(Gated(x.data_ptr(), None, x.numel(), x.data_ptr()), threads())
+        return self.fc2(x)
 
 
 class _NativeLayer:
@@ -410,4 +430,9 @@ FUSED = {
     stock.Gemma3RMSNorm: Gemma3RMSNorm,
     stock.Gemma3MLP: Gemma3MLP,
 }
-FUSED_TOWER = {nn.Linear: Linear, nn.Conv2d: Conv2d, activations.GELUTanh: GELUTanh}
+FUSED_TOWER = {
+    nn.Linear: Linear,
+    nn.Conv2d: Conv2d,
+    siglip.SiglipEncoder: SiglipEncoder,
+    siglip.SiglipMLP: SiglipMLP,
+}

@@ -360,6 +360,21 @@ def test_mlp_agrees_with_the_stock_one(model):
         assert_close(mlp(x).float(), stock.Gemma3MLP.forward(mlp, x).float())
 
 
+def test_what_an_mlp_writes_over_nobody_else_sees(model):
+    mlp, x, seen = layers(model)[0].mlp, torch.randn(2, 40, 128).bfloat16(), []
+    with torch.no_grad():
+        expected = mlp(x)
+        hook = mlp.gate_proj.register_forward_hook(lambda module, args, output: seen.append((output, output.clone())))
+        assert torch.equal(mlp(x), expected)
+        hook.remove()
+        kept = mlp.gate_proj(x)
+        mlp.gate_proj = torch.nn.Identity()
+        mlp.gate_proj.forward = lambda x: kept
+        seen.append((kept, kept.clone()))
+        assert torch.equal(mlp(x), expected)
+    assert all(torch.equal(output, then) for output, then in seen)
+
+
 @pytest.fixture
 def tower(picture_repo):
     """The vision tower of a model on a CPU that computes nothing in bfloat16."""
@@ -392,15 +407,51 @@ def test_the_vision_tower_without_bfloat16_arithmetic(tower):
         assert_rounded_once(convolution(x.bfloat16()), copy.deepcopy(convolution).double()(x.bfloat16().double()))
 
 
-def test_a_tower_s_rows_lie_behind_each_other_and_its_gelu_is_torch_s(tower):
-    x, module = pictures(tower).bfloat16(), tower.encoder.layers[0].mlp.activation_fn
-    inputs = torch.randn(3, 5, 48, generator=torch.Generator().manual_seed(0)).bfloat16() * 3
-    exact = torch.nn.functional.gelu(inputs.double(), approximate="tanh")
+def test_a_tower_s_rows_lie_behind_each_other(tower):
     with torch.no_grad():
-        assert tower.embeddings(x).is_contiguous()
-        assert_rounded_once(module(inputs), exact)
-        assert_rounded_once(module(inputs.transpose(0, 1)), exact.transpose(0, 1))
-    assert module(inputs.requires_grad_()).requires_grad
+        assert tower.embeddings(pictures(tower).bfloat16()).is_contiguous()
+
+
+def test_pictures_pass_a_tower_one_after_the_other_unless_something_looks_on(tower, monkeypatch):
+    x, read, layer = pictures(tower).bfloat16(), [], tower.encoder.layers[0]
+    forward = type(layer).forward
+    monkeypatch.setattr(
+        type(layer), "forward", lambda self, x, *a, **k: read.append(len(x)) or forward(self, x, *a, **k)
+    )
+    with torch.no_grad():
+        alone = torch.cat([tower(picture).last_hidden_state for picture in x.split(1)])
+        read.clear()
+        together = tower(x).last_hidden_state
+        assert set(read) == {1}
+        assert torch.equal(together, alone)
+        before = torch.get_num_threads()
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            try:
+                assert torch.equal(tower(x).last_hidden_state, alone)
+            finally:
+                torch.set_num_threads(before)
+        states = tower(x, output_hidden_states=True).hidden_states
+    assert {len(state) for state in states} == {len(x)}
+    assert len(states) == len(tower.encoder.layers) + 1
+    read.clear()
+    assert tower(x).last_hidden_state.requires_grad
+    assert set(read) == {len(x)}
+
+
+def test_a_tower_s_gelu_writes_over_what_nobody_else_sees(tower):
+    mlp, seen = tower.encoder.layers[0].mlp, []
+    inputs = torch.randn(3, 5, mlp.fc1.in_features, generator=torch.Generator().manual_seed(0)).bfloat16() * 3
+    with torch.no_grad():
+        expected = mlp.fc2(mlp.activation_fn(mlp.fc1(inputs)))
+        assert_close(mlp(inputs), expected)
+        for module in (mlp.fc1, mlp.activation_fn):
+            hook = module.register_forward_hook(lambda module, args, output: seen.append((output, output.clone())))
+            assert torch.equal(mlp(inputs), expected)
+            hook.remove()
+    assert all(torch.equal(output, then) for output, then in seen)
+    assert len(seen) == 2
+    assert mlp(inputs).requires_grad
 
 
 def assert_rounded_once(found: torch.Tensor, exact: torch.Tensor) -> None:
