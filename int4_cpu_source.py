@@ -1493,17 +1493,16 @@ static inline void row_to_pairs(const bf16 *x, int64_t n, float unit, int32_t *p
     for (int64_t i = 0; i < n; i += LANES) store_pairs(pairs + i / 2, round_to_ints(load_some(x + i, n - i) * factor));
 }
 
-// totals [rows, WIDTH] = x times panel [count, WIDTH], of pairs; pair p of row r is x[p * ROWS + r]. `rows` is a
-// constant where it is inlined.
+// totals [ROWS, WIDTH] = x [count, ROWS] times panel [count, WIDTH], of pairs.
 static inline __attribute__((always_inline)) void multiply_pairs(const int32_t *x, const int32_t *panel, int64_t count,
-                                                                 int rows, ints totals[][2]) {
+                                                                 ints totals[][2]) {
 #pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) totals[r][0] = totals[r][1] = (ints){0};
+    for (int r = 0; r < ROWS; r++) totals[r][0] = totals[r][1] = (ints){0};
     for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
         __builtin_prefetch(x + 24 * ROWS, 0, 3);
         const ints left = load_words((const uint32_t *)panel), right = load_words((const uint32_t *)panel + LANES);
 #pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
+        for (int r = 0; r < ROWS; r++) {
             const ints pair = x[r] - (ints){0};  // in each lane
             totals[r][0] = add_pairs(totals[r][0], pair, left);
             totals[r][1] = add_pairs(totals[r][1], pair, right);
@@ -1600,15 +1599,15 @@ static void fill_dense(const bf16 *rows, int64_t stride, int64_t count, int64_t 
     fill_panel_of_pairs(rows, stride, count, some, panel, units);
 }
 
-// sums [rows, WIDTH] += x times panel, which are in the units of rows and columns.
+// sums [ROWS, WIDTH] += x times panel, which are in the units of rows and columns.
 static inline __attribute__((always_inline)) void add_dense(const factor *x, const float *row_units,
                                                             const factor *panel, const float *units, int64_t some,
-                                                            int rows, float *sums) {
+                                                            float *sums) {
     ints totals[ROWS][2];
     const floats left = load(units), right = load(units + LANES);
-    multiply_pairs(x, panel, some / 2, rows, totals);
+    multiply_pairs(x, panel, some / 2, totals);
 #pragma GCC unroll 12
-    for (int r = 0; r < rows; r++, sums += WIDTH) {
+    for (int r = 0; r < ROWS; r++, sums += WIDTH) {
         const floats unit = broadcast(row_units[r]);
         store(sums, fmadd(to_floats(totals[r][0]), left * unit, load(sums)));
         store(sums + LANES, fmadd(to_floats(totals[r][1]), right * unit, load(sums + LANES)));
@@ -1634,9 +1633,9 @@ static void fill_dense(const bf16 *rows, int64_t stride, int64_t count, int64_t 
 
 static inline __attribute__((always_inline)) void add_dense(const factor *x, const float *row_units,
                                                             const factor *panel, const float *units, int64_t some,
-                                                            int rows, float *sums) {
+                                                            float *sums) {
     (void)row_units, (void)units;
-    multiply_rows(x, 1, ROWS, panel, some / PER_CELL, rows, 2, sums);
+    multiply_rows(x, 1, ROWS, panel, some / PER_CELL, ROWS, 2, sums);
 }
 
 #endif
@@ -1703,7 +1702,7 @@ static void dense_body(void *call) {
                 for (int64_t t = first; t < last; t++)
                     add_dense(s.rows + (t * k + i * (DEPTH / PER_FACTOR)) * ROWS, s.row_units + (t * s.runs + i) * ROWS,
                               s.weights + (j * k + i * (DEPTH / PER_FACTOR)) * WIDTH,
-                              s.units + (j * s.runs + i) * WIDTH, least(c->k - i * DEPTH, DEPTH), ROWS,
+                              s.units + (j * s.runs + i) * WIDTH, least(c->k - i * DEPTH, DEPTH),
                               sums[j - column] + (t - first) * ROWS * WIDTH);
         for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++)
             for (int64_t j = column; j < column + wide; j++)
@@ -2096,7 +2095,7 @@ static void square_scores(const Head *h, int64_t block, int64_t count, floats mo
     for (int64_t j = 0; j < count; j += ROWS, units += ROWS, scores += ROWS * WIDTH) {
         ints totals[ROWS][2];
         floats tile[ROWS][2];
-        multiply_pairs(keys + j * pairs, h->query, pairs, ROWS, totals);
+        multiply_pairs(keys + j * pairs, h->query, pairs, totals);
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; r++) {
             tile[r][0] = to_floats(totals[r][0]) * (left * broadcast(units[r]));
@@ -2159,7 +2158,7 @@ static void square_values(const Head *h, int64_t block) {
     float *sums = h->sums;
     for (int64_t i = 0; i < h->tall; i += ROWS, units += ROWS, sums += ROWS * WIDTH) {
         ints totals[ROWS][2];
-        multiply_pairs(values + i * (KEYS / 2), h->weights, KEYS / 2, ROWS, totals);
+        multiply_pairs(values + i * (KEYS / 2), h->weights, KEYS / 2, totals);
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; r++) {
             float *sum = sums + r * WIDTH;

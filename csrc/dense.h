@@ -22,15 +22,15 @@ static void fill_dense(const bf16 *rows, int64_t stride, int64_t count, int64_t 
     fill_panel_of_pairs(rows, stride, count, some, panel, units);
 }
 
-// sums [rows, WIDTH] += x times panel, which are in the units of rows and columns.
+// sums [ROWS, WIDTH] += x times panel, which are in the units of rows and columns.
 static inline __attribute__((always_inline)) void add_dense(const factor *x, const float *row_units,
                                                             const factor *panel, const float *units, int64_t some,
-                                                            int rows, float *sums) {
+                                                            float *sums) {
     ints totals[ROWS][2];
     const floats left = load(units), right = load(units + LANES);
-    multiply_pairs(x, panel, some / 2, rows, totals);
+    multiply_pairs(x, panel, some / 2, totals);
 #pragma GCC unroll 12
-    for (int r = 0; r < rows; r++, sums += WIDTH) {
+    for (int r = 0; r < ROWS; r++, sums += WIDTH) {
         const floats unit = broadcast(row_units[r]);
         store(sums, fmadd(to_floats(totals[r][0]), left * unit, load(sums)));
         store(sums + LANES, fmadd(to_floats(totals[r][1]), right * unit, load(sums + LANES)));
@@ -56,9 +56,9 @@ static void fill_dense(const bf16 *rows, int64_t stride, int64_t count, int64_t 
 
 static inline __attribute__((always_inline)) void add_dense(const factor *x, const float *row_units,
                                                             const factor *panel, const float *units, int64_t some,
-                                                            int rows, float *sums) {
+                                                            float *sums) {
     (void)row_units, (void)units;
-    multiply_rows(x, 1, ROWS, panel, some / PER_CELL, rows, 2, sums);
+    multiply_rows(x, 1, ROWS, panel, some / PER_CELL, ROWS, 2, sums);
 }
 
 #endif
@@ -125,7 +125,7 @@ static void dense_body(void *call) {
                 for (int64_t t = first; t < last; t++)
                     add_dense(s.rows + (t * k + i * (DEPTH / PER_FACTOR)) * ROWS, s.row_units + (t * s.runs + i) * ROWS,
                               s.weights + (j * k + i * (DEPTH / PER_FACTOR)) * WIDTH,
-                              s.units + (j * s.runs + i) * WIDTH, least(c->k - i * DEPTH, DEPTH), ROWS,
+                              s.units + (j * s.runs + i) * WIDTH, least(c->k - i * DEPTH, DEPTH),
                               sums[j - column] + (t - first) * ROWS * WIDTH);
         for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++)
             for (int64_t j = column; j < column + wide; j++)

@@ -37,17 +37,16 @@ static inline void row_to_pairs(const bf16 *x, int64_t n, float unit, int32_t *p
     for (int64_t i = 0; i < n; i += LANES) store_pairs(pairs + i / 2, round_to_ints(load_some(x + i, n - i) * factor));
 }
 
-// totals [rows, WIDTH] = x times panel [count, WIDTH], of pairs; pair p of row r is x[p * ROWS + r]. `rows` is a
-// constant where it is inlined.
+// totals [ROWS, WIDTH] = x [count, ROWS] times panel [count, WIDTH], of pairs.
 static inline __attribute__((always_inline)) void multiply_pairs(const int32_t *x, const int32_t *panel, int64_t count,
-                                                                 int rows, ints totals[][2]) {
+                                                                 ints totals[][2]) {
 #pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) totals[r][0] = totals[r][1] = (ints){0};
+    for (int r = 0; r < ROWS; r++) totals[r][0] = totals[r][1] = (ints){0};
     for (int64_t p = 0; p < count; p++, x += ROWS, panel += WIDTH) {
         __builtin_prefetch(x + 24 * ROWS, 0, 3);
         const ints left = load_words((const uint32_t *)panel), right = load_words((const uint32_t *)panel + LANES);
 #pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
+        for (int r = 0; r < ROWS; r++) {
             const ints pair = x[r] - (ints){0};  // in each lane
             totals[r][0] = add_pairs(totals[r][0], pair, left);
             totals[r][1] = add_pairs(totals[r][1], pair, right);

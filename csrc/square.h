@@ -92,7 +92,7 @@ static void square_scores(const Head *h, int64_t block, int64_t count, floats mo
     for (int64_t j = 0; j < count; j += ROWS, units += ROWS, scores += ROWS * WIDTH) {
         ints totals[ROWS][2];
         floats tile[ROWS][2];
-        multiply_pairs(keys + j * pairs, h->query, pairs, ROWS, totals);
+        multiply_pairs(keys + j * pairs, h->query, pairs, totals);
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; r++) {
             tile[r][0] = to_floats(totals[r][0]) * (left * broadcast(units[r]));
@@ -155,7 +155,7 @@ static void square_values(const Head *h, int64_t block) {
     float *sums = h->sums;
     for (int64_t i = 0; i < h->tall; i += ROWS, units += ROWS, sums += ROWS * WIDTH) {
         ints totals[ROWS][2];
-        multiply_pairs(values + i * (KEYS / 2), h->weights, KEYS / 2, ROWS, totals);
+        multiply_pairs(values + i * (KEYS / 2), h->weights, KEYS / 2, totals);
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; r++) {
             float *sum = sums + r * WIDTH;
