@@ -1,12 +1,14 @@
 """How the shipped checkpoint was made, in the order of RESULTS.md.
 
-art, sprites, words.txt  things and the npm packages that show them; their drawings; short words
+art, sprites, words.txt, long_words.txt  things and the npm packages that show them; their drawings; words to read
 render, lettering, paint  drawings, shapes and letters on pictures of 64x64, with what is where; colors, other styles
-wording, synonyms       nouns in sentences; other words for them
+wording, synonyms       nouns in sentences; other words for them, their kinds, what everybody knows of them
 pictures, questions     pictures, and the forms of questions that the exam asks about them
 further, untold         questions beside these forms; those that no picture answers
-spoken, phrases.txt     questions in people's own words, by a phrase book written by hand
+phrasebook, phrases.txt  questions in people's own words, by intent, written by hand
+spoken, finer           how a picture answers them
 chats, talks            the exam's chats; free ones, about up to three pictures
+follow_ups, albums      what is asked next about the same picture; what about several
 rewording               a question as different people type it
 tokenizer               a small tokenizer of Gemma 3's form
 model, targets          the model under the int4 grid; what its vision tower is taught beside words

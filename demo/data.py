@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from . import art, chats, further, spoken, talks
-from .pictures import LEARNED, MIX, SMALL, Picture, sample_picture
+from .pictures import ALIKE, LEARNED, LEVEL, LONG, MIX, SMALL, Picture, sample_picture
 from .rewording import reword
 from .targets import targets_of
 from .tokenizer import IMAGE_SOFT_TOKEN, IMAGE_TOKENS, TEXT_VOCAB
@@ -130,6 +130,22 @@ def _targets(pictures: list[Picture]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.stack([targets[name] for targets in each])) for name in each[0]}
 
 
+def _shown_together(rng: np.random.Generator, drawn: list[Picture], count: int) -> list[Picture]:
+    """Some of the pictures, every other one akin to the first: people show what can be compared."""
+    first, *rest = (drawn[i] for i in rng.permutation(len(drawn)))
+    some, names = [first], {box.what for box in first.boxes if not first.text}
+    kinds = {art.KIND_OF.get(name) for name in names} - {None, "thing"}
+    for _ in range(count - 1):
+        choice, akin = rng.random(), []
+        if choice < 0.55:
+            whats = {id(one): {box.what for box in one.boxes if not one.text} for one in rest}
+            akin = [one for one in rest if whats[id(one)] & names] if choice < 0.3 else []
+            akin = akin or [one for one in rest if kinds & {art.KIND_OF.get(name) for name in whats[id(one)]}]
+        some.append(akin[0] if akin else rest[0])
+        rest = [one for one in rest if one is not some[-1]]
+    return [some[i] for i in rng.permutation(len(some))]
+
+
 class Batches:
     """An endless stream of batches, see `__iter__`.
 
@@ -183,8 +199,7 @@ class Batches:
                     others = [picture for picture in drawn if picture is not one]
                     return chats.about_two(rng, names, one, two, lambda: others[int(rng.integers(len(others)))])
         count = 1 if choice < 0.62 else 2 if choice < 0.88 or space < ROW else 3
-        some = [drawn[i] for i in rng.permutation(len(drawn))[:count]]
-        return talks.talk(rng, some, int(rng.integers(2, 7)))
+        return talks.talk(rng, _shown_together(rng, drawn, count), int(rng.integers(2, 7)))
 
     def _row(self, rng: np.random.Generator, drawn: list[Picture], n: int, number: dict[int, int]) -> tuple[Row, list]:
         """Fills a row, with picture n first as long as there are so many; returns the numbers of its pictures, too."""
@@ -222,7 +237,10 @@ class Batches:
         """
         rng = np.random.default_rng([self.seed, self.worker])
         while True:
-            drawn = [sample_picture(rng, art.LEARNED_FROM, LEARNED, MIX, SMALL) for _ in range(self.pictures)]
+            drawn = [
+                sample_picture(rng, art.LEARNED_FROM, LEARNED, MIX, SMALL, ALIKE, LEVEL, LONG)
+                for _ in range(self.pictures)
+            ]
             number = {id(picture.image): n for n, picture in enumerate(drawn)}
             fields = {
                 name: np.full((self.rows, ROW), fill)

@@ -109,14 +109,14 @@ def _shape(draw_on: ImageDraw.ImageDraw, shape: str, color: str, x: float, y: fl
         draw_on.rectangle((x - half, y - arm, x + half, y + arm), fill=fill)
 
 
-def _write(picture: Image.Image, rng: np.random.Generator, text: str, small: bool) -> None:
+def _write(picture: Image.Image, rng: np.random.Generator, text: str, small: bool, ink: str) -> None:
     font = font_manager.findfont("DejaVu Sans" if rng.random() < 0.5 else "DejaVu Serif")
     size = 64 if small else min(110, int(330 / max(len(text), 2)))
     written = ImageFont.truetype(font, size)
     left, top, right, bottom = written.getbbox(text)
     spare = (SIDE - (right - left), SIDE - (bottom - top))
     at = [rng.uniform(0.25, 0.75) * space - offset for space, offset in zip(spare, (left, top), strict=True)]
-    ImageDraw.Draw(picture).text(tuple(at), text, font=written, fill=COLORS["black"])
+    ImageDraw.Draw(picture).text(tuple(at), text, font=written, fill=COLORS[ink])
 
 
 def _sprite(thing: str, style: str, size: int) -> Image.Image:
@@ -142,7 +142,8 @@ def draw(rng: np.random.Generator, scene: str, style: str) -> Image.Image:
     ground, _, rest = scene.partition(":")
     picture = Image.new("RGB", (SIDE, SIDE), COLORS[ground.strip()])
     if written := re.match(r'\s*"([^"]*)"\s*(small)?', rest):
-        _write(picture, rng, written[1], bool(written[2]))
+        ink = "white" if ground.strip() == "black" else "black"
+        _write(picture, rng, written[1], bool(written[2]), ink)
         return picture
     entries = []
     for entry in rest.split(","):

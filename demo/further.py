@@ -21,7 +21,7 @@ from .wording import COUNTABLE, TRAIN_WORDS, a, counted, plural, sentence, the, 
 
 CLEAR = 2.5  # pixels that a middle lies off the border of a cell at least, where its place is asked
 APART = 5.0  # pixels between two middles at least, where one is left of the other, or above it
-ORDINAL = ("first", "second", "third", "fourth", "fifth")
+ORDINAL = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Ask:
         short: how it is asked right after another one of its topic; empty where there is no such form.
         about: the one thing in the picture that the answer speaks of, if it does; "it" in the next question.
         named: whether it says what it asks about, so that it can be asked of one of several pictures.
+        then: what is right, after an answer that begins with "No"; empty where that says it all.
+        several: the things of one name that the answer speaks of, if it does; "they" in the next question.
     """
 
     question: str
@@ -42,6 +44,8 @@ class Ask:
     short: str = ""
     about: str = ""
     named: bool = False
+    then: str = ""
+    several: str = ""
 
 
 class View:
@@ -155,7 +159,9 @@ def describe(view: View) -> str:
     if picture.skill == "scene" and view.single:
         return f"It is {a(view.single)}."
     if picture.skill == "shapes":
-        return f"I see {listed([noun(view, name) for name in render.SHAPES if name in view.named])}."
+        order = [(shape, color) for shape in render.SHAPES for color in render.COLORS]
+        boxes = sorted(view.boxes, key=lambda box: order.index(box[:2]))
+        return f"I see {listed([a(f'{box.color} {box.what}') for box in boxes])}."
     if max(view.counts.values()) == 1 and len(view.counts) < 3:
         return ""  # looks like a picture of another skill
     if view.shapes:
@@ -414,6 +420,8 @@ def _which_color(rng, view):
     if max(view.counts.values()) > 1:
         return None
     asked = pick(rng, colors) if _sure(rng, 0.7) else pick(rng, list(render.COLORS))
+    if colors.count(asked) > 1:
+        return None
     forms = (f"What is {asked}?", f"Which one is {asked}?", f"What shape has the color {asked}?",
              f"Which of the shapes is {asked}?")  # fmt: skip
     answer = f"The {view.boxes[colors.index(asked)].what} is {asked}." if asked in colors else f"No shape is {asked}."

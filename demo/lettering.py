@@ -49,7 +49,7 @@ def draw_text(rng: np.random.Generator, text: str, small: float = 0.0):
 
     Args:
         rng: source of chance.
-        text: at most five characters.
+        text: at most seven characters.
         small: how often the letters may be as small as a fifth of the picture, instead of as large as fit.
     """
     ink, ground = _ink_and_ground(rng)

@@ -312,6 +312,18 @@ def about_shapes(rng: np.random.Generator, shapes: list[tuple[str, str, str]], g
     return [questions[i] for i in rng.permutation(len(questions))]
 
 
+def about_twins(rng: np.random.Generator, shapes: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    """Questions about shapes of which some share their form or color, none both; for training alone."""
+    order = sorted(shapes, key=lambda entry: (render.SHAPES.index(entry[1]), list(render.COLORS).index(entry[0])))
+    words = [a(f"{color} {shape}") for color, shape, _ in order]
+    color, shape, place = pick(rng, shapes)
+    return [
+        (pick(rng, ("What shapes do you see?", *DESCRIBE)), f"I see {', '.join(words[:-1])} and {words[-1]}."),
+        (f"What is {_AT[place]}?", f"It is {a(f'{color} {shape}')}."),
+        (pick(rng, ("How many shapes are there?", "Count the shapes.")), there_are(len(shapes), "shape")),
+    ]
+
+
 READ_WORD = (
     "What does it say?",
     "What is written here?",

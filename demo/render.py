@@ -229,14 +229,26 @@ def draw_thing(rng: np.random.Generator, thing: str, styles: tuple[str, ...], tr
     return disturb(rng, picture), {"thing": thing, "background": background, "boxes": [box]}
 
 
-def draw_pair(rng: np.random.Generator, things: tuple[str, str], styles: tuple[str, ...], mix: float = 0.0):
-    """Two different things, side by side or one above the other. Facts: things, sides, background, boxes."""
+def draw_pair(
+    rng: np.random.Generator,
+    things: tuple[str, str],
+    styles: tuple[str, ...],
+    mix: float = 0.0,
+    level: int | None = None,
+):
+    """Two different things, side by side or one above the other. Facts: things, sides, background, boxes.
+
+    `level`: how many pixels one may lie higher than the other at most, or further left; any number if None.
+    """
     sprites = [sprite_of(rng, thing, int(rng.integers(24, 31)), styles, mix=mix) for thing in things]
     picture, background = _ground_for(rng, sprites, plain=0.8)
     beside, boxes = rng.random() < 0.6, []
     for n, (thing, sprite) in enumerate(zip(things, sprites, strict=True)):
         size = max(sprite.size)
         along, across = n * 32 + int(rng.integers(0, max(1, 33 - size))), int(rng.integers(0, SIZE - size + 1))
+        if n and level is not None:
+            across = int(np.clip(across, boxes[0][2 + beside] - level, boxes[0][2 + beside] + level))
+            across = min(max(across, 0), SIZE - size)
         boxes.append(_paste(picture, thing, sprite, *((along, across) if beside else (across, along))))
     sides = ("left", "right") if beside else ("top", "bottom")
     facts = {"things": things, "sides": sides, "background": background, "boxes": boxes}
@@ -271,19 +283,19 @@ def draw_counted_things(rng: np.random.Generator, counts: dict[str, int], styles
 
 def draw_scene(rng: np.random.Generator, things: list[str], styles: tuple[str, ...], mix: float = 0.0):
     """One to five different things, each in a cell of the 3x3 grid. Facts: things, background, boxes."""
-    low, high = ((22, 40), (20, 27), (17, 22))[min(len(things), 3) - 1]
-    size = int(rng.integers(low, high))
+    low, high = ((22, 40), (20, 31), (17, 22))[min(len(things), 3) - 1]
+    size, near = int(rng.integers(low, high)), rng.uniform(0.72, 1.0)  # near: some keep off the edges
     sprites = [sprite_of(rng, thing, size, styles, mix=mix) for thing in things]
     picture, background = _ground_for(rng, sprites, plain=0.85)
     cells = [(int(c % 3), int(c // 3)) for c in rng.permutation(9)]
-    if len(things) == 2 and size > SIZE // 3:  # too large for two cells beside each other
+    if len(things) == 2 and size > near * SIZE / 3:  # too large for two cells beside each other
         cells.remove((1, 1))
         cells = [cells[0], next(cell for cell in cells[1:] if np.abs(np.subtract(cell, cells[0])).max() > 1)]
     boxes = []
     for thing, sprite, cell in zip(things, sprites, cells, strict=False):
         corner = []
         for c, side in zip(cell, sprite.size, strict=True):
-            middle = (c + 0.5) * SIZE / 3 + rng.uniform(-3, 3)
+            middle = SIZE / 2 + near * ((c - 1) * SIZE / 3 + rng.uniform(-3, 3))
             corner.append(int(np.clip(middle - side / 2, 0, SIZE - side)))
         boxes.append(_paste(picture, thing, sprite, *corner))
     return disturb(rng, picture, 0.2), {"things": things, "background": background, "boxes": boxes}

@@ -1,20 +1,15 @@
 """Questions in people's own words: the intents of `phrases.txt`, and how a picture answers them.
 
-* `say(rng, intent, **slots)`: one of the ways in which an intent is asked.
 * `ask(rng, view)`: a question about a picture, None where it does not allow the one that was drawn.
 * `ask_of_it(rng, view, name)`: one about what was just spoken of.
 * `about(rng, picture, count)`: several questions, each of which can be asked first.
 
-The answers are those of `questions` and `further`. Every line of `phrases.txt` was written by hand; a line in brackets
-names the intent of those after it.
+The answers are those of `questions` and `further`. More intents are in `finer`.
 """
-
-import functools
-from pathlib import Path
 
 import numpy as np
 
-from . import art, render, synonyms
+from . import art, finer, render, synonyms
 from .further import (
     APART,
     ORDINAL,
@@ -33,32 +28,15 @@ from .further import (
     overlaps,
     the_word,
 )
+from .phrasebook import say
 from .pictures import Picture
 from .questions import _AT
 from .render import pick
-from .untold import CANNOT_TELL
+from .untold import CANNOT_TELL, composed
 from .wording import COUNTABLE, TRAIN_WORDS, a, counted, plural, sentence, the, there_are
 
 GOES_ON = "..."  # a short question of the same topic may come next, in `further`'s words
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-
-
-@functools.cache
-def phrases() -> dict[str, list[str]]:
-    """Returns the phrase book: every way of asking by its intent, with slots in braces."""
-    book: dict[str, list[str]] = {}
-    for line in (Path(__file__).parent / "phrases.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith("["):
-            found = book.setdefault(line.strip("[]"), [])
-        elif line:
-            found.append(line)
-    return book
-
-
-def say(rng: np.random.Generator, intent: str, **slots: str) -> str:
-    """Returns one of the ways in which an intent is asked, its slots filled."""
-    asked = pick(rng, phrases()[intent]).format(**slots)
-    return asked[0].upper() + asked[1:] if rng.random() < 0.3 else asked
 
 
 def _some(rng: np.random.Generator, n: int) -> str:
@@ -155,7 +133,7 @@ def _claim(rng, view):
     right = rng.random() < 0.5
     word = a(called(rng, view, view.single if right else absent(rng, view)))
     answer = f"{'Yes' if right else 'No'}, it is {a(view.single)}."
-    return Ask(say(rng, "claim one", a=word), answer, about=view.single)
+    return Ask(say(rng, "claim one", a=word), answer, about=view.single, then=f"It is {a(view.single)}.")
 
 
 def _either(rng, view):
@@ -443,8 +421,9 @@ def _background(rng, view):
     asked = ground if ground and rng.random() < 0.5 else pick(rng, list(render.COLORS))
     if ground == "pale":
         return None
-    answer = "Yes." if asked == ground else f"No, it is {ground or 'colorful'}."
-    return Ask(say(rng, "is background", color=asked), answer, topic="background")
+    ground = ground or "colorful"
+    answer = "Yes." if asked == ground else f"No, it is {ground}."
+    return Ask(say(rng, "is background", color=asked), answer, topic="background", then=f"The background is {ground}.")
 
 
 # ------------------------------------------------------------------------------------------ places
@@ -669,10 +648,23 @@ def _of(text: str) -> str:
 def _untold(rng, view):
     if view.text and rng.random() < 0.6:
         return Ask(say(rng, "untold text"), CANNOT_TELL)
+    if rng.random() < 0.4:
+        return _composed(rng, view)
+    if len(view.boxes) == 2 and not view.text and rng.random() < 0.3:
+        return Ask(say(rng, "untold two"), CANNOT_TELL)
     if view.unique and not view.text and rng.random() < 0.35:
         word = the_word(called(rng, view, pick(rng, view.unique)))
         return Ask(say(rng, "untold the", the=word), CANNOT_TELL)
     return Ask(say(rng, "untold it" if rng.random() < 0.65 else "untold picture"), CANNOT_TELL)
+
+
+def _composed(rng, view):
+    """What no picture tells, about one or several of the things, or about all."""
+    name = pick(rng, _countable(view)) if _countable(view) and not view.text else ""
+    if name and view.counts[name] > 1:
+        return Ask(composed(rng, "them" if rng.random() < 0.5 else f"the {plural(name)}", alone=False), CANNOT_TELL)
+    subject = the_word(called(rng, view, name)) if name and rng.random() < 0.5 else "it"
+    return Ask(composed(rng, subject), CANNOT_TELL)
 
 
 _TOPICS = {
@@ -682,20 +674,29 @@ _TOPICS = {
     _kind_count: 4, _what_and_how_many: 2, _total_claim: 2, _than: 3, _count_claim: 4, _take_away: 2, _all_same: 2,
     _all_kind: 2, _color: 7, _is_color: 4, _is_two_colors: 2, _which_is_color: 3, _colors: 2, _background: 5, _where: 6,
     _which_side: 2, _what_at: 7, _beside: 3, _relative: 6, _between: 2, _size: 1, _drawing: 1, _shapes: 2, _same: 2,
-    _text: 2, _untold: 6,
-}  # fmt: skip
+    _text: 2, _untold: 8,
+} | finer.TOPICS  # fmt: skip
 _some_topic = render.by_weight(_TOPICS)
 
 
 def ask(rng: np.random.Generator, view: View) -> Ask | None:
     """Returns a question about a picture; None where the picture does not allow the one that was drawn."""
     topic = _some_topic(rng)
-    if view.text and rng.random() < 0.6:
-        topic = _text if rng.random() < 0.85 else _untold
+    if view.text and rng.random() < 0.75:
+        choice = rng.random()
+        topic = _text if choice < 0.6 else finer.in_text if choice < 0.88 else _untold
     if not view.known and topic not in (_drawing, _untold):
         return None
     asked = topic(rng, view)
     return asked if asked and asked.answer else None
+
+
+def _words_for(view: View, name: str) -> list[str]:
+    """What people call a thing that was just spoken of, other than by its name."""
+    if view.shapes:
+        return ["shape", "one", "figure"]
+    kinds = [kind for kind in kinds_of(name) if kind != name]
+    return [*kinds, *kinds, "thing", "one", *(("creature", "beast", "fellow", "pet") if "animal" in kinds else ())]
 
 
 def ask_of_it(rng: np.random.Generator, view: View, name: str, topic: str) -> Ask | None:
@@ -709,10 +710,16 @@ def ask_of_it(rng: np.random.Generator, view: View, name: str, topic: str) -> As
     """
     choice = rng.random()
     if choice < 0.3 and topic not in ("where", "what at") and (place := view.place(name)):
+        if rng.random() < 0.2 and (words := _words_for(view, name)):
+            word = f"{pick(rng, ('the', 'that', 'this'))} {pick(rng, words)}"
+            return Ask(say(rng, "where the", the=word), f"It is {_AT[place]}.", topic="where", about=name)
         if rng.random() < 0.35:
             return _is_at(rng, view, name)
         return Ask(say(rng, "where it"), f"It is {_AT[place]}.", topic="where", about=name)
     if choice < 0.55 and topic not in ("color", "is color", "which color"):
+        if rng.random() < 0.35 and (words := _words_for(view, name)):
+            word = f"{pick(rng, ('the', 'that', 'this'))} {pick(rng, words)}"
+            return Ask(say(rng, "color the", the=word), color_of_it(view, name), topic="color", about=name)
         return Ask(say(rng, "color it"), color_of_it(view, name), topic="color", about=name)
     if choice < 0.65 and len(colors := view.colors(name)) == 1:
         asked = colors[0] if rng.random() < 0.5 else pick(rng, list(render.COLORS))
@@ -723,12 +730,15 @@ def ask_of_it(rng: np.random.Generator, view: View, name: str, topic: str) -> As
         if rng.random() < 0.4 and (told := color_of_it(view, other)):
             return Ask(say(rng, "other color"), told, topic="color", about=other)
         return Ask(say(rng, "other one"), f"It is {noun(view, other)}.", about=other)
+    if choice < 0.78 and (place := view.place(name)) in finer.CORNERS:
+        return Ask(say(rng, "corner it"), f"It is {_AT[place]}.", topic="where", about=name)
     if choice < 0.88:
         side = pick(rng, list(SIDES))
         if found := _only_on(view, name, side):
             return Ask(say(rng, "left of it", side=side), f"It is {noun(view, found)}.", about=found)
         return None
-    return Ask(say(rng, "untold it"), CANNOT_TELL, about=name)
+    asked = say(rng, "untold it") if rng.random() < 0.6 else composed(rng)
+    return Ask(asked, CANNOT_TELL, about=name)
 
 
 def about(rng: np.random.Generator, picture: Picture, count: int) -> list[tuple[str, str]]:

@@ -6,15 +6,15 @@ one, and a question that names no picture is about the one shown last.
 
 import numpy as np
 
-from . import spoken
-from .chats import Chat, aside, casual, small_talk
+from . import albums, follow_ups, spoken
+from .albums import ORDER
+from .chats import UNKNOWN, Chat, aside, casual, small_talk
 from .further import Ask, View, absent, ask, called, color_of_it, describe, the_word
 from .pictures import Picture
 from .questions import _AT
 from .render import pick
 from .wording import COUNTABLE, a, plural, sentence, the, there_are
 
-ORDER = ("first", "second", "third")
 _NUMBERS = ("one", "two", "three")
 
 
@@ -27,6 +27,8 @@ class _Talk:
         self.views = [View(picture) for picture in pictures]
         self.shown = 0
         self.last: Ask | None = None  # the last question about the picture shown last
+        self.asked: list[Ask] = []  # all about it so far
+        self.album: albums.Album | None = None
 
     def _chance(self, share: float) -> bool:
         return self.rng.random() < share
@@ -34,12 +36,17 @@ class _Talk:
     def say(self, question: str, answer: str, images: tuple = ()) -> None:
         self.chat.turns.append((list(images), casual(self.rng, question), answer))
 
-    def tell(self, asked: Ask | None, images: tuple = ()) -> bool:
-        """Adds a question, if there is one."""
+    def tell(self, asked: Ask | None, images: tuple = (), of_one: bool = True) -> bool:
+        """Adds a question, if there is one; `of_one`: about the picture shown last, not about several."""
         if asked is None or not asked.answer:
             return False
         self.say(asked.question, asked.answer, images)
+        if not of_one:
+            return True
         self.last = asked
+        self.asked.append(asked)
+        if self.album is not None:
+            self.album.spoken_of, self.album.last, self.album.about = self.shown - 1, None, asked.about
         return True
 
     @property
@@ -66,8 +73,14 @@ class _Talk:
         asked = ask(self.rng, self.view, self.last.topic)
         if asked is None or not asked.short or asked.answer == self.last.answer:
             return None
-        asked.question = asked.short
+        asked.question = asked.short if self._chance(0.35) else follow_ups.go_on(self.rng, asked.short)
         return asked
+
+    def follow(self) -> Ask | None:
+        """Leans on the last questions about this picture."""
+        if self.last is None or not self.asked or self.asked[-1] is not self.last:
+            return None
+        return follow_ups.follow(self.rng, self.view, self.asked)
 
     def pronoun(self) -> Ask | None:
         """Asks about what the last answer spoke of."""
@@ -226,7 +239,18 @@ class _Talk:
 
     def of_several(self) -> Ask | None:
         choice = self.rng.random()
-        return self.several() if choice < 0.6 else self.which() if choice < 0.76 else self.numbered()
+        if self.album is not None and choice < 0.68:
+            return albums.ask(self.rng, self.album, spoken.tell)
+        asked = self.several() if choice < 0.87 else self.which() if choice < 0.92 else self.numbered()
+        if asked is not None and asked.answer and self.album is not None:
+            self.album.last, self.album.about = None, ""
+            self.album.spoken_of = self._answered(asked.answer)
+        return asked
+
+    def _answered(self, answer: str) -> int | None:
+        """Which picture an answer names."""
+        named = [n for n, order in enumerate(ORDER) if f" {order} one." in answer]
+        return named[0] if len(named) == 1 else None
 
     # ------------------------------------------------------------------ turns
 
@@ -235,7 +259,9 @@ class _Talk:
         several = count > 1
         self.shown += count
         images = tuple(view.picture.image for view in self.views[self.shown - count : self.shown])
-        self.last = None
+        self.last, self.asked = None, []
+        if self.shown > 1:
+            self.album = albums.Album(self.views[: self.shown], together=several)
         for _ in range(12):
             if several:
                 asked = self.of_several()
@@ -247,7 +273,7 @@ class _Talk:
                 asked = self.trained()
             else:
                 asked = self.fresh(alone=True)
-            if self.tell(asked, images):
+            if self.tell(asked, images, of_one=not several):
                 return
         self.tell(Ask(*self.view.picture.questions[0]), images)
 
@@ -256,9 +282,13 @@ class _Talk:
         rng = self.rng
         for _ in range(12):
             choice = rng.random()
-            if choice < 0.07:
+            if choice < 0.06:
                 return self.say(*aside(rng))
-            if choice < 0.11 and self.chat.turns and not self.chat.turns[-1][2].startswith("Yes"):
+            if choice < 0.07:
+                return self.say(spoken.say(rng, "do it"), UNKNOWN)
+            if choice < 0.08 and self.chat.turns:
+                return self.say(spoken.say(rng, "repeat"), self.chat.turns[-1][2])
+            if choice < 0.12 and self.chat.turns and not self.chat.turns[-1][2].startswith("Yes"):
                 sure = pick(rng, ("Are you sure?", "Really?", "Is that right?"))
                 sure = sure if self._chance(0.4) else spoken.say(rng, "sure")
                 return self.say(sure, "Yes. " + self.chat.turns[-1][2])
@@ -269,9 +299,10 @@ class _Talk:
                     return self.say(asked.question, asked.answer)
                 continue
             asked = (
-                self.trained() if choice < 0.2
-                else (self.short() or self.together()) if choice < 0.32
-                else self.pronoun() if choice < 0.55
+                self.trained() if choice < 0.17
+                else (self.short() or self.together()) if choice < 0.33
+                else self.pronoun() if choice < 0.51
+                else self.follow() if choice < 0.68
                 else self.fresh(alone=False)
             )  # fmt: skip
             if (

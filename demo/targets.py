@@ -22,16 +22,16 @@ WHATS = [*art.THINGS, *render.SHAPES, *LETTERS]
 COLORS = list(render.COLORS)
 
 # none is the class after the last, and where there are classes for numbers, 0
-SLOTS = {"letters": (5, len(LETTERS) + 1), "total": (1, 7)}  # what is written, letter by letter; how many things
+SLOTS = {"letters": (7, len(LETTERS) + 1), "total": (1, 7)}  # what is written, letter by letter; how many things
 PATCHES = {
     "what": len(WHATS) + 1,  # which thing, shape or letter
     "color": len(COLORS) + 1,  # its color
     "center": 2,  # whether the middle of one lies here
-    "all": 7,  # how many there are in the picture of anything
-    "alike": 7,  # ... of that name
-    "twins": 7,  # ... and of that color
+    "all": 8,  # how many there are in the picture of anything
+    "alike": 8,  # ... of that name
+    "twins": 8,  # ... and of that color
     "place": len(render.PLACES) + 1,  # which cell of the 3x3 grid its middle lies in
-    "order": 6,  # which letter of the word it is
+    "order": 8,  # which letter of the word it is
     "left": len(LETTERS) + 1,  # the letter in its left half: a thin one is less than a patch wide
     "right": len(LETTERS) + 1,
 }

@@ -15,7 +15,7 @@ _ABOUT = (  # {0}: it, he, the cat
     "Why is {0} there?", "Why is {0} here?", "Is {0} happy?", "Is {0} sad?", "Is {0} angry?", "Is {0} hungry?",
     "Is {0} asleep?", "Is {0} dangerous?", "Is {0} heavy?", "Is {0} expensive?", "Is {0} old?", "Is {0} new?",
     "Is {0} warm?", "Is {0} soft?", "Is {0} tasty?", "Is {0} male or female?", "Is {0} a boy or a girl?",
-    "Is {0} yours?", "Is {0} real?", "Is {0} broken?", "Is {0} moving?", "Can {0} fly?", "Can {0} swim?",
+    "Is {0} yours?", "Is {0} real?", "Is {0} broken?", "Is {0} moving?",
     "Can {0} bite?", "Can {0} talk?", "Do you like {0}?", "Does {0} have a name?", "Does {0} bite?",
     "Does {0} have a tail?", "Does {0} have teeth?", "How does {0} work?", "What brand is {0}?",
     "What breed is {0}?", "What species is {0}?", "Is {0} a pet?", "Is {0} fresh?", "Is {0} smiling?",
@@ -62,3 +62,95 @@ def untold(rng: np.random.Generator, subject: str) -> tuple[str, str]:
     else:
         question = pick(rng, _ABOUT_PICTURE)
     return question, CANNOT_TELL
+
+
+# ---------------------------------------------------------------------------------------------- put together
+
+_ROLES = (
+    "farmer", "king", "queen", "child", "painter", "owner", "baker", "gardener", "player", "driver", "doctor",
+    "girl", "boy", "man", "woman", "neighbor", "family", "artist", "photographer", "cook", "waiter", "sailor", "pirate",
+    "hunter", "company", "shop", "policeman", "grandmother", "uncle", "friend", "singer", "pilot", "writer", "student",
+    "person", "customer", "thief", "princess", "captain", "scientist", "designer", "factory", "dealer", "guest",
+)  # fmt: skip
+_DOINGS = (  # what is done to a thing: now, then, has been
+    ("make", "made", "made"), ("buy", "bought", "bought"), ("sell", "sold", "sold"), ("find", "found", "found"),
+    ("lose", "lost", "lost"), ("build", "built", "built"), ("own", "owned", "owned"), ("use", "used", "used"),
+    ("want", "wanted", "wanted"), ("call", "called", "called"), ("feed", "fed", "fed"), ("wash", "washed", "washed"),
+    ("cut", "cut", "cut"), ("cook", "cooked", "cooked"), ("catch", "caught", "caught"), ("steal", "stole", "stolen"),
+    ("hide", "hid", "hidden"), ("bring", "brought", "brought"), ("take", "took", "taken"), ("send", "sent", "sent"),
+    ("order", "ordered", "ordered"), ("choose", "chose", "chosen"), ("see", "saw", "seen"), ("love", "loved", "loved"),
+    ("invent", "invented", "invented"), ("design", "designed", "designed"), ("open", "opened", "opened"),
+    ("touch", "touched", "touched"), ("repair", "repaired", "repaired"), ("paint", "painted", "painted"),
+    ("draw", "drew", "drawn"), ("write", "wrote", "written"), ("put", "put", "put"), ("plant", "planted", "planted"),
+    ("hold", "held", "held"), ("need", "needed", "needed"), ("break", "broke", "broken"), ("give", "gave", "given"),
+    ("clean", "cleaned", "cleaned"), ("drive", "drove", "driven"), ("play", "played", "played"), ("watch", "watched",
+    "watched"), ("photograph", "photographed", "photographed"), ("name", "named", "named"), ("meet", "met", "met"),
+)  # fmt: skip
+_GOINGS = (  # what a thing does by itself
+    "sleep", "eat", "leave", "arrive", "come back", "go home", "stop", "start", "die", "grow", "move", "run away",
+    "wake up", "fall down", "win", "sing", "break", "melt", "land", "sail", "drive off", "hatch", "drink", "jump",
+    "burn", "turn around", "stand up", "change", "get bigger", "get cold", "dry", "ring", "explode", "fly away", "bite",
+    "look at you", "open", "close", "rest", "travel", "wait", "live", "play", "work", "end up",
+)  # fmt: skip
+_PLACES = (
+    "shop", "restaurant", "city", "country", "street", "garden", "zoo", "house", "market", "park", "village", "museum",
+    "school", "factory", "farm", "kitchen", "harbor", "forest", "room", "bakery", "hotel", "book", "film", "drawer",
+)  # fmt: skip
+_TIMES = (
+    "today", "yesterday", "tomorrow", "last night", "tonight", "this morning", "next week", "last year", "in winter",
+    "on Sundays", "after this", "before that", "in a minute", "soon", "later", "at night", "for lunch", "ten years ago",
+)  # fmt: skip
+_MEASURES = ("heavy", "old", "tall", "fast", "expensive", "loud", "warm", "strong", "deep", "hard", "far away",
+             "clever", "dangerous", "rare", "useful", "fresh", "thick", "clean", "long in real life")  # fmt: skip
+_FEELINGS = ("happy", "sad", "tired", "hungry", "angry", "afraid", "bored", "proud", "thirsty", "lonely", "in love",
+             "cold", "nervous", "married", "busy", "content with its life", "in a good mood", "friendly")  # fmt: skip
+_MATTERS = ("friends", "parents", "plans", "a favorite food", "a hobby", "a secret", "a job", "a price tag",
+            "brothers or sisters", "a home", "an owner", "enemies", "a birthday", "a passport", "children")  # fmt: skip
+
+
+def composed(rng: np.random.Generator, subject: str = "it", alone: bool = True) -> str:
+    """Returns a question that no picture answers, put together from parts: "Which baker sold it last night?".
+
+    Args:
+        rng: source of chance.
+        subject: what it may be about: "it", "the cat"; "them" and "the cats" with `alone` False.
+        alone: whether that is one thing.
+    """
+    x, role, other, place, time = subject, pick(rng, _ROLES), pick(rng, _ROLES), pick(rng, _PLACES), pick(rng, _TIMES)
+    now, then, been = _DOINGS[int(rng.integers(len(_DOINGS)))]
+    go, who = pick(rng, _GOINGS), pick(rng, ("they", "he", "she", "somebody", f"the {role}", f"a {role}", "people"))
+    does = "does" if who[:2] in ("he", "sh", "so", "th", "a ") and who != "they" else "do"
+    forms = [  # about what is done to it
+        f"which {role} {then} {x}?", f"which {role} will {now} {x}", f"who {then} {x} {time}?", f"who {then} {x}",
+        f"who is going to {now} {x}?", f"who will {now} {x} {time}", f"where did {who} {now} {x}?",
+        f"when did {who} {now} {x}", f"why did {who} {now} {x}?", f"how often {does} {who} {now} {x}?",
+        f"in which {place} did {who} {now} {x}", f"at which {place} did the {role} {now} {x}?",
+        f"how did {who} {now} {x}", f"has anybody {been} {x} {time}?", f"has the {role} {been} {x} yet",
+        f"did {who} {now} {x} {time}?", f"what did the {role} {now} {x} for", f"what did the {role} want with {x}?",
+        f"does the {role} like {x}", f"how much did {who} pay for {x}?", f"how long has the {role} {been} {x}?",
+        f"whose {role} {then} {x}?", f"for whom did {who} {now} {x}", f"what does the {role} say about {x}?",
+        f"to which {role} {'does' if alone else 'do'} {'they' if x == 'them' else x} belong?",
+        f"which {place} {'is' if alone else 'are'} {'they' if x == 'them' else x} from",
+        f"what would {who} pay for {x} in a {place}?", f"what do you think about {x}?",
+        f"what would the {other} do with {x}", f"is the {role} looking for {x}?",
+        f"was the {role} there when the {other} {then} {x}?",
+    ]  # fmt: skip
+    if alone and rng.random() < 0.55:  # about what it is like and does
+        forms = [
+            f"when will {x} {go}?", f"will {x} {go} {time}?", f"is {x} going to {go}", f"is {x} going to {go} {time}?",
+            f"why does {x} {go}?", f"how long does {x} {go}", f"where will {x} {go} {time}?", f"did {x} {go} {time}?",
+            f"where did {x} {go} {time}", f"what will {x} do {time}?", f"what did {x} do {time}",
+            f"how {pick(rng, _MEASURES)} is {x}?", f"how {pick(rng, _MEASURES)} would {x} be",
+            f"how {pick(rng, _MEASURES)} was {x} {time}?", f"is {x} {pick(rng, _FEELINGS)}?",
+            f"is {x} {pick(rng, _FEELINGS)} {time}", f"why is {x} {pick(rng, _FEELINGS)}?",
+            f"does {x} have {pick(rng, _MATTERS)}?", f"does {x} have {pick(rng, _MATTERS)} and which",
+            f"what is {x} {pick(rng, ('worth', 'made of', 'thinking', 'hoping for', 'afraid of', 'looking for'))}?",
+            f"in which {place} was {x} {been}?", f"in which {place} does {x} live", f"was {x} {been} by the {role}?",
+            f"was {x} {been} {time}", f"has {x} been {been} {time}?", f"where was {x} {been}?", f"when was {x} {been}",
+            f"how often was {x} {been}?", f"what does {x} cost in a {place}?", f"how much does {x} cost {time}",
+            f"how much would {x} cost me?", f"what does {x} do {time}?", f"who lives with {x}?", f"who sits in {x}",
+            f"what has {x} got planned {time}?", f"how does {x} {go}?", f"which {role} is {x} waiting for",
+            f"how many {pick(rng, ('kilos', 'pounds', 'euros', 'years', 'people', 'days'))} "
+            f"{pick(rng, ('did', 'does', 'would'))} {x} {pick(rng, ('need', 'cost', 'weigh', 'last', 'take'))}?",
+        ]  # fmt: skip
+    return pick(rng, forms)

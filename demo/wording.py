@@ -68,4 +68,5 @@ def sentence(text: str) -> str:
 
 WORDS = (Path(__file__).parent / "words.txt").read_text().split()  # short ones, in capitals
 HELD_OUT_WORDS = WORDS[::8]  # drawn for evaluation only
+LONG_WORDS = (Path(__file__).parent / "long_words.txt").read_text().split()  # six or seven letters, for training
 TRAIN_WORDS = [w for w in WORDS if w not in set(HELD_OUT_WORDS)]

@@ -158,7 +158,7 @@ def test_a_picture_is_found_by_what_it_shows():
     rng = np.random.default_rng(9)
     one, two = (picture("naming", [Box(name, None, 5, 5, 60, 60)]) for name in ("cat", "bus"))
     said = {}
-    for _ in range(300):
+    for _ in range(2000):
         said |= {question: answer for _, question, answer in talks.talk(rng, [one, two], 6).turns}
     assert said["Which picture shows a bus?"] == "The second one."
     assert said["How many pictures are there?"] == "There are 2 pictures."

@@ -12,10 +12,33 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo import art, free_chats, further, render, spoken, sprites, talks
-from demo.pictures import LEARNED, MIX, SMALL, Picture, sample_picture, scene_picture
+from demo import (
+    albums,
+    art,
+    finer,
+    follow_ups,
+    free_chats,
+    further,
+    phrasebook,
+    render,
+    spoken,
+    sprites,
+    synonyms,
+    talks,
+)
+from demo.pictures import (
+    LEARNED,
+    LEVEL,
+    MIX,
+    SMALL,
+    Picture,
+    pair_picture,
+    sample_picture,
+    scene_picture,
+    twins_picture,
+)
 from demo.render import Box
-from demo.untold import CANNOT_TELL
+from demo.untold import CANNOT_TELL, composed
 from demo.wording import plural
 
 needs_art = pytest.mark.skipif(
@@ -38,13 +61,23 @@ SCENE = picture("scene", [thing("cat", 0, 0, "orange"), thing("banana", 1, 1, "y
 APPLES = picture("counting", [thing("apple", x, 0, "red") for x in range(3)], "blue")
 MIXED = picture("counting", [thing("apple", 0, 0, "red"), thing("apple", 1, 0, "red"), thing("dog", 2, 2)])
 SHAPES = picture("shapes", [thing("star", 0, 1, "blue"), thing("circle", 1, 1, "red"), thing("cross", 2, 1, "blue")])
+DUO = picture("scene", [thing("dog", 0, 0), thing("cat", 2, 1)], "pink")
 WORD = picture("reading", [Box("H", "red", 2, 20, 20, 44)], text="HEN")
+NUMBER = picture("reading", [Box("4", "red", 2, 20, 20, 44)], text="474")
+CORNER = picture("naming", [Box("eagle", "brown", 44, 2, 62, 20, ("brown",))], "green")
+BIRDS = picture("counting", [thing("owl", 0, 0), thing("owl", 1, 0), thing("parrot", 2, 2, "red"), thing("key", 0, 2)])
+DRINKS = picture("scene", [thing("milk", 0, 0, "white"), thing("hammer", 2, 2, "gray")], "pink")
+TWINS = picture(
+    "shapes",
+    [thing("rectangle", 1, 0, "black"), thing("rectangle", 1, 2, "white"), thing("star", 0, 1, "white")],
+    "pink",
+)
 
 
 def calls_of_say() -> dict[str, set[str]]:
     """The slots that the code fills, by the intent that it asks."""
     found: dict[str, set[str]] = {}
-    for module in (spoken, talks):
+    for module in (spoken, finer, follow_ups, albums, talks):
         for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "say":
                 if len(node.args) < 2:
@@ -59,7 +92,7 @@ def calls_of_say() -> dict[str, set[str]]:
 
 
 def test_every_intent_is_asked_and_every_slot_filled():
-    asked, book = calls_of_say(), spoken.phrases()
+    asked, book = calls_of_say(), phrasebook.phrases()
     assert set(book) <= set(asked)
     for intent, lines in book.items():
         assert len(lines) >= 10, intent
@@ -70,7 +103,7 @@ def test_every_intent_is_asked_and_every_slot_filled():
 
 
 def test_no_phrase_is_written_twice_in_an_intent():
-    for intent, lines in spoken.phrases().items():
+    for intent, lines in phrasebook.phrases().items():
         plain = [re.sub(r"[^a-z0-9{} ]", "", line.lower()).strip() for line in lines]
         assert len(plain) == len(set(plain)), intent
 
@@ -78,7 +111,7 @@ def test_no_phrase_is_written_twice_in_an_intent():
 def test_no_phrase_is_a_question_of_the_free_chats():
     """Written without them; short ones that anybody would type are alike."""
     plain = {re.sub(r"\W+", " ", turn.question.lower()).strip() for chat in free_chats.load() for turn in chat.turns}
-    lines = [re.sub(r"\W+", " ", line.lower()).strip() for some in spoken.phrases().values() for line in some]
+    lines = [re.sub(r"\W+", " ", line.lower()).strip() for some in phrasebook.phrases().values() for line in some]
     alike = [line for line in lines if line in plain]
     assert len(alike) < len(lines) / 50
     assert all(len(line.split()) <= 8 for line in alike)
@@ -92,14 +125,15 @@ def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000, until: t
         said.append((intent, slots))
         return "?"
 
-    monkeypatch.setattr(spoken, "say", say)
+    for module in (spoken, finer):
+        monkeypatch.setattr(module, "say", say)
     rng, view, found = np.random.default_rng(0), further.View(of), set()
     for n in range(10 * rounds):
         if n >= rounds and (not until or until in found):
             break
         said.clear()
         asked = spoken.ask(rng, view)
-        if asked is not None and said[-1][0] == intent:
+        if asked is not None and said and said[-1][0] == intent:
             found.add((*sorted(said[-1][1].items()), asked.answer))
     return found
 
@@ -159,6 +193,64 @@ def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000, until: t
         (WORD, "letter count", {"units": "letters", "unit": "letter"}, "There are 3 letters."),
         (WORD, "text color", {}, "It is red."),
         (SCENE, "any text", {}, "There is no text."),
+        (CORNER, "has trait", {"does": "can fly"}, "Yes, it is an eagle."),
+        (CORNER, "has trait", {"does": "is a drink"}, "No, it is an eagle."),
+        (DRINKS, "which has trait", {"does": "is for drinking"}, "It is milk."),
+        (DRINKS, "any trait", {"does": "has wheels"}, "No."),
+        (CAT, "claim not", {"a": "a cat"}, "Yes, it is a cat."),
+        (BIRDS, "of kind", {"kinds": "birds", "things": "owls"}, "There are 2 owls."),
+        (BIRDS, "of kind not", {"kinds": "animals", "things": "owls"}, "There is 1."),
+        (MIXED, "of them", {"things": "apples"}, "There are 2 apples."),
+        (BIRDS, "kind count", {"kind": "bird", "kinds": "birds"}, "There are 3."),
+        (MIXED, "once", {"kind": "thing"}, "It is a dog."),
+        (MIXED, "more than once", {"kind": "thing"}, "There are 2 apples."),
+        (MIXED, "n times", {"kind": "thing", "n": "two"}, "There are 2 apples."),
+        (MIXED, "most of", {"kind": "thing", "kinds": "things"}, "There are more apples."),
+        (MIXED, "least of", {"kind": "thing", "kinds": "things"}, "There are fewer dogs."),
+        (MIXED, "are fewer", {"things": "dogs", "others": "apples"}, "Yes."),
+        (MIXED, "are more", {"things": "dogs", "others": "apples"}, "No."),
+        (MIXED, "difference", {"things": "apples", "others": "dogs"}, "There is 1 more."),
+        (APPLES, "fewer than", {"n": "3", "things": "apples"}, "No."),
+        (APPLES, "at least", {"n": "3", "things": "apples"}, "Yes."),
+        (MIXED, "which is not", {"a": "an apple", "thing": "thing"}, "It is a dog."),
+        (DUO, "n kinds", {"n": "2", "kinds": "animals"}, "I see a cat and a dog."),
+        (MIXED, "rest", {"things": "apples"}, "There is a dog."),
+        (SCENE, "extreme", {"most": "the leftmost"}, "It is a cat."),
+        (SCENE, "extreme", {"most": "lowest down"}, "It is a bus."),
+        (SCENE, "in order", {"way": "from right to left", "things": "things"}, "I see a bus, a banana and a cat."),
+        (
+            SHAPES,
+            "in order",
+            {"way": "from left to right", "things": "shapes"},
+            "I see a blue star, a red circle and a blue cross.",
+        ),
+        (SCENE, "is higher", {"the": "the bus", "than": "higher", "the2": "the cat"}, "No."),
+        (SCENE, "which is higher", {"the": "the bus", "than": "lower", "the2": "the cat"}, "It is a bus."),
+        (SCENE, "which corner", {"the": "the bus"}, "The bus is in the bottom right."),
+        (CORNER, "corner it", {}, "It is in the top right."),
+        (SCENE, "opposite", {"the": "the cat"}, "It is a bus."),
+        (SCENE, "opposite", {"the": "the bus"}, "It is a cat."),
+        (CORNER, "opposite", {"the": "the eagle"}, "There is nothing."),
+        (SCENE, "in a corner", {"the": "the banana"}, "No, the banana is in the middle."),
+        (CORNER, "in a corner", {"the": "the eagle"}, "Yes."),
+        (CORNER, "either place", {"one": "left", "two": "right"}, "It is in the top right."),
+        (SHAPES, "color exists", {"color": "red"}, "Yes."),
+        (DRINKS, "both colors", {}, "The hammer is gray and the milk is white."),
+        (SHAPES, "color at", {"place": "at the center", "thing": "shape"}, "It is red."),
+        (CAT, "around", {"the": "the cat"}, "The background is green."),
+        (TWINS, "where the", {"the": "the black one"}, "The black rectangle is at the top."),
+        (TWINS, "form colored", {"color": "black"}, "It is a black rectangle."),
+        (TWINS, "is left of", {"the": "the black one", "side": "above", "the2": "the white rectangle"}, "Yes."),
+        (TWINS, "at place", {"the": "the white star", "place": "at the top"}, "No, the star is on the left."),
+        (WORD, "begins with which", {"unit": "letter"}, "It is H."),
+        (WORD, "ends with which", {"unit": "letter"}, "It is N."),
+        (WORD, "letter before", {"letter": "N", "unit": "letter"}, "It is E."),
+        (WORD, "letter between", {"letter": "H", "letter2": "N", "unit": "letter"}, "It is E."),
+        (WORD, "length claim", {"n": "four", "units": "letters"}, "No, there are 3 letters."),
+        (NUMBER, "which twice", {"unit": "digit"}, "It is 4."),
+        (NUMBER, "number bigger", {"n": "470"}, "Yes."),
+        (NUMBER, "even or odd", {}, "It is even."),
+        (NUMBER, "text or picture", {}, "It is a number."),
     ],
 )
 def test_an_intent_is_answered_from_the_picture(of, intent, slots, answer, monkeypatch):
@@ -300,3 +392,98 @@ def test_nobody_says_there_is_no_bird_where_an_owl_is():
     missing = {further.absent(rng, view) for _ in range(5000)}
     assert "parrot" in missing
     assert not missing & {"bird", "owl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "trait", "expected"),
+    [
+        ("owl", "fly", True),
+        ("penguin", "fly", None),
+        ("hammer", "fly", False),
+        ("shark", "swim", True),
+        ("dog", "swim", None),
+        ("coffee", "drink", True),
+        ("cake", "food", True),
+        ("cow", "food", None),
+        ("bus", "roll", True),
+        ("violin", "strings", True),
+    ],
+)
+def test_what_everybody_knows_is_asked_and_what_is_doubted_is_not(name, trait, expected):
+    assert finer.has_trait(name, trait) is expected
+
+
+def test_traits_are_of_things_that_there_are():
+    for ways, having, doubtful in synonyms.TRAITS.values():
+        assert len(ways) >= 3
+        assert {*having, *doubtful} <= set(art.THINGS)
+
+
+def test_a_question_put_together_is_one_that_no_picture_answers():
+    rng = np.random.default_rng(0)
+    asked = {composed(rng, "the cat") for _ in range(3000)}
+    assert len(asked) > 1900
+    assert not [question for question in asked if re.match(r"(what color|where is|how many cats|is there)\b", question)]
+    plural_ = {composed(rng, "the ducks", alone=False) for _ in range(2000)}
+    assert not [question for question in plural_ if re.search(r"\b(does|is|was|has) the ducks\b", question)]
+    told = [question for question in asked if "the cat" not in question]
+    assert len(told) < len(asked) / 10
+
+
+def test_a_color_names_a_shape_only_where_no_other_has_it():
+    told = finer._told_by_color(further.View(TWINS))
+    assert set(told) == {"black one", "black rectangle", "white rectangle", "white star"}
+    assert told["black one"].color == "black"
+    assert not finer._told_by_color(further.View(SCENE))
+
+
+def test_twins_are_all_described_and_none_twice():
+    assert further.describe(further.View(TWINS)) == "I see a black rectangle, a white rectangle and a white star."
+    assert "which is color" not in intents_of(TWINS), "white is the color of two"
+    assert "which is color" in intents_of(SHAPES), "red is that of one"
+    rng, alike = np.random.default_rng(0), 0
+    for _ in range(200):
+        of = twins_picture(rng)
+        looks = [box[:2] for box in of.boxes]
+        assert 2 <= len(looks) == len(set(looks)) <= 4
+        forms, colors = {what for what, _ in looks}, {color for _, color in looks}
+        assert min(len(forms), len(colors)) < len(looks)
+        alike += len(forms) < len(looks)
+        assert of.background not in colors
+    assert 60 < alike < 190
+
+
+def intents_of(of: Picture) -> set[str]:
+    rng, view, said = np.random.default_rng(0), further.View(of), set()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (spoken, finer):
+            patch.setattr(module, "say", lambda rng, intent, **slots: said.add(intent) or "?")
+        for _ in range(4000):
+            spoken.ask(rng, view)
+    return said
+
+
+@needs_art
+def test_things_of_a_kind_meet_in_training_and_not_in_the_exam():
+    def kinds(alike: float) -> float:
+        rng, shared = np.random.default_rng(0), 0
+        for _ in range(150):
+            names = {box.what for box in scene_picture(rng, tuple(art.TRAIN_STYLES), alike=alike).boxes}
+            kinds = [art.KIND_OF[name] for name in names if art.KIND_OF[name] not in ("thing", "animal")]
+            shared += len(kinds) > len(set(kinds))
+        return shared / 150
+
+    assert kinds(0.9) > 0.4 > 0.15 > kinds(0.0)
+
+
+@needs_art
+def test_two_things_side_by_side_stand_level_in_training():
+    rng, slopes = np.random.default_rng(0), []
+    for _ in range(150):
+        of = pair_picture(rng, tuple(art.TRAIN_STYLES), level=LEVEL)
+        one, two = of.boxes
+        across = 3 if of.sides[0] == "left" else 2
+        slopes.append(abs(one[across] - two[across]))
+        assert two[across] >= 0
+        assert two[across + 2] <= 64
+    assert 8 < max(slopes) <= LEVEL

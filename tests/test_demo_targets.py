@@ -9,6 +9,7 @@ import torch
 
 from demo import art, render, targets
 from demo.model import TowerHead, build_model
+from demo.pictures import text_picture
 from demo.render import Box
 
 
@@ -45,7 +46,7 @@ def test_each_tells_how_many_there_are_of_its_kind():
 def test_letters_are_told_in_their_order_and_each_in_its_place():
     boxes = [Box("O", "black", 4, 20, 24, 40), Box("K", "black", 24, 20, 44, 40)]
     found = targets.targets_of(boxes)
-    assert [(targets.LETTERS + " ")[n] for n in found["letters"]] == ["O", "K", " ", " ", " "]
+    assert [(targets.LETTERS + " ")[n] for n in found["letters"]] == [*"OK", *" " * 5]
     assert found["total"].tolist() == [targets.UNKNOWN]
     row = as_grid(found["what"])[3]
     assert row[1] == targets.WHATS.index("O")
@@ -103,3 +104,16 @@ def test_patches_are_told_from_the_soft_token_that_they_become():
     grid = torch.arange(64.0).reshape(1, 1, 8, 8)
     ours = targets._in_order_of_soft_tokens(grid[0, 0].numpy()).reshape(16, 4).mean(1)
     assert ours == pytest.approx(pool(grid).flatten().numpy())
+
+
+def test_every_target_is_a_class_of_its_head():
+    rng = np.random.default_rng(0)
+    lengths = set()
+    for _ in range(300):
+        picture = text_picture(rng, small=0.5, long=0.7)
+        lengths.add(len(picture.text))
+        found = targets.targets_of(picture.boxes)
+        for name, classes in {**targets.PATCHES, **{slot: of for slot, (_, of) in targets.SLOTS.items()}}.items():
+            assert found[name].max() < classes, (name, picture.text)
+        assert [(targets.LETTERS + " ")[n] for n in found["letters"]] == list(picture.text.ljust(7))
+    assert {5, 6, 7} <= lengths
