@@ -280,7 +280,7 @@ class Linear(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not _lacks_bfloat16(x, self.weight):
             return super().forward(x)
-        if library() is not None and _is_plain_bfloat16(x, 8) and x.dim() > 1 and x.numel():
+        if _is_plain_bfloat16(x, 8) and x.dim() > 1 and x.numel() and library() is not None:
             return dense(x, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.float()
         return nn.functional.linear(x.float(), self.weight.float(), bias).to(x.dtype)

@@ -407,6 +407,14 @@ def test_the_vision_tower_without_bfloat16_arithmetic(tower):
         assert_rounded_once(convolution(x.bfloat16()), copy.deepcopy(convolution).double()(x.bfloat16().double()))
 
 
+def test_a_tower_is_compiled_in_one_graph(tower):
+    x = pictures(tower).bfloat16()
+    with torch.no_grad():
+        expected = tower(x).last_hidden_state
+        graph = torch.compile(tower.encoder, backend="eager", fullgraph=True)
+        assert_close(tower.post_layernorm(graph(tower.embeddings(x)).last_hidden_state), expected)
+
+
 def test_a_tower_s_rows_lie_behind_each_other(tower):
     with torch.no_grad():
         assert tower.embeddings(pictures(tower).bfloat16()).is_contiguous()
