@@ -274,24 +274,37 @@ def _lacks_bfloat16(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu" and not cpu().bf16_gemm
 
 
+def _is_dense(x: torch.Tensor) -> bool:
+    """Whether our kernel multiplies these rows."""
+    return _is_plain_bfloat16(x, 8) and x.dim() > 1 and x.numel() > 0 and library() is not None
+
+
 class Linear(nn.Linear):
     """Where the CPU has no bfloat16 arithmetic by our kernel, or in float32, a ninth of the time or less."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not _lacks_bfloat16(x, self.weight):
             return super().forward(x)
-        if _is_plain_bfloat16(x, 8) and x.dim() > 1 and x.numel() and library() is not None:
+        if _is_dense(x):
             return dense(x, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.float()
         return nn.functional.linear(x.float(), self.weight.float(), bias).to(x.dtype)
 
 
 class Conv2d(nn.Conv2d):
-    """Likewise in float32; and its patches are rows [B, H * W, C] in memory, as all layers then have them."""
+    """Likewise, with patches as rows; which they are in memory, [B, H * W, C], as all layers then have them."""
 
     def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if not _lacks_bfloat16(x, weight):
             return super()._conv_forward(x, weight, bias).contiguous(memory_format=torch.channels_last)
+        patches_alone = self.kernel_size == self.stride and self.padding in ("valid", (0, 0))
+        patches_alone = patches_alone and self.dilation == (1, 1) and self.groups == 1 and x.dim() == 4
+        if patches_alone and _is_plain_bfloat16(x, 1):
+            (height, width), filling = self.kernel_size, (0, -weight[0].numel() % 8)
+            patches = x.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 1, 4, 5).flatten(3)
+            patches = nn.functional.pad(patches, filling)
+            if _is_dense(patches):
+                return dense(patches, nn.functional.pad(weight.flatten(1), filling), bias).permute(0, 3, 1, 2)
         bias = None if bias is None else bias.float()
         return super()._conv_forward(x.float(), weight.float(), bias).to(x.dtype, memory_format=torch.channels_last)
 

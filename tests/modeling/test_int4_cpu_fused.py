@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from gemma3_int4 import int4_cpu_fused
 from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS
 from gemma3_int4.int4_cpu_library import library
 from peft import LoraConfig, get_peft_model
@@ -400,11 +401,19 @@ def test_the_vision_tower_without_bfloat16_arithmetic(tower):
     inputs = torch.randn(3, linear.in_features).bfloat16()
     with torch.no_grad():
         assert_close(tower(x.bfloat16()).last_hidden_state.float(), float32(x).last_hidden_state)
-        exact = copy.deepcopy(linear).double()(inputs.double())
-        lengths = inputs.double().norm(dim=1)[:, None] * linear.weight.double().norm(dim=1)
-        assert linear(inputs).dtype == torch.bfloat16
-        assert ((linear(inputs).double() - exact).abs() <= exact.abs() * 2**-8 + lengths * 2**-13).all()
-        assert_rounded_once(convolution(x.bfloat16()), copy.deepcopy(convolution).double()(x.bfloat16().double()))
+        assert_nearly_rounded_once(linear, inputs, inputs.double().norm(dim=1)[:, None])
+        side = convolution.kernel_size[0]
+        patches = torch.nn.functional.unfold(x.bfloat16().double(), side, stride=side).norm(dim=1)
+        assert_nearly_rounded_once(convolution, x.bfloat16(), patches.view(len(x), 1, *[x.shape[-1] // side] * 2))
+
+
+def assert_nearly_rounded_once(module, inputs: torch.Tensor, lengths: torch.Tensor) -> None:
+    """Beside what rounding to bfloat16 does, fixed point rounds by a part of the lengths of what is multiplied."""
+    found, exact = module(inputs), copy.deepcopy(module).double()(inputs.double())
+    weights = module.weight.flatten(1).double().norm(dim=1)
+    lengths = lengths * (weights if lengths.dim() == 2 else weights[:, None, None])
+    assert found.dtype == torch.bfloat16
+    assert ((found.double() - exact).abs() <= exact.abs() * 2**-8 + lengths * 2**-13).all()
 
 
 def test_a_tower_is_compiled_in_one_graph(tower):
@@ -462,9 +471,17 @@ def test_a_tower_s_gelu_writes_over_what_nobody_else_sees(tower):
     assert mlp(inputs).requires_grad
 
 
-def assert_rounded_once(found: torch.Tensor, exact: torch.Tensor) -> None:
-    assert found.dtype == torch.bfloat16
-    assert ((found.double() - exact).abs() <= exact.abs() * 2**-8 + exact.abs().max() * 2**-20).all()
+@pytest.mark.parametrize("options", [{"stride": 14}, {"stride": 14, "bias": False}, {"stride": 7}, {"padding": 3}])
+def test_patches_of_any_size_and_other_convolutions(instruction_set, options):
+    """14 * 14 * 3 numbers are no multiple of 8, and the last rows and columns of a picture are in no patch."""
+    made = torch.nn.Conv2d(3, 40, 14, **options).bfloat16()
+    x = torch.randn(2, 3, 61, 45, generator=torch.Generator().manual_seed(1)).bfloat16()
+    exact = copy.deepcopy(made).double()(x.double())
+    made.__class__ = int4_cpu_fused.Conv2d
+    with only(instruction_set, "gemma3_int4"), cpu_with("gemma3_int4", bf16_gemm=False), torch.no_grad():
+        found = made(x)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found - exact).norm() < 4e-3 * exact.norm()
 
 
 def test_the_vision_tower_without_bfloat16_arithmetic_has_gradients(tower):
