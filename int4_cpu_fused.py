@@ -76,8 +76,7 @@ class Gemma3MLP(stock.Gemma3MLP):
         gate, up = self.gate_proj(x), self.up_proj(x)
         if not (_is_plain_bfloat16(gate) and gate.is_contiguous() and up.is_contiguous() and up.dtype == gate.dtype):
             return self.down_proj(self.act_fn(gate) * up)
-        own = type(self.gate_proj) is Int4Linear and not (self.gate_proj._forward_hooks or _any_hooks())
-        y = gate if own else empty(gate.shape, gate.dtype)
+        y = gate if _is_unseen(self.gate_proj) else empty(gate.shape, gate.dtype)
         call = Gated(gate.data_ptr(), up.data_ptr(), gate.numel(), y.data_ptr())
         library().int4_gated(call, threads())
         return self.down_proj(y)
@@ -262,6 +261,12 @@ def _any_hooks() -> bool:
     return bool(module._global_forward_hooks or module._global_forward_pre_hooks)
 
 
+def _is_unseen(linear: nn.Module) -> bool:
+    """Whether nobody else sees what a linear layer gives, so that it may be written over."""
+    made = type(linear) in (Int4Linear, Linear) and "forward" not in linear.__dict__
+    return made and not (linear._forward_hooks or _any_hooks())
+
+
 def _is_window(layer: DynamicLayer, window: int) -> bool:
     """Whether a cache layer, and a token more, is no more than a sliding layer sees."""
     if type(layer) is DynamicSlidingWindowLayer:
@@ -326,9 +331,8 @@ class SiglipMLP(siglip.SiglipMLP):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         gelu, x = self.activation_fn, self.fc1(hidden_states)
-        hooks = self.fc1._forward_hooks or gelu._forward_hooks or gelu._forward_pre_hooks or _any_hooks()
-        plain = _is_plain_bfloat16(x, 16) and type(self.fc1) is Linear and type(gelu) is activations.GELUTanh
-        if hooks or not plain or library() is None:
+        plain = _is_plain_bfloat16(x, 16) and type(gelu) is activations.GELUTanh and _is_unseen(self.fc1)
+        if not plain or gelu._forward_hooks or gelu._forward_pre_hooks or library() is None:
             return self.fc2(gelu(x))
         library().int4_gated(Gated(x.data_ptr(), None, x.numel(), x.data_ptr()), threads())
         return self.fc2(x)

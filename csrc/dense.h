@@ -18,7 +18,7 @@ static void spread_rows(const bf16 *x, int64_t stride, int64_t count, int64_t so
     }
 }
 
-static void fill_dense(const bf16 *rows, int64_t stride, int64_t count, int64_t some, factor *panel, float *units) {
+static void spread_weights(const bf16 *rows, int64_t stride, int64_t count, int64_t some, factor *panel, float *units) {
     fill_panel_of_pairs(rows, stride, count, some, panel, units);
 }
 
@@ -48,7 +48,7 @@ static void spread_rows(const bf16 *x, int64_t stride, int64_t count, int64_t so
         for (int64_t p = 0; p < some / PER_CELL; p++) factors[p * ROWS + r] = cell_of(x + r * stride + p * PER_CELL);
 }
 
-static void fill_dense(const bf16 *rows, int64_t stride, int64_t count, int64_t some, factor *panel, float *units) {
+static void spread_weights(const bf16 *rows, int64_t stride, int64_t count, int64_t some, factor *panel, float *units) {
     (void)units;
     for (int64_t column = 0; column < WIDTH; column += 8)
         fill_columns(rows + column * stride, stride, count - column, some, PER_CELL, (uint32_t *)panel + column);
@@ -93,24 +93,28 @@ static void store_outputs(const float *sums, const bf16 *bias, int64_t count, bf
     if (count < WIDTH) __builtin_memcpy(y, to, count * sizeof(bf16));
 }
 
+typedef void Spreading(const bf16 *rows, int64_t stride, int64_t count, int64_t some, factor *factors, float *units);
+
+// The calling thread's share of x, ROWS rows at a time, or of the weights, WIDTH: `count` rows, `each` at a time.
+static void my_spreading(const Dense *c, const bf16 *rows, int64_t count, int64_t each, Spreading spread,
+                         factor *factors, float *units) {
+    int64_t from, to;
+    my_share((count + each - 1) / each, 1, &from, &to);
+    for (int64_t t = from * each; t < to * each; t += each)
+        for (int64_t i = 0, run = 0; i < c->k; i += DEPTH, run++)
+            spread(rows + t * c->k + i, c->k, least(count - t, each), least(c->k - i, DEPTH),
+                   factors + t * (c->k / PER_FACTOR) + i / PER_FACTOR * each,
+                   units + t * ((c->k + DEPTH - 1) / DEPTH) + run * each);
+}
+
 static void dense_body(void *call) {
     const Dense *c = call;
     const Spread s = spread_at(c);
     const int64_t k = c->k / PER_FACTOR, parts = (s.tiles * ROWS + TALL - 1) / TALL;
     const int64_t tall = (s.tiles + parts - 1) / parts;  // in tiles
     int64_t from, to;
-    my_share(s.tiles, 1, &from, &to);
-    for (int64_t t = from; t < to; t++)
-        for (int64_t i = 0; i < s.runs; i++)
-            spread_rows(c->x + t * ROWS * c->k + i * DEPTH, c->k, least(c->rows - t * ROWS, ROWS),
-                        least(c->k - i * DEPTH, DEPTH), s.rows + (t * k + i * (DEPTH / PER_FACTOR)) * ROWS,
-                        s.row_units + (t * s.runs + i) * ROWS);
-    my_share(s.columns, 1, &from, &to);
-    for (int64_t j = from; j < to; j++)
-        for (int64_t i = 0; i < s.runs; i++)
-            fill_dense(c->weight + j * WIDTH * c->k + i * DEPTH, c->k, least(c->n - j * WIDTH, WIDTH),
-                       least(c->k - i * DEPTH, DEPTH), s.weights + (j * k + i * (DEPTH / PER_FACTOR)) * WIDTH,
-                       s.units + (j * s.runs + i) * WIDTH);
+    my_spreading(c, c->x, c->rows, ROWS, spread_rows, s.rows, s.row_units);
+    my_spreading(c, c->weight, c->n, WIDTH, spread_weights, s.weights, s.units);
     GOMP_barrier();
 
     float sums[SIDE][TALL * WIDTH] __attribute__((aligned(64)));

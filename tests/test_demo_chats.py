@@ -243,6 +243,12 @@ def test_tuning_chats_are_others():
 
 
 @needs_art
+@pytest.mark.parametrize("ground", render.COLORS)
+def test_letters_of_a_free_chat_can_be_told_from_the_ground(ground):
+    drawn = np.asarray(free_chats.draw(np.random.default_rng(0), f'{ground}: "SUN"', "noto").convert("L"), np.int32)
+    assert np.ptp(drawn) > 50
+
+
 @pytest.mark.parametrize("file", [free_chats.FILE, free_chats.TUNING_FILE])
 def test_free_chats_are_drawn_and_named_as_they_say(file):
     for chat in free_chats.load(file):

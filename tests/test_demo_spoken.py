@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from demo import (
     albums,
@@ -40,21 +39,7 @@ from demo.pictures import (
 from demo.render import Box
 from demo.untold import CANNOT_TELL, composed
 from demo.wording import plural
-
-needs_art = pytest.mark.skipif(
-    not sprites.sprites_path().exists(), reason="no art in the cache: `python -m demo.art` fetches and draws it"
-)
-
-
-def picture(skill: str, boxes: list[Box], background: str | None = "white", **facts) -> Picture:
-    return Picture(Image.new("RGB", (64, 64)), skill, [("What is this?", "?")], boxes, background, **facts)
-
-
-def thing(name: str, x: int, y: int, color: str | None = None) -> Box:
-    """A thing of 18 pixels in a cell of the grid."""
-    left, top = x * 21.3 + 1.6, y * 21.3 + 1.6
-    return Box(name, color, left, top, left + 18, top + 18, (color,) if color else ())
-
+from tests.demo_pictures import needs_art, picture, thing
 
 CAT = picture("naming", [Box("cat", "orange", 8, 8, 58, 58, ("orange",))], "green")
 SCENE = picture("scene", [thing("cat", 0, 0, "orange"), thing("banana", 1, 1, "yellow"), thing("bus", 2, 2)], "pink")

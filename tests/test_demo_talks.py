@@ -7,29 +7,14 @@ import itertools
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from demo import albums, data, follow_ups, free_chats, further, spoken, sprites, talks
+from demo import albums, data, follow_ups, free_chats, further, spoken, talks
 from demo.chats import UNKNOWN
 from demo.further import Ask
 from demo.pictures import Picture
 from demo.render import Box
 from demo.untold import CANNOT_TELL
-
-needs_art = pytest.mark.skipif(
-    not sprites.sprites_path().exists(), reason="no art in the cache: `python -m demo.art` fetches and draws it"
-)
-
-
-def picture(skill: str, boxes: list[Box], background: str | None = "white", **facts) -> Picture:
-    return Picture(Image.new("RGB", (64, 64)), skill, [("What is this?", "?")], boxes, background, **facts)
-
-
-def thing(name: str, x: int, y: int, color: str | None = None) -> Box:
-    """A thing of 18 pixels in a cell of the grid."""
-    left, top = x * 21.3 + 1.6, y * 21.3 + 1.6
-    return Box(name, color, left, top, left + 18, top + 18, (color,) if color else ())
-
+from tests.demo_pictures import needs_art, picture, thing
 
 PAIR = picture("scene", [thing("cat", 0, 0, "orange"), thing("bus", 2, 1, "red")], "pink")
 CACTUS = picture("naming", [Box("cactus", "green", 8, 8, 58, 58, ("green",))], "blue")
