@@ -5,7 +5,8 @@
 * `THINGS`: what the model learns to name, in ordinary words; `KIND_OF`: "animal", "fruit", ... of each.
 * `TRAIN_STYLES`, `ICON_STYLES`, `FONT_STYLES`, `HELD_OUT_STYLE`, `SECOND_HELD_OUT_STYLE`: npm packages of one art
   style each. The held-out styles are never seen in training.
-* `PAINTED_STYLE`: the line drawings of the packs that training uses, painted in (`sprites`).
+* `PAINTED_STYLE`, `INKED_STYLE`: the line drawings of the packs that training uses, painted in, and its colored ones
+  with black lines around every part (`sprites`).
 
 Each package `@iconify-json/<style>` is one JSON of SVG bodies, keyed by the Unicode names of the emoji; a font is in
 `@expo-google-fonts/<style>`.
@@ -41,6 +42,8 @@ ICON_STYLES = {  # signs of one color: more drawings to learn from; evaluation d
 }
 FONT_STYLES = {"noto-emoji": "0.4.7"}  # Noto Emoji, the font of lines, Google, OFL 1.1; likewise not asked about
 PAINTED_STYLE = "painted"
+INKED_STYLE = "inked"
+INKED_STYLES = ("noto", "noto-v1", "twemoji", "fluent-emoji-flat", "emojione", "fxemoji")  # which are inked
 HELD_OUT_STYLE = {"openmoji": "1.2.29"}  # OpenMoji, CC BY-SA 4.0: looked at for evaluation only
 SECOND_HELD_OUT_STYLE = {"emojione-v1": "1.2.3"}  # EmojiOne before its redesign, CC BY-SA 4.0: for evaluation only
 MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_STYLES, *FONT_STYLES} - {
@@ -48,7 +51,9 @@ MONOCHROME_STYLES = {"fluent-emoji-high-contrast", "emojione-monotone", *ICON_ST
     "streamline-cyber-color",
 }
 # what training draws from, the emoji twice as often
-LEARNED_FROM = (*TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES, *[*FONT_STYLES] * 2, *[PAINTED_STYLE] * 5)
+LEARNED_FROM = (
+    *TRAIN_STYLES, *TRAIN_STYLES, *ICON_STYLES, *[*FONT_STYLES] * 2, *[PAINTED_STYLE] * 5, *[INKED_STYLE] * 7
+)  # fmt: skip
 OTHER_THINGS = {  # icons that show something else than an emoji of that name
     "mdi": ("mouse", "bug", "phone"),
     "lucide": ("mouse", "bug", "phone", "diamond"),

@@ -4,12 +4,12 @@
 * `ask_of_it(rng, view, name)`: one about what was just spoken of.
 * `about(rng, picture, count)`: several questions, each of which can be asked first.
 
-The answers are those of `questions` and `further`. More intents are in `finer`.
+The answers are those of `questions` and `further`. More intents are in `finer` and `facts`.
 """
 
 import numpy as np
 
-from . import art, finer, render, synonyms
+from . import art, facts, finer, render, synonyms
 from .further import (
     APART,
     ORDINAL,
@@ -675,7 +675,7 @@ _TOPICS = {
     _all_kind: 2, _color: 7, _is_color: 4, _is_two_colors: 2, _which_is_color: 3, _colors: 2, _background: 5, _where: 6,
     _which_side: 2, _what_at: 7, _beside: 3, _relative: 6, _between: 2, _size: 1, _drawing: 1, _shapes: 2, _same: 2,
     _text: 2, _untold: 8,
-} | finer.TOPICS  # fmt: skip
+} | finer.TOPICS | facts.TOPICS  # fmt: skip
 _some_topic = render.by_weight(_TOPICS)
 
 
@@ -737,6 +737,8 @@ def ask_of_it(rng: np.random.Generator, view: View, name: str, topic: str) -> As
         if found := _only_on(view, name, side):
             return Ask(say(rng, "left of it", side=side), f"It is {noun(view, found)}.", about=found)
         return None
+    if rng.random() < 0.4 and (asked := facts.of_it(rng, view, name)) is not None:
+        return asked
     asked = say(rng, "untold it") if rng.random() < 0.6 else composed(rng)
     return Ask(asked, CANNOT_TELL, about=name)
 

@@ -12,6 +12,8 @@ import pickle
 import re
 import subprocess
 import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ from .art import (
     HELD_OUT_STYLE,
     ICON_STYLES,
     ICONS_OF,
+    INKED_STYLE,
+    INKED_STYLES,
     MONOCHROME_STYLES,
     OTHER_THINGS,
     PAINTED_STYLE,
@@ -33,6 +37,7 @@ from .places import CACHE
 
 STYLES = TRAIN_STYLES | ICON_STYLES | HELD_OUT_STYLE | SECOND_HELD_OUT_STYLE
 SPRITE = 96  # pixels; three steps of halving down to the smallest size that scenes use
+INK = 0.018, 0.036  # of a drawing's width: the lines around what is filled
 
 
 def _fetch(style: str, version: str) -> Path:
@@ -45,10 +50,32 @@ def _fetch(style: str, version: str) -> Path:
     return archive
 
 
-def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
-    """Draws every thing of one style; a thing that the style lacks is left out."""
-    import resvg_py  # only the first run draws; later ones read the cache
+@dataclass
+class _Icon:
+    """An SVG body, and the rectangle of it that is shown: left, top, width, height."""
 
+    body: str
+    box: tuple[float, float, float, float]
+
+    def draw(self, ink: float = 0.0) -> Image.Image:
+        """RGBA, twice as large as a sprite; with black lines around all that is filled, `ink` of its width wide."""
+        import resvg_py  # only the first run draws; later ones read the cache
+
+        left, top, width, height = self.box
+        line = ink * width
+        box = f"{left - line} {top - line} {width + 2 * line} {height + 2 * line}"
+        body = self.body
+        if line:
+            body = f'<g stroke="black" stroke-width="{line}" stroke-linejoin="round" stroke-linecap="round">{body}</g>'
+        svg = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}"'
+            f' width="{SPRITE * 2}" height="{SPRITE * 2}" color="black">{body}</svg>'
+        )
+        return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
+
+
+def _icons(style: str, version: str) -> dict[str, list[_Icon]]:
+    """The icons of one style, by thing; a thing that the style lacks is left out."""
     with tarfile.open(_fetch(style, version)) as archive:
         pack = json.load(archive.extractfile("package/icons.json"))
     by_name = {key.replace("-", ""): icon for key, icon in pack["icons"].items()}
@@ -57,24 +84,43 @@ def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
             by_name.setdefault(alias.replace("-", ""), pack["icons"][target["parent"]])
     for key, icon in pack["icons"].items():  # some packs number the drawings of one name: "cactus-1", "cactus-2"
         by_name.setdefault(re.sub("-[12]$", "", key).replace("-", ""), icon)
-    sprites = {}
+    found = {}
     for thing, keys in ICONS_OF.items():
-        drawn = []  # a pack may know one drawing by two of the names
+        known = []  # a pack may know one drawing by two of the names
         for key in _icon_names(keys, thing) if style in ICON_STYLES else keys:
             icon = by_name.get(key.replace("-", "").replace(" ", ""))
-            if icon is None or icon["body"] in drawn or key.startswith(OTHER_THINGS.get(style, ())):
+            if icon is None or icon["body"] in known or key.startswith(OTHER_THINGS.get(style, ())):
                 continue
-            drawn.append(icon["body"])
+            known.append(icon["body"])
             width, height = icon.get("width", pack["width"]), icon.get("height", pack["height"])
-            box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
-            svg = (
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}"'
-                f' width="{SPRITE * 2}" height="{SPRITE * 2}" color="black">{icon["body"]}</svg>'
-            )
-            picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
-            if (sprite := _cropped(picture)) is None:
-                continue
-            sprites.setdefault(thing, []).append(_filled(sprite) if style in MONOCHROME_STYLES else np.asarray(sprite))
+            box = icon.get("left", 0), icon.get("top", 0), width, height
+            found.setdefault(thing, []).append(_Icon(icon["body"], box))
+    return found
+
+
+def _draw_style(style: str, version: str) -> dict[str, list[np.ndarray]]:
+    """Draws every thing of one style."""
+    finish = _filled if style in MONOCHROME_STYLES else np.asarray
+    return _sprites(_icons(style, version), lambda icon: icon.draw(), finish)
+
+
+def _ink(styles: dict[str, str]) -> dict[str, list[np.ndarray]]:
+    """Draws the things of colored styles with black lines around all that has a color, as comics and stickers do."""
+    rng, sprites = np.random.default_rng(1), {}
+    for style, version in styles.items():
+        inked = _sprites(_icons(style, version), lambda icon: icon.draw(rng.uniform(*INK)), np.asarray)
+        for thing, found in inked.items():
+            sprites.setdefault(thing, []).extend(found)
+    return sprites
+
+
+def _sprites(icons: dict[str, list[_Icon]], draw: Callable, finish: Callable) -> dict[str, list[np.ndarray]]:
+    """The icons as sprites; an empty drawing is left out."""
+    sprites = {}
+    for thing, found in icons.items():
+        for icon in found:
+            if (sprite := _cropped(draw(icon))) is not None:
+                sprites.setdefault(thing, []).append(finish(sprite))
     return sprites
 
 
@@ -179,7 +225,7 @@ def _paint(drawn: dict[str, dict[str, list[np.ndarray]]]) -> dict[str, list[np.n
 
 def sprites_path() -> Path:
     """Returns where the drawn sprites are cached; other styles or things have another name."""
-    recipe = repr((STYLES, FONT_STYLES, ICONS_OF, OTHER_THINGS)).encode()
+    recipe = repr((STYLES, FONT_STYLES, ICONS_OF, OTHER_THINGS, INKED_STYLES, INK)).encode()
     return CACHE / f"sprites-{hashlib.sha256(recipe).hexdigest()[:12]}.pkl"
 
 
@@ -195,6 +241,7 @@ def load_sprites() -> dict[str, dict[str, list[np.ndarray]]]:
         drawn = {style: _draw_style(style, version) for style, version in STYLES.items()}
         drawn |= {style: _draw_font(style, version) for style, version in FONT_STYLES.items()}
         drawn[PAINTED_STYLE] = _paint(drawn)
+        drawn[INKED_STYLE] = _ink({style: TRAIN_STYLES[style] for style in INKED_STYLES})
         partial = cached.with_suffix(".partial")
         partial.write_bytes(pickle.dumps(drawn, protocol=pickle.HIGHEST_PROTOCOL))
         partial.rename(cached)

@@ -8,10 +8,10 @@ CANNOT_TELL = "I cannot tell."
 _ABOUT = (  # {0}: it, he, the cat
     "How old is {0}?", "How heavy is {0}?", "How tall is {0}?", "How much does {0} weigh?", "How much does {0} cost?",
     "How fast is {0}?", "How fast can {0} go?", "How long does {0} live?", "What is the name of {0}?",
-    "What does {0} eat?", "What does {0} like?", "What does {0} taste like?", "What does {0} smell like?",
-    "What sound does {0} make?", "What is {0} doing?", "What is {0} thinking?", "What is {0} made of?",
-    "What is {0} used for?", "What is {0} good for?", "Who made {0}?", "Who owns {0}?", "Who drew {0}?",
-    "Where does {0} live?", "Where does {0} come from?", "Where is {0} going?", "When was {0} made?",
+    "What does {0} like?", "What does {0} smell like?",
+    "What is {0} doing?", "What is {0} thinking?",
+    "Who made {0}?", "Who owns {0}?", "Who drew {0}?",
+    "Where does {0} come from?", "Where is {0} going?", "When was {0} made?",
     "Why is {0} there?", "Why is {0} here?", "Is {0} happy?", "Is {0} sad?", "Is {0} angry?", "Is {0} hungry?",
     "Is {0} asleep?", "Is {0} dangerous?", "Is {0} heavy?", "Is {0} expensive?", "Is {0} old?", "Is {0} new?",
     "Is {0} warm?", "Is {0} soft?", "Is {0} tasty?", "Is {0} male or female?", "Is {0} a boy or a girl?",
@@ -23,7 +23,7 @@ _ABOUT = (  # {0}: it, he, the cat
     "Does {0} look nice?", "Is {0} pretty?", "Is {0} cute?", "Is {0} clean?", "Is {0} ripe?",
 )  # fmt: skip
 _PARTS = (
-    "legs", "eyes", "ears", "wheels", "windows", "doors", "teeth", "wings", "arms", "feet", "fingers", "leaves",
+    "eyes", "ears", "windows", "doors", "teeth", "wings", "arms", "feet", "fingers", "leaves",
     "seeds", "buttons", "sides", "corners", "stripes", "spots", "horns", "tails", "seats", "keys", "strings", "people",
     "points", "paws", "toes", "lights", "petals",
 )  # fmt: skip
@@ -144,7 +144,7 @@ def composed(rng: np.random.Generator, subject: str = "it", alone: bool = True) 
             f"how {pick(rng, _MEASURES)} was {x} {time}?", f"is {x} {pick(rng, _FEELINGS)}?",
             f"is {x} {pick(rng, _FEELINGS)} {time}", f"why is {x} {pick(rng, _FEELINGS)}?",
             f"does {x} have {pick(rng, _MATTERS)}?", f"does {x} have {pick(rng, _MATTERS)} and which",
-            f"what is {x} {pick(rng, ('worth', 'made of', 'thinking', 'hoping for', 'afraid of', 'looking for'))}?",
+            f"what is {x} {pick(rng, ('worth', 'thinking', 'hoping for', 'afraid of', 'looking for'))}?",
             f"in which {place} was {x} {been}?", f"in which {place} does {x} live", f"was {x} {been} by the {role}?",
             f"was {x} {been} {time}", f"has {x} been {been} {time}?", f"where was {x} {been}?", f"when was {x} {been}",
             f"how often was {x} {been}?", f"what does {x} cost in a {place}?", f"how much does {x} cost {time}",

@@ -14,12 +14,14 @@ import pytest
 from demo import (
     albums,
     art,
+    facts,
     finer,
     follow_ups,
     free_chats,
     further,
     phrasebook,
     render,
+    rewording,
     spoken,
     sprites,
     synonyms,
@@ -49,6 +51,7 @@ SHAPES = picture("shapes", [thing("star", 0, 1, "blue"), thing("circle", 1, 1, "
 DUO = picture("scene", [thing("dog", 0, 0), thing("cat", 2, 1)], "pink")
 WORD = picture("reading", [Box("H", "red", 2, 20, 20, 44)], text="HEN")
 NUMBER = picture("reading", [Box("4", "red", 2, 20, 20, 44)], text="474")
+SAFARI = picture("scene", [thing("elephant", 0, 0), thing("mouse", 2, 1)], "pink")
 CORNER = picture("naming", [Box("eagle", "brown", 44, 2, 62, 20, ("brown",))], "green")
 BIRDS = picture("counting", [thing("owl", 0, 0), thing("owl", 1, 0), thing("parrot", 2, 2, "red"), thing("key", 0, 2)])
 DRINKS = picture("scene", [thing("milk", 0, 0, "white"), thing("hammer", 2, 2, "gray")], "pink")
@@ -62,7 +65,7 @@ TWINS = picture(
 def calls_of_say() -> dict[str, set[str]]:
     """The slots that the code fills, by the intent that it asks."""
     found: dict[str, set[str]] = {}
-    for module in (spoken, finer, follow_ups, albums, talks):
+    for module in (spoken, finer, facts, follow_ups, albums, talks):
         for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "say":
                 if len(node.args) < 2:
@@ -103,17 +106,17 @@ def test_no_phrase_is_a_question_of_the_free_chats():
 
 
 def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000, until: tuple = ()) -> set[tuple]:
-    """Slots and answers of an intent in so many rounds; in more, ten times at most, if one waited for is not there."""
+    """Slots and answers of an intent in so many rounds; in more, 30 times at most, if one waited for is not there."""
     said = []
 
     def say(rng, intent, **slots):
         said.append((intent, slots))
         return "?"
 
-    for module in (spoken, finer):
+    for module in (spoken, finer, facts):
         monkeypatch.setattr(module, "say", say)
     rng, view, found = np.random.default_rng(0), further.View(of), set()
-    for n in range(10 * rounds):
+    for n in range(30 * rounds):
         if n >= rounds and (not until or until in found):
             break
         said.clear()
@@ -236,6 +239,13 @@ def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000, until: t
         (NUMBER, "number bigger", {"n": "470"}, "Yes."),
         (NUMBER, "even or odd", {}, "It is even."),
         (NUMBER, "text or picture", {}, "It is a number."),
+        (CAT, "fact claim", {"does": "say meow", "third": "says meow"}, "Yes, it is a cat."),
+        (CAT, "fact claim", {"does": "have 2 legs", "third": "has 2 legs"}, "No, it is a cat."),
+        (DUO, "fact which", {"does": "say woof", "third": "says woof"}, "It is a dog."),
+        (CAT, "fact larger", {"a": "an elephant"}, "No, it is a cat."),
+        (CAT, "fact larger", {"a": "a bee"}, "Yes, it is a cat."),
+        (SAFARI, "fact which larger", {}, "It is an elephant."),
+        (SAFARI, "fact which smaller", {}, "It is a mouse."),
     ],
 )
 def test_an_intent_is_answered_from_the_picture(of, intent, slots, answer, monkeypatch):
@@ -243,6 +253,50 @@ def test_an_intent_is_answered_from_the_picture(of, intent, slots, answer, monke
     found = asked_of(of, intent, monkeypatch, 6000, until=expected)
     assert expected in found
     assert len({said for *those, said in found if tuple(those) == tuple(sorted(slots.items()))}) == 1
+
+
+def test_what_is_known_is_said_beside_that_the_picture_does_not_tell():
+    rng, told = np.random.default_rng(0), set()
+    for _ in range(400):
+        if (asked := facts._open(rng, further.View(CAT))) is not None:
+            told.add(asked.answer)
+    assert {"I cannot tell.", "I cannot tell, but a cat says meow.", "I cannot tell, but a cat has 4 legs."} <= told
+    assert all(answer.startswith("I cannot tell") for answer in told)
+
+
+def test_no_fact_is_asked_of_what_might_share_it():
+    """A dog and a cat have four legs both: which of them has is no question; nor is a no where a fact is doubted."""
+    rng = np.random.default_rng(0)
+    questions = [facts._which(rng, further.View(DUO)) for _ in range(3000)]
+    for asked in filter(None, questions):
+        assert not re.search("4 legs|fur", asked.question)
+    for fact in facts.facts().values():
+        for thing_of, known in fact.of.items():
+            assert len(known) == len(set(known)), thing_of
+
+
+def test_the_table_of_facts_is_complete():
+    table = facts.facts()
+    assert set(facts.sizes()) == set(art.THINGS)
+    assert set(facts.sizes().values()) <= set(range(1, 10))
+    for name, fact in table.items():
+        assert set(fact.of) <= set(art.THINGS), name
+        if name != "size":
+            assert fact.does.count("{x}") == fact.third.count("{x}") == 1, name
+            assert len(fact.asked) >= 45, name
+            assert all(known and all(known) for known in fact.of.values()), name
+
+
+def test_remarks_ask_nothing_and_name_nothing_that_is_drawn():
+    found = rewording.remarks()
+    assert len(found["before"]) > 800
+    assert len(found["after"]) > 400
+    drawn = {*art.THINGS, *map(plural, art.THINGS)}
+    usual = {"book", "eye", "phone", "glasses", "bird", "train", "watch", "ring", "star", "bell", "fish", "eyes"}
+    for line in [*found["before"], *found["after"]]:
+        words = set(re.findall("[a-z]+", line.lower()))
+        assert not words & (drawn - usual), line
+        assert not words & set(render.COLORS), line
 
 
 def test_of_several_pictures_each_is_told_apart(monkeypatch):
