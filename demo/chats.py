@@ -135,7 +135,7 @@ ABILITIES = (
     "I can name things in simple pictures, count them, read short words and numbers, and tell colors and places."
 )
 IDENTITY = "I am a small Gemma 3 model. I answer questions about simple pictures."
-_TALK = [
+TALK = [
     (
         ("Hello!", "Hi!", "Hi there!", "Hey!", "Good morning!", "Good evening!", "Hello there."),
         "Hello! Show me a picture and ask me about it.",
@@ -281,7 +281,7 @@ def without_picture(rng: np.random.Generator) -> Chat:
         if choice < 0.45:
             question, answer = _question_without_picture(rng), NO_PICTURE
         elif choice < 0.75:
-            forms, answer = pick(rng, _TALK)
+            forms, answer = pick(rng, TALK)
             question = pick(rng, forms)
         else:
             question, answer = pick(rng, _UNKNOWABLE), UNKNOWN
@@ -291,13 +291,13 @@ def without_picture(rng: np.random.Generator) -> Chat:
 
 def small_talk(rng: np.random.Generator) -> tuple[str, str]:
     """What is said before a picture is shown, and the answer."""
-    forms, answer = pick(rng, [*_TALK[:4], _TALK[0], _TALK[7]])
+    forms, answer = pick(rng, [*TALK[:4], TALK[0], TALK[7]])
     return pick(rng, forms), answer
 
 
 def aside(rng: np.random.Generator) -> tuple[str, str]:
     """A question that has nothing to do with the picture at hand, and its answer."""
     if rng.random() < 0.6:
-        forms, answer = pick(rng, _TALK[1:6])
+        forms, answer = pick(rng, TALK[1:6])
         return pick(rng, forms), answer
     return pick(rng, _UNKNOWABLE), UNKNOWN

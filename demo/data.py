@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import art, chats, further, spoken, talks
+from . import art, chats, further, small_talk, spoken, talks
 from .pictures import ALIKE, LEARNED, LEVEL, LONG, MIX, SMALL, Picture, sample_picture
 from .rewording import reword
 from .targets import targets_of
@@ -174,7 +174,7 @@ class Batches:
         row.add(Piece(prefix, [False] * len(prefix)), 0, 0, 0)
         for question, answer in self._questions(rng, picture):
             if rng.random() < 0.03:
-                question, answer = chats.aside(rng)
+                question, answer = small_talk.aside(rng)
             piece = turn_pieces(encode, "", reword(rng, chats.casual(rng, question)), answer)
             if len(row.ids) + len(piece.ids) <= ASKED:
                 segment += 1
@@ -186,7 +186,7 @@ class Batches:
         """A chat about some of the pictures."""
         choice = rng.random()
         if choice < 0.04:
-            return chats.without_picture(rng)
+            return small_talk.without_picture(rng)
         if choice < 0.10:
             picture = drawn[int(rng.integers(len(drawn)))]
             return chats.follow_up(rng, picture, int(rng.integers(1, 6)))
@@ -217,7 +217,7 @@ class Batches:
             row.add(piece, segment, segment, 0)
             shown += [number[id(image)] for turn in chat.turns for image in turn[0]]
         while len(row.ids) < ROW - 24:  # what is left over goes to chats without a picture
-            piece = chat_piece(self.encode, chats.without_picture(rng))
+            piece = chat_piece(self.encode, small_talk.without_picture(rng))
             if not row.fits(piece):
                 break
             segment += 1

@@ -1,6 +1,7 @@
-"""The phrase book: `say(rng, intent, **slots)` returns one of the ways in which an intent is asked.
+"""What people say, by what they mean by it: `say(rng, intent, **slots)` returns one of the ways to ask for something.
 
-Every line of `phrases.txt` was written by hand; a line in brackets names the intent of those after it.
+Every line of `phrases.txt` was written by hand; a line in brackets names the intent of those after it. `read` reads
+other such files.
 """
 
 import functools
@@ -12,15 +13,20 @@ from .render import pick
 
 
 @functools.cache
-def phrases() -> dict[str, list[str]]:
-    """Returns the phrase book: every way of asking by its intent, with slots in braces."""
+def read(file: str) -> dict[str, list[str]]:
+    """Returns the lines of a file of this folder, by the intent in brackets that they stand under."""
     book: dict[str, list[str]] = {}
-    for line in (Path(__file__).parent / "phrases.txt").read_text(encoding="utf-8").splitlines():
+    for line in (Path(__file__).parent / file).read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             found = book.setdefault(line.strip("[]"), [])
         elif line:
             found.append(line)
     return book
+
+
+def phrases() -> dict[str, list[str]]:
+    """Returns the phrase book: every way of asking by its intent, with slots in braces."""
+    return read("phrases.txt")
 
 
 def say(rng: np.random.Generator, intent: str, **slots: str) -> str:

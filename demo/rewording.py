@@ -4,13 +4,12 @@
 has what people say besides, before and after; every line of it was written by hand.
 """
 
-import functools
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
+from .phrasebook import read
 from .render import pick
 
 _BEFORE = (
@@ -117,22 +116,14 @@ def _lower_first(question: str) -> str:
     return question if question.startswith(("I ", "I'")) else question[0].lower() + question[1:]
 
 
-@functools.cache
-def remarks() -> dict[str, list[str]]:
-    """Returns what people say besides a question: "before" it, and "after"."""
-    text = (Path(__file__).parent / "remarks.txt").read_text(encoding="utf-8")
-    parts = re.findall(r"^\[(.*)\]\n((?:[^\[\n].*\n)+)", text, re.M)
-    return {where: lines.splitlines() for where, lines in parts}
-
-
 def reword(rng: np.random.Generator, question: str) -> str:
     """Returns a question as somebody else might type it; what it asks stays, as does what is in capitals."""
     question = _reworded(rng, question)
     choice = rng.random()
     if choice < 0.12:
-        before = pick(rng, remarks()["before"])
+        before = pick(rng, read("remarks.txt")["before"])
         return f"{before} {_lower_first(question) if rng.random() < 0.5 else question}"
-    return f"{question} {pick(rng, remarks()['after'])}" if choice < 0.2 else question
+    return f"{question} {pick(rng, read('remarks.txt')['after'])}" if choice < 0.2 else question
 
 
 def _reworded(rng: np.random.Generator, question: str) -> str:

@@ -6,9 +6,9 @@ one, and a question that names no picture is about the one shown last.
 
 import numpy as np
 
-from . import albums, follow_ups, spoken
+from . import albums, follow_ups, small_talk, spoken
 from .albums import ORDER
-from .chats import UNKNOWN, Chat, aside, casual, small_talk
+from .chats import UNKNOWN, Chat, casual
 from .further import Ask, View, absent, ask, called, color_of_it, describe, the_word
 from .pictures import Picture
 from .questions import _AT
@@ -283,7 +283,7 @@ class _Talk:
         for _ in range(12):
             choice = rng.random()
             if choice < 0.06:
-                return self.say(*aside(rng))
+                return self.say(*small_talk.aside(rng))
             if choice < 0.07:
                 return self.say(spoken.say(rng, "do it"), UNKNOWN)
             if choice < 0.08 and self.chat.turns:
@@ -324,7 +324,7 @@ def talk(rng: np.random.Generator, pictures: list[Picture], turns: int) -> Chat:
     """
     going = _Talk(rng, pictures)
     if rng.random() < 0.06:
-        going.say(*small_talk(rng))
+        going.say(*small_talk.greeting(rng))
     together = len(pictures) > 1 and rng.random() < 0.4
     going.show(len(pictures) if together else 1)
     for n in range(1, turns):

@@ -21,7 +21,7 @@ from demo import (
     further,
     phrasebook,
     render,
-    rewording,
+    small_talk,
     spoken,
     sprites,
     synonyms,
@@ -99,7 +99,9 @@ def test_no_phrase_is_written_twice_in_an_intent():
 def test_no_phrase_is_a_question_of_the_free_chats():
     """Written without them; short ones that anybody would type are alike."""
     plain = {re.sub(r"\W+", " ", turn.question.lower()).strip() for chat in free_chats.load() for turn in chat.turns}
-    lines = [re.sub(r"\W+", " ", line.lower()).strip() for some in phrasebook.phrases().values() for line in some]
+    written = [*phrasebook.phrases().values(), *phrasebook.read("small_talk.txt").values()]
+    written += [fact.asked for fact in facts.facts().values()]
+    lines = [re.sub(r"\W+", " ", line.lower()).strip() for some in written for line in some]
     alike = [line for line in lines if line in plain]
     assert len(alike) < len(lines) / 50
     assert all(len(line.split()) <= 8 for line in alike)
@@ -287,8 +289,20 @@ def test_the_table_of_facts_is_complete():
             assert all(known and all(known) for known in fact.of.values()), name
 
 
+def test_small_talk_has_an_answer_for_each_intent_and_is_told_apart():
+    book = phrasebook.read("small_talk.txt")
+    assert set(book) == set(small_talk.ANSWERS)
+    lines = [re.sub(r"\W+", " ", line.lower()).strip() for some in book.values() for line in some]
+    assert len(lines) == len(set(lines)) > 1000
+    rng, said = np.random.default_rng(0), set()
+    for _ in range(2000):
+        said |= {small_talk.greeting(rng)[1], small_talk.aside(rng)[1]}
+        said |= {answer for _, _, answer in small_talk.without_picture(rng).turns}
+    assert said >= set(small_talk.ANSWERS.values())
+
+
 def test_remarks_ask_nothing_and_name_nothing_that_is_drawn():
-    found = rewording.remarks()
+    found = phrasebook.read("remarks.txt")
     assert len(found["before"]) > 800
     assert len(found["after"]) > 400
     drawn = {*art.THINGS, *map(plural, art.THINGS)}
