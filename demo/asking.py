@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 from . import free_chats
 from .exam import Question, questions_of
 from .model import build_model, quantized_weights
-from .skills import COUNTS, FREE_CHATS, TUNING_CHATS
+from .skills import COUNTS
 from .tokenizer import write_processor_files
 from .weights import model_of_repo
 
@@ -148,7 +148,7 @@ def score(model, processor, skills: list[str], split: str, limit: int | None, er
     Args:
         model: a Gemma3ForConditionalGeneration.
         processor: its processor.
-        skills: keys of `COUNTS`, `FREE_CHATS`, `TUNING_CHATS`.
+        skills: keys of `COUNTS`, `FREE_CHATS`, some of `TUNING_CHATS`.
         split: "validation" or "test".
         limit: at most so many questions per skill.
         errors: print so many wrong answers per skill.
@@ -160,8 +160,8 @@ def score(model, processor, skills: list[str], split: str, limit: int | None, er
     print("| skill | questions | right |\n|---|---|---|", flush=True)
     for skill in skills:
         began = time.time()
-        if skill in (FREE_CHATS, TUNING_CHATS):
-            file = free_chats.FILE if skill == FREE_CHATS else free_chats.TUNING_FILE
+        if skill not in COUNTS:
+            file = free_chats.FILE.with_name(f"{skill}.txt")
             record[skill] = found = _score_free_chats(model, processor, file, limit, errors)
             share = 100 * found["right"] / found["of"]
             print(f"| {skill} | {found['of']} | {share:.2f} % |  {time.time() - began:.0f} s", flush=True)

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, help="ask the fake-quantized model of this training folder instead")
     parser.add_argument("--split", choices=SEEDS, default="test")
     skills = [*COUNTS, FREE_CHATS]
-    parser.add_argument("--skills", nargs="+", choices=[*skills, TUNING_CHATS], default=skills)
+    parser.add_argument("--skills", nargs="+", choices=[*skills, *TUNING_CHATS], default=skills)
     parser.add_argument("--limit", type=int, help="at most so many questions per skill")
     parser.add_argument("--errors", type=int, default=0, help="print so many wrong answers per skill")
     parser.add_argument("--out", type=Path, help="write all answers here, as JSON")

@@ -8,18 +8,20 @@ The answer to an open question says both: that the picture does not tell, and wh
 """
 
 import functools
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from . import art
-from .further import Ask, View
+from .further import Ask, View, called, the_word
 from .phrasebook import say
 from .render import pick
 from .untold import CANNOT_TELL
 from .wording import a
 
+_IT = re.compile(r"\bit\b")
 LARGER = 2  # steps of size between two things, for nobody to doubt which is larger
 
 
@@ -67,6 +69,18 @@ def _known(view: View) -> bool:
     return bool(view.named) and not view.shapes and not view.text
 
 
+def _asked(rng: np.random.Generator, view: View, fact: Fact, name: str) -> str:
+    """One of the ways of asking for a fact, of "it" or by name."""
+    asked = pick(rng, fact.asked)
+    if rng.random() < 0.4 and len(_IT.findall(asked)) == 1:
+        asked = _IT.sub(the_word(called(rng, view, name)), asked)
+    return asked[0].upper() + asked[1:] if rng.random() < 0.3 else asked
+
+
+def _told(fact: Fact, name: str) -> str:
+    return f"I cannot tell, but {a(name)} {fact.third.format(x=fact.of[name][0])}."
+
+
 def _open(rng, view):
     """Asks for what is known of the one thing; of one of which nothing is known, that cannot be told."""
     if not _known(view) or not view.single:
@@ -76,9 +90,7 @@ def _open(rng, view):
     if not told:
         return None
     fact = pick(rng, told)
-    known = f"I cannot tell, but {a(name)} {fact.third.format(x=fact.of[name][0])}." if name in fact.of else CANNOT_TELL
-    asked = pick(rng, fact.asked)
-    return Ask(asked[0].upper() + asked[1:] if rng.random() < 0.3 else asked, known, about=name)
+    return Ask(_asked(rng, view, fact, name), _told(fact, name) if name in fact.of else CANNOT_TELL, about=name)
 
 
 def _claim(rng, view):
@@ -142,9 +154,7 @@ def of_it(rng: np.random.Generator, view: View, name: str) -> Ask | None:
     if not known or view.shapes or view.text:
         return None
     fact = pick(rng, known)
-    return Ask(
-        pick(rng, fact.asked), f"I cannot tell, but {a(name)} {fact.third.format(x=fact.of[name][0])}.", about=name
-    )
+    return Ask(_asked(rng, view, fact, name), _told(fact, name), about=name)
 
 
 TOPICS = {_open: 9, _claim: 6, _which: 8, _size: 4}

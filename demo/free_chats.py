@@ -1,6 +1,6 @@
 """The hand-written free chats of `free_chats.txt`: their pictures, and how answers to them are judged.
 
-`tuning_chats.txt` has more of them in the same form, for whoever looks for what to train next.
+`tuning_chats.txt` and `strangers.txt` have more of them in the same form, for whoever looks for what to train next.
 
 The pictures are drawn here, 256 pixels square, by nothing that training draws with but the sprites and the colors;
 every second chat is in an art style that training never saw. The model's own answers are what its later answers build
@@ -18,10 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from . import art
 from .paint import COLORS
 from .render import PLACES, SHAPES
+from .skills import TUNING_CHATS
 from .sprites import load_sprites
 
 FILE = Path(__file__).parent / "free_chats.txt"
-TUNING_FILE = FILE.with_name("tuning_chats.txt")
+TUNING_FILES = tuple(FILE.with_name(f"{skill}.txt") for skill in TUNING_CHATS)
 SIDE = 256
 STYLES = ("openmoji", "noto", "emojione-v1", "twemoji", "openmoji", "fluent-emoji-flat", "emojione-v1", "emojione")
 HONEST = re.compile(r"\b(cannot tell|do not know|can only answer|cannot see)\b")

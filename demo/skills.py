@@ -8,4 +8,5 @@ COUNTS = (
     | {"naming_second_style": 1630, "small_text": 1000}
 )
 FREE_CHATS = "free_chats"  # judged turn by turn, see `free_chats`; the same in both splits
-TUNING_CHATS = "tuning_chats"  # likewise, whose wrong answers may be looked at; not in the table
+# likewise, whose wrong answers may be looked at; not in the table
+TUNING_CHATS = ("tuning_chats", "strangers")
