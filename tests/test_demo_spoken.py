@@ -424,6 +424,23 @@ def test_training_alone_draws_what_is_painted_and_of_no_held_out_style():
     )
 
 
+@needs_art
+def test_inked_drawings_are_the_trained_ones_with_dark_lines():
+    assert art.INKED_STYLE in art.LEARNED_FROM
+    assert set(art.INKED_STYLES) <= set(art.TRAIN_STYLES) - art.MONOCHROME_STYLES
+    drawn = sprites.load_sprites()
+    assert set(drawn[art.INKED_STYLE]) == set(art.THINGS)
+    for name in ("pear", "pig", "key"):
+        plain = [sprite for style in art.INKED_STYLES for sprite in drawn[style].get(name, ())]
+        for before, after in zip(plain, drawn[art.INKED_STYLE][name], strict=True):
+            black, solid = (
+                [((sprite[..., 3] > 200) & (sprite[..., :3].max(-1) < most)).mean() for sprite in (before, after)]
+                for most in (40, 256)
+            )
+            assert black[1] > black[0] + 0.05
+            assert abs(solid[1] - solid[0]) < 0.15
+
+
 OWL = picture("naming", [Box("owl", "brown", 8, 8, 58, 58, ("brown",))], "green")
 
 
