@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import synonyms
+from . import facts, synonyms
 from .further import Ask, View, absent, called, color_of_it, noun, the_word
 from .phrasebook import say
 from .questions import _AT
@@ -55,6 +55,8 @@ def picture_name(rng: np.random.Generator, album: Album, n: int, without: str = 
         forms = [f"the {of} picture", f"the {of} image", f"the {of} one", f"picture {_NUMBERS[n]}", f"picture {n + 1}",
                  f"the {of}", f"picture number {_NUMBERS[n]}", f"image {n + 1}", f"the {of} of them"]  # fmt: skip
         return pick(rng, forms)
+    if n == 1 and last == 2:
+        forms += [f"the middle {pick(rng, pictures)}", "the middle one", "the one in between"]
     if n == last and last:
         forms += [f"the last {pick(rng, pictures)}", "the last of them"]
         if not album.together:
@@ -224,6 +226,28 @@ def _text(rng, album, tell):
     return Ask(say(rng, "text length again", units=unit + "s", noun=noun_), there_are(len(text), unit)), n
 
 
+def _texts(rng, album, tell):
+    """Which of two texts is longer; what both say."""
+    texts = [view.text for view in album.views]
+    if len(texts) != 2 or not all(texts):
+        return None
+    if rng.random() < 0.5:
+        n = int(len(texts[1]) > len(texts[0]))
+        return None if len(texts[0]) == len(texts[1]) else (Ask(say(rng, "pic longer text"), _which(n)), n)
+    return Ask(say(rng, "pics say"), f"The first says {texts[0]} and the second says {texts[1]}."), None
+
+
+def _fact(rng, album, tell):
+    """Of which picture's thing something is true."""
+    names = [view.single for view in album.views]
+    if not all(names) or len(set(names)) != len(names) or any(_no_things(view) for view in album.views):
+        return None
+    if (found := facts.told_apart(rng, names)) is None:
+        return None
+    name, third = found
+    return Ask(say(rng, "which pic fact", third=third), _which(names.index(name)), about=name), names.index(name)
+
+
 def _two(rng, album, tell):
     views = album.views
     if any(_no_things(view) or not view.named for view in views):
@@ -314,7 +338,8 @@ def _untold(rng, album, tell):
 
 
 _some = by_weight({
-    _other: 5, _common: 3, _most: 3, _kinds: 9, _total: 2, _it: 4, _the: 5, _text: 4, _two: 1, _again: 4, _new: 3,
+    _other: 5, _common: 3, _most: 3, _kinds: 9, _total: 2, _it: 4, _the: 5, _text: 4, _texts: 4, _fact: 8,
+    _two: 1, _again: 4, _new: 3,
     _named: 9, _short: 7, _untold: 3,
 })  # fmt: skip
 

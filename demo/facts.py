@@ -1,6 +1,6 @@
 """What everybody knows of the things, and no picture shows: where a whale lives, what a key is for, which is bigger.
 
-* `facts()`: the table of `facts.txt`.
+* `facts()`: the table of `facts.txt`; `told_apart(rng, names)`: what is true of one of some things.
 * `TOPICS`: functions of (rng, view) that return a question, None where the picture does not allow it; and how often
   each comes. `spoken` asks them among its own.
 
@@ -110,21 +110,28 @@ def _claim(rng, view):
     return Ask(asked, f"{'Yes' if right else 'No'}, it is {a(name)}.", about=name)
 
 
-def _which(rng, view):
-    """Of which of several things something is true."""
-    if not _known(view) or len(view.unique) < 2 or len(view.unique) != len(view.named):
-        return None
-    name, fact = pick(rng, view.unique), pick(rng, [fact for key, fact in facts().items() if key != "size"])
+def told_apart(rng: np.random.Generator, names: list[str]) -> tuple[str, str] | None:
+    """Returns one of some things and what is true of it alone, as "lives in the sea"; None where nothing is found."""
+    name, fact = pick(rng, names), pick(rng, [fact for key, fact in facts().items() if key != "size"])
     if name not in fact.of:
         return None
     value = fact.of[name][0]
     kinds = {art.KIND_OF[thing] for thing, known in fact.of.items() if value in known}
-    for other in view.unique:  # of the others it is known not to be true, or they are of another kind altogether
+    for other in names:  # of the others it is known not to be true, or they are of another kind altogether
         known = fact.of.get(other)
         if other != name and (value in known if known else art.KIND_OF[other] in kinds):
             return None
-    asked = say(rng, "fact which", third=fact.third.format(x=value), does=fact.does.format(x=value))
-    return Ask(asked, f"It is {a(name)}.", about=name)
+    return name, fact.third.format(x=value)
+
+
+def _which(rng, view):
+    """Of which of several things something is true."""
+    if not _known(view) or len(view.unique) < 2 or len(view.unique) != len(view.named):
+        return None
+    if (found := told_apart(rng, view.unique)) is None:
+        return None
+    name, third = found
+    return Ask(say(rng, "fact which", third=third), f"It is {a(name)}.", about=name)
 
 
 def _size(rng, view):

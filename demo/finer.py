@@ -10,7 +10,21 @@ from collections import Counter
 import numpy as np
 
 from . import art, render, synonyms
-from .further import APART, Ask, View, absent, called, has_colors, kinds_of, listed, middle, noun, overlaps, the_word
+from .further import (
+    APART,
+    ORDINAL,
+    Ask,
+    View,
+    absent,
+    called,
+    has_colors,
+    kinds_of,
+    listed,
+    middle,
+    noun,
+    overlaps,
+    the_word,
+)
 from .phrasebook import say
 from .questions import _AT
 from .render import pick
@@ -18,6 +32,8 @@ from .wording import COUNTABLE, a, counted, plural, sentence, the, there_are
 
 CORNERS = {"top left": "bottom right", "top right": "bottom left", "bottom left": "top right",
            "bottom right": "top left"}  # fmt: skip
+MOST_RECKONED = 99  # larger numbers are not reckoned with
+_VOWELS = "AEIOU"
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
 _MOST = {  # the last along an axis: sign, and what people call it
     (0, -1): ("furthest to the left", "the leftmost", "first from the left", "closest to the left edge"),
@@ -466,7 +482,9 @@ def in_text(rng, view):
         return None
     number = text.isdigit()
     unit = "digit" if number else "letter"
-    choice = int(rng.integers(8))
+    choice = int(rng.integers(12))
+    if choice > 7:
+        return _reckoned(rng, text) if number else _spelled(rng, text)
     if choice < 2:
         end = rng.random() < 0.5
         asked = say(rng, "ends with which" if end else "begins with which", unit=unit)
@@ -496,6 +514,44 @@ def in_text(rng, view):
     if choice == 7:
         return Ask(say(rng, "text or picture"), f"It is a {'number' if number else 'word'}.")
     return None
+
+
+def _spelled(rng: np.random.Generator, word: str) -> Ask | None:
+    """What follows from the letters of a word."""
+    choice, nth = int(rng.integers(7)), int(rng.integers(len(word)))
+    letter = word[nth]
+    called = "last" if nth == len(word) - 1 else "middle" if 2 * nth + 1 == len(word) else ORDINAL[nth]
+    if choice == 0:
+        if rng.random() < 0.3:
+            letter = pick(rng, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        n = word.count(letter)
+        return Ask(say(rng, "letter times", letter=letter), f"There {_is(n)} {n}." if n else f"There is no {letter}.")
+    if choice == 1 and "Y" not in word:
+        n = sum(one in _VOWELS for one in word)
+        return Ask(say(rng, "vowel count"), f"There {_is(n)} {n}." if n else "There are no vowels.")
+    if choice == 2 and letter != "Y":
+        return Ask(say(rng, "is vowel", nth=called), f"It is a {'vowel' if letter in _VOWELS else 'consonant'}.")
+    if choice == 3 and letter != "Z":
+        return Ask(say(rng, "alphabet next", nth=called), f"It is {chr(ord(letter) + 1)}.")
+    if choice == 4:
+        return Ask(say(rng, "backwards"), "Yes." if word == word[::-1] else "No.")
+    if choice == 5:
+        return Ask(say(rng, "reversed"), ", ".join(word[::-1]) + ".")
+    return Ask(say(rng, "same letter ends"), "Yes." if word[0] == word[-1] else "No.")
+
+
+def _reckoned(rng: np.random.Generator, number: str) -> Ask | None:
+    """A sum or a difference with a small number."""
+    value, n, choice = int(number), int(rng.integers(1, 11)), int(rng.integers(4))
+    if value > MOST_RECKONED:
+        return None
+    if choice == 0:
+        return Ask(say(rng, "number plus", n=str(n)), f"It is {value + n}.")
+    if choice == 1:
+        return Ask(say(rng, "number minus", n=str(n)), f"It is {value - n}.") if n <= value else None
+    if choice == 2:
+        return Ask(say(rng, "number double"), f"It is {2 * value}.")
+    return Ask(say(rng, "digit sum"), f"It is {sum(map(int, number))}.") if len(number) > 1 else None
 
 
 TOPICS = {

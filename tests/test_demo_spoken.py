@@ -52,6 +52,7 @@ DUO = picture("scene", [thing("dog", 0, 0), thing("cat", 2, 1)], "pink")
 WORD = picture("reading", [Box("H", "red", 2, 20, 20, 44)], text="HEN")
 NUMBER = picture("reading", [Box("4", "red", 2, 20, 20, 44)], text="474")
 SAFARI = picture("scene", [thing("elephant", 0, 0), thing("mouse", 2, 1)], "pink")
+DOZEN = picture("reading", [Box("1", "red", 2, 20, 20, 44)], text="12")
 CORNER = picture("naming", [Box("eagle", "brown", 44, 2, 62, 20, ("brown",))], "green")
 BIRDS = picture("counting", [thing("owl", 0, 0), thing("owl", 1, 0), thing("parrot", 2, 2, "red"), thing("key", 0, 2)])
 DRINKS = picture("scene", [thing("milk", 0, 0, "white"), thing("hammer", 2, 2, "gray")], "pink")
@@ -241,9 +242,20 @@ def asked_of(of: Picture, intent: str, monkeypatch, rounds: int = 3000, until: t
         (NUMBER, "number bigger", {"n": "470"}, "Yes."),
         (NUMBER, "even or odd", {}, "It is even."),
         (NUMBER, "text or picture", {}, "It is a number."),
+        (WORD, "letter times", {"letter": "E"}, "There is 1."),
+        (WORD, "vowel count", {}, "There is 1."),
+        (WORD, "is vowel", {"nth": "middle"}, "It is a vowel."),
+        (WORD, "alphabet next", {"nth": "first"}, "It is I."),
+        (WORD, "backwards", {}, "No."),
+        (WORD, "reversed", {}, "N, E, H."),
+        (WORD, "same letter ends", {}, "No."),
+        (DOZEN, "number plus", {"n": "9"}, "It is 21."),
+        (DOZEN, "number minus", {"n": "3"}, "It is 9."),
+        (DOZEN, "number double", {}, "It is 24."),
+        (DOZEN, "digit sum", {}, "It is 3."),
         (CAT, "fact claim", {"does": "say meow", "third": "says meow"}, "Yes, it is a cat."),
         (CAT, "fact claim", {"does": "have 2 legs", "third": "has 2 legs"}, "No, it is a cat."),
-        (DUO, "fact which", {"does": "say woof", "third": "says woof"}, "It is a dog."),
+        (DUO, "fact which", {"third": "says woof"}, "It is a dog."),
         (CAT, "fact larger", {"a": "an elephant"}, "No, it is a cat."),
         (CAT, "fact larger", {"a": "a bee"}, "Yes, it is a cat."),
         (SAFARI, "fact which larger", {}, "It is an elephant."),

@@ -137,6 +137,12 @@ def test_the_later_picture_is_compared_with_the_one_before():
     assert found["text again",] == "It says HEN."
     assert found["text length again", ("noun", "word"), ("units", "letters")] == "There are 3 letters."
     assert found["pic text", ("pic", "<0>")] == "It says HEN."
+    short = picture("reading", [Box("4", "red", 2, 20, 20, 44)], text="47")
+    found = asked_of_album([word, short], together=True)
+    assert found["pic longer text",] == "The first one."
+    assert found["pics say",] == "The first says HEN and the second says 47."
+    found = asked_of_album([CACTUS, cat], together=False, rounds=20_000)
+    assert found["which pic fact", ("third", "says meow")] == "The second one."
     assert asked_of_album([CACTUS, PAIR], together=False).get(("what is new",)) is None, "two are new"
     both = picture("scene", [thing("cactus", 0, 0, "green"), thing("bus", 2, 1, "red")])
     assert asked_of_album([CACTUS, both], together=False)["what is new",] == "It is a bus."
