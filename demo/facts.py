@@ -42,8 +42,7 @@ class Fact:
 
 
 @functools.cache
-def facts() -> dict[str, Fact]:
-    """Returns the table, by name."""
+def _table() -> dict[str, Fact]:
     table: dict[str, Fact] = {}
     for line in (Path(__file__).parent / "facts.txt").read_text(encoding="utf-8").splitlines():
         sign, _, rest = line.partition(" ")
@@ -59,10 +58,15 @@ def facts() -> dict[str, Fact]:
     return table
 
 
+def facts() -> dict[str, Fact]:
+    """Returns the table, by name; `sizes` has what it says of these."""
+    return {name: fact for name, fact in _table().items() if name != "size"}
+
+
 @functools.cache
 def sizes() -> dict[str, int]:
     """Returns how large each thing is, from 1 to 9."""
-    return {thing: int(known[0]) for thing, known in facts()["size"].of.items()}
+    return {thing: int(known[0]) for thing, known in _table()["size"].of.items()}
 
 
 def _known(view: View) -> bool:
@@ -86,7 +90,7 @@ def _open(rng, view):
     if not _known(view) or not view.single:
         return None
     name = view.single
-    told = [fact for key, fact in facts().items() if key != "size" and (name in fact.of) == (rng.random() < 0.9)]
+    told = [fact for fact in facts().values() if (name in fact.of) == (rng.random() < 0.9)]
     if not told:
         return None
     fact = pick(rng, told)
@@ -97,13 +101,10 @@ def _claim(rng, view):
     """Whether something is true of the one thing."""
     if not _known(view) or not view.single:
         return None
-    name = view.single
-    fact = pick(rng, [fact for key, fact in facts().items() if key != "size"])
-    values = sorted({known[0] for known in fact.of.values()})
-    right = rng.random() < 0.5
+    name, fact, right = view.single, pick(rng, list(facts().values())), rng.random() < 0.5
     if name not in fact.of:
         return None
-    value = fact.of[name][0] if right else pick(rng, values)
+    value = fact.of[name][0] if right else pick(rng, sorted({known[0] for known in fact.of.values()}))
     if not right and value in fact.of[name]:
         return None
     asked = say(rng, "fact claim", does=fact.does.format(x=value), third=fact.third.format(x=value))
@@ -112,7 +113,7 @@ def _claim(rng, view):
 
 def told_apart(rng: np.random.Generator, names: list[str]) -> tuple[str, str] | None:
     """Returns one of some things and what is true of it alone, as "lives in the sea"; None where nothing is found."""
-    name, fact = pick(rng, names), pick(rng, [fact for key, fact in facts().items() if key != "size"])
+    name, fact = pick(rng, names), pick(rng, list(facts().values()))
     if name not in fact.of:
         return None
     value = fact.of[name][0]
@@ -157,7 +158,7 @@ def _size(rng, view):
 
 def of_it(rng: np.random.Generator, view: View, name: str) -> Ask | None:
     """Asks for what is known of the one thing among others that was just spoken of."""
-    known = [fact for key, fact in facts().items() if key != "size" and name in fact.of]
+    known = [fact for fact in facts().values() if name in fact.of]
     if not known or view.shapes or view.text:
         return None
     fact = pick(rng, known)

@@ -8,10 +8,8 @@ CANNOT_TELL = "I cannot tell."
 _ABOUT = (  # {0}: it, he, the cat
     "How old is {0}?", "How heavy is {0}?", "How tall is {0}?", "How much does {0} weigh?", "How much does {0} cost?",
     "How fast is {0}?", "How fast can {0} go?", "How long does {0} live?", "What is the name of {0}?",
-    "What does {0} like?", "What does {0} smell like?",
-    "What is {0} doing?", "What is {0} thinking?",
-    "Who made {0}?", "Who owns {0}?", "Who drew {0}?",
-    "Where does {0} come from?", "Where is {0} going?", "When was {0} made?",
+    "What does {0} like?", "What does {0} smell like?", "What is {0} doing?", "What is {0} thinking?", "Who made {0}?",
+    "Who owns {0}?", "Who drew {0}?", "Where does {0} come from?", "Where is {0} going?", "When was {0} made?",
     "Why is {0} there?", "Why is {0} here?", "Is {0} happy?", "Is {0} sad?", "Is {0} angry?", "Is {0} hungry?",
     "Is {0} asleep?", "Is {0} dangerous?", "Is {0} heavy?", "Is {0} expensive?", "Is {0} old?", "Is {0} new?",
     "Is {0} warm?", "Is {0} soft?", "Is {0} tasty?", "Is {0} male or female?", "Is {0} a boy or a girl?",
