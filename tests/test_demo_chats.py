@@ -249,6 +249,7 @@ def test_letters_of_a_free_chat_can_be_told_from_the_ground(ground):
     assert np.ptp(drawn) > 50
 
 
+@pytest.mark.timeout(900)  # the first to want the art, which takes some minutes where it was never drawn
 @pytest.mark.parametrize("file", [free_chats.FILE, *free_chats.TUNING_FILES])
 def test_free_chats_are_drawn_and_named_as_they_say(file):
     for chat in free_chats.load(file):
