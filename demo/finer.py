@@ -12,29 +12,33 @@ import numpy as np
 from . import art, render, synonyms
 from .further import (
     APART,
+    NUMBERS,
     ORDINAL,
     Ask,
     View,
     absent,
     called,
+    countable,
     has_colors,
+    in_words_or_digits,
     kinds_of,
     listed,
+    lone,
     middle,
     noun,
     overlaps,
     the_word,
+    two_of,
 )
 from .phrasebook import say
 from .questions import _AT
 from .render import pick
-from .wording import COUNTABLE, a, counted, plural, sentence, the, there_are
+from .wording import COUNTABLE, a, counted, is_or_are, plural, sentence, the, there_are
 
 CORNERS = {"top left": "bottom right", "top right": "bottom left", "bottom left": "top right",
            "bottom right": "top left"}  # fmt: skip
 MOST_RECKONED = 99  # larger numbers are not reckoned with
 _VOWELS = "AEIOU"
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
 _MOST = {  # the last along an axis: sign, and what people call it
     (0, -1): ("furthest to the left", "the leftmost", "first from the left", "closest to the left edge"),
     (0, 1): ("furthest to the right", "the rightmost", "last from the left", "closest to the right edge"),
@@ -44,23 +48,6 @@ _MOST = {  # the last along an axis: sign, and what people call it
 _THAN = {(0, -1): "further left", (0, 1): "further right", (1, -1): "higher", (1, 1): "lower"}
 _WAYS = {"from left to right": (0, 1), "from right to left": (0, -1), "from top to bottom": (1, 1),
          "from the top down": (1, 1), "from the bottom up": (1, -1)}  # fmt: skip
-
-
-def _is(n: int) -> str:
-    return "is" if n == 1 else "are"
-
-
-def _some(rng: np.random.Generator, n: int) -> str:
-    """A number from zero to seven, in digits or letters."""
-    return str(n) if rng.random() < 0.6 else _NUMBERS[n]
-
-
-def _countable(view: View) -> list[str]:
-    return [name for name in view.named if name in COUNTABLE or name in render.SHAPES]
-
-
-def _lone(view: View) -> str:
-    return "" if view.shapes else view.single
 
 
 def _known_place(view: View, name: str) -> str:
@@ -80,7 +67,7 @@ def has_trait(name: str, trait: str) -> bool | None:
 
 def _trait(rng, view):
     trait = pick(rng, list(synonyms.TRAITS))
-    if _lone(view) and rng.random() < 0.4:  # one that it has
+    if lone(view) and rng.random() < 0.4:  # one that it has
         own = [t for t in synonyms.TRAITS if has_trait(view.single, t)]
         trait = pick(rng, own) if own else trait
     if not view.named or view.shapes or view.text:
@@ -90,7 +77,7 @@ def _trait(rng, view):
         return None
     does = pick(rng, synonyms.TRAITS[trait][0])
     having = [name for name, has in told.items() if has]
-    if _lone(view):
+    if lone(view):
         yes = told[view.single]
         return Ask(say(rng, "has trait", does=does), f"{'Yes' if yes else 'No'}, it is {a(view.single)}.",
                    about=view.single)  # fmt: skip
@@ -100,7 +87,7 @@ def _trait(rng, view):
 
 
 def _claim_not(rng, view):
-    if not _lone(view):
+    if not lone(view):
         return None
     right = rng.random() < 0.5
     word = a(called(rng, view, view.single if right else absent(rng, view)))
@@ -126,7 +113,7 @@ def _clear(view: View, kind: str) -> bool:
 
 def _part(rng, view):
     """How many of a kind are of one name, or are not."""
-    names = [name for name in _countable(view)]
+    names = [name for name in countable(view)]
     if len(view.named) < 2 or not names or view.text or view.picture.skill == "easy_vqa":
         return None
     name = pick(rng, names)
@@ -142,7 +129,7 @@ def _part(rng, view):
     many = "shapes" if view.shapes else synonyms.KINDS[kind]
     if rng.random() < 0.4:
         rest = (len(view.boxes) if view.shapes else sum(view.counts[one] for one in view.kinds(kind))) - n
-        return Ask(say(rng, "of kind not", kinds=many, things=things), f"There {_is(rest)} {rest}.")
+        return Ask(say(rng, "of kind not", kinds=many, things=things), f"There {is_or_are(rest)} {rest}.")
     return Ask(say(rng, "of kind", kinds=many, things=things), there_are(n, name), about=name if n == 1 else "")
 
 
@@ -158,7 +145,7 @@ def _kind_sum(rng, view):
 
 def _alone(rng, view):
     """What is there once, and what several times."""
-    names = _countable(view)
+    names = countable(view)
     if len(view.named) < 2 or names != list(view.named) or view.text or view.picture.skill == "easy_vqa":
         return None
     kinds = [k for k, of in _kinds_there(view).items() if len(of) == len(view.named)] or ["thing"]
@@ -173,13 +160,13 @@ def _alone(rng, view):
     name = pick(rng, names)
     n = view.counts[name]
     if n > 1 and sum(view.counts[other] == n for other in names) == 1:
-        return Ask(say(rng, "n times", n=_some(rng, n), kind=kind), there_are(n, name), several=name)
+        return Ask(say(rng, "n times", n=in_words_or_digits(rng, n), kind=kind), there_are(n, name), several=name)
     return None
 
 
 def _most_of(rng, view):
     """What there is most and least of."""
-    names = _countable(view)
+    names = countable(view)
     if len(names) < 2 or names != list(view.named) or view.picture.skill == "easy_vqa":
         return None
     order = view.counts.most_common()
@@ -194,14 +181,9 @@ def _most_of(rng, view):
     return Ask(say(rng, "most of", kind=kind, kinds=many), f"There are more {plural(name)}.", several=name)
 
 
-def _two(rng, view) -> list[str]:
-    names = _countable(view)
-    return [names[i] for i in rng.permutation(len(names))[:2]] if len(names) > 1 else []
-
-
 def _fewer(rng, view):
     """Yes and no about more and fewer, and by how many."""
-    if not (two := _two(rng, view)):
+    if not (two := two_of(rng, view)):
         return None
     n, m = (view.counts[name] for name in two)
     things, others = (plural(called(rng, view, name)) for name in two)
@@ -214,18 +196,22 @@ def _fewer(rng, view):
         return Ask(say(rng, "difference", things=things, others=others), "There is no difference.")
     if n < m:
         things, others = others, things
-    return Ask(say(rng, "difference", things=things, others=others), f"There {_is(abs(n - m))} {abs(n - m)} more.")
+    return Ask(
+        say(rng, "difference", things=things, others=others), f"There {is_or_are(abs(n - m))} {abs(n - m)} more."
+    )
 
 
 def _at_least(rng, view):
-    names = _countable(view)
+    names = countable(view)
     if not names:
         return None
     name = pick(rng, names)
     n, than, things = view.counts[name], int(rng.integers(2, 6)), plural(called(rng, view, name))
     if rng.random() < 0.5:
-        return Ask(say(rng, "fewer than", n=_some(rng, than), things=things), "Yes." if n < than else "No.")
-    return Ask(say(rng, "at least", n=_some(rng, than), things=things), "Yes." if n >= than else "No.")
+        return Ask(
+            say(rng, "fewer than", n=in_words_or_digits(rng, than), things=things), "Yes." if n < than else "No."
+        )
+    return Ask(say(rng, "at least", n=in_words_or_digits(rng, than), things=things), "Yes." if n >= than else "No.")
 
 
 def _listed_kind(rng, view):
@@ -237,7 +223,7 @@ def _listed_kind(rng, view):
     found = sorted(view.kinds(kind))
     if any(view.counts[name] > 1 for name in found):
         return None
-    asked = say(rng, "n kinds", n=_some(rng, len(found)), kinds=synonyms.KINDS[kind])
+    asked = say(rng, "n kinds", n=in_words_or_digits(rng, len(found)), kinds=synonyms.KINDS[kind])
     return Ask(asked, f"I see {listed([a(name) for name in found])}.")
 
 
@@ -257,7 +243,7 @@ def _not_that(rng, view):
 
 def _rest(rng, view):
     """What there is beside things that are there several times."""
-    names = _countable(view)
+    names = countable(view)
     if len(view.named) < 2 or names != list(view.named) or view.shapes or view.picture.skill == "easy_vqa":
         return None
     several = [name for name in names if view.counts[name] > 1]
@@ -328,7 +314,7 @@ def _corner(rng, view):
     place, word = view.place(name), the_word(called(rng, view, name))
     choice = rng.random()
     if place in CORNERS and choice < 0.55:
-        if _lone(view):
+        if lone(view):
             return Ask(say(rng, "corner it"), f"It is {_AT[place]}.", topic="where", about=name)
         answer = sentence(f"{the(name)} is {_AT[place]}")
         return Ask(say(rng, "which corner", the=word), answer, topic="where", about=name)
@@ -339,14 +325,14 @@ def _corner(rng, view):
             return None
         answer = f"It is {noun(view, found[0])}." if found else "There is nothing."
         return Ask(say(rng, "opposite", the=word), answer, about=found[0] if found else "")
-    no = f"No, it is {_AT[place]}." if _lone(view) else f"No, {the(name)} is {_AT[place]}."
+    no = f"No, it is {_AT[place]}." if lone(view) else f"No, {the(name)} is {_AT[place]}."
     told = "Yes." if place in CORNERS else no
     return Ask(say(rng, "in a corner", the=word), told, topic="where", about=name)
 
 
 def _either_place(rng, view):
     """Which of two places the one thing is in, or on which of two sides."""
-    name = _lone(view) or (view.single if view.shapes else "")
+    name = lone(view) or (view.single if view.shapes else "")
     if not name or not (place := _known_place(view, name)):
         return None
     if place == "middle" or rng.random() < 0.3:
@@ -500,8 +486,8 @@ def in_text(rng, view):
             return Ask(asked, f"It is {text[n]}.")
     if choice == 4:
         guess = len(text) if rng.random() < 0.5 else int(rng.integers(1, 8))
-        told = "Yes." if guess == len(text) else f"No, there {_is(len(text))} {counted(len(text), unit)}."
-        return Ask(say(rng, "length claim", n=_NUMBERS[guess], units=unit if guess == 1 else unit + "s"), told)
+        told = "Yes." if guess == len(text) else f"No, there {is_or_are(len(text))} {counted(len(text), unit)}."
+        return Ask(say(rng, "length claim", n=NUMBERS[guess], units=unit if guess == 1 else unit + "s"), told)
     if choice == 5:
         twice = [letter for letter in dict.fromkeys(text) if text.count(letter) > 1]
         if len(twice) == 1:
@@ -520,19 +506,21 @@ def _spelled(rng: np.random.Generator, word: str) -> Ask | None:
     """What follows from the letters of a word."""
     choice, nth = int(rng.integers(7)), int(rng.integers(len(word)))
     letter = word[nth]
-    called = "last" if nth == len(word) - 1 else "middle" if 2 * nth + 1 == len(word) else ORDINAL[nth]
+    place = "last" if nth == len(word) - 1 else "middle" if 2 * nth + 1 == len(word) else ORDINAL[nth]
     if choice == 0:
         if rng.random() < 0.3:
             letter = pick(rng, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
         n = word.count(letter)
-        return Ask(say(rng, "letter times", letter=letter), f"There {_is(n)} {n}." if n else f"There is no {letter}.")
+        return Ask(
+            say(rng, "letter times", letter=letter), f"There {is_or_are(n)} {n}." if n else f"There is no {letter}."
+        )
     if choice == 1 and "Y" not in word:
         n = sum(one in _VOWELS for one in word)
-        return Ask(say(rng, "vowel count"), f"There {_is(n)} {n}." if n else "There are no vowels.")
+        return Ask(say(rng, "vowel count"), f"There {is_or_are(n)} {n}." if n else "There are no vowels.")
     if choice == 2 and letter != "Y":
-        return Ask(say(rng, "is vowel", nth=called), f"It is a {'vowel' if letter in _VOWELS else 'consonant'}.")
+        return Ask(say(rng, "is vowel", nth=place), f"It is a {'vowel' if letter in _VOWELS else 'consonant'}.")
     if choice == 3 and letter != "Z":
-        return Ask(say(rng, "alphabet next", nth=called), f"It is {chr(ord(letter) + 1)}.")
+        return Ask(say(rng, "alphabet next", nth=place), f"It is {chr(ord(letter) + 1)}.")
     if choice == 4:
         return Ask(say(rng, "backwards"), "Yes." if word == word[::-1] else "No.")
     if choice == 5:

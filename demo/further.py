@@ -21,6 +21,7 @@ from .wording import COUNTABLE, TRAIN_WORDS, a, counted, plural, sentence, the, 
 
 CLEAR = 2.5  # pixels that a middle lies off the border of a cell at least, where its place is asked
 APART = 5.0  # pixels between two middles at least, where one is left of the other, or above it
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
 ORDINAL = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 
@@ -804,3 +805,24 @@ def about(rng: np.random.Generator, picture: Picture, count: int) -> list[tuple[
         if (asked := ask(rng, view)) is not None and not asked.question.startswith("And "):
             questions.setdefault(asked.question, asked.answer)
     return list(questions.items())
+
+
+def in_words_or_digits(rng: np.random.Generator, n: int) -> str:
+    """Returns a number from zero to seven, in digits or letters."""
+    return str(n) if rng.random() < 0.6 else NUMBERS[n]
+
+
+def countable(view: View) -> list[str]:
+    """Returns the names of what can be counted."""
+    return [name for name in view.named if name in COUNTABLE or name in render.SHAPES]
+
+
+def two_of(rng: np.random.Generator, view: View) -> list[str]:
+    """Returns two of these names; none where there are fewer."""
+    names = countable(view)
+    return [names[i] for i in rng.permutation(len(names))[:2]] if len(names) > 1 else []
+
+
+def lone(view: View) -> str:
+    """Returns the one thing of a picture of one thing; empty for other pictures."""
+    return "" if view.shapes else view.single

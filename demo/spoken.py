@@ -19,42 +19,27 @@ from .further import (
     absent,
     called,
     color_of_it,
+    countable,
     describe,
     has_colors,
+    in_words_or_digits,
     kinds_of,
     listed,
+    lone,
     middle,
     noun,
     overlaps,
     the_word,
+    two_of,
 )
 from .phrasebook import say
 from .pictures import Picture
 from .questions import _AT
 from .render import pick
 from .untold import CANNOT_TELL, composed
-from .wording import COUNTABLE, TRAIN_WORDS, a, counted, plural, sentence, the, there_are
+from .wording import COUNTABLE, TRAIN_WORDS, a, counted, is_or_are, plural, sentence, the, there_are
 
 GOES_ON = "..."  # a short question of the same topic may come next, in `further`'s words
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-
-
-def _some(rng: np.random.Generator, n: int) -> str:
-    """A number from one to six, in digits or letters."""
-    return str(n) if rng.random() < 0.6 else _NUMBERS[n]
-
-
-def _is(n: int) -> str:
-    return "is" if n == 1 else "are"
-
-
-def _countable(view: View) -> list[str]:
-    return [name for name in view.named if name in COUNTABLE or name in render.SHAPES]
-
-
-def _lone(view: View) -> str:
-    """The one thing of a picture of one thing."""
-    return "" if view.shapes else view.single
 
 
 # ------------------------------------------------------------------------------------------ what and how many
@@ -80,7 +65,7 @@ def _what_several(rng, view):
 
 
 def _which_kind(rng, view):
-    kinds = [kind for kind in kinds_of(_lone(view)) if kind != view.single]
+    kinds = [kind for kind in kinds_of(lone(view)) if kind != view.single]
     if not kinds:
         return None
     kind = pick(rng, kinds)
@@ -89,7 +74,7 @@ def _which_kind(rng, view):
 
 def _either_kind(rng, view):
     """Which of two or three kinds a thing is of."""
-    kinds = kinds_of(_lone(view))
+    kinds = kinds_of(lone(view))
     others = [kind for kind in synonyms.KINDS if kind not in kinds and _is_clear(view, kind)]
     if not kinds or len(others) < 2:
         return None
@@ -115,7 +100,7 @@ def _is_clear(view: View, kind: str) -> bool:
 
 
 def _anything_else(rng, view):
-    return Ask(say(rng, "anything else"), "No.") if _lone(view) else None
+    return Ask(say(rng, "anything else"), "No.") if lone(view) else None
 
 
 def _besides(rng, view):
@@ -128,7 +113,7 @@ def _besides(rng, view):
 
 
 def _claim(rng, view):
-    if not _lone(view):
+    if not lone(view):
         return None
     right = rng.random() < 0.5
     word = a(called(rng, view, view.single if right else absent(rng, view)))
@@ -137,7 +122,7 @@ def _claim(rng, view):
 
 
 def _either(rng, view):
-    if not _lone(view):
+    if not lone(view):
         return None
     words = [called(rng, view, name) for name in (view.single, absent(rng, view))]
     one, two = words if rng.random() < 0.5 else words[::-1]
@@ -146,12 +131,12 @@ def _either(rng, view):
 
 
 def _sort(rng, view):
-    kind = art.KIND_OF.get(_lone(view), "thing")
+    kind = art.KIND_OF.get(lone(view), "thing")
     return None if kind == "thing" else Ask(say(rng, "sort of thing"), f"It is {a(kind)}.", about=view.single)
 
 
 def _is_kind(rng, view):
-    kinds = kinds_of(_lone(view))
+    kinds = kinds_of(lone(view))
     if not kinds:
         return None
     every = sorted({*art.KIND_OF.values(), *synonyms.SORTS} - {"thing"})
@@ -167,10 +152,10 @@ def _exists(rng, view):
     there = bool(view.named) and rng.random() < 0.5
     name = pick(rng, list(view.named)) if there else absent(rng, view)
     word = called(rng, view, name)
-    if (name in COUNTABLE or name in render.SHAPES) and not _lone(view) and rng.random() < 0.3:
+    if (name in COUNTABLE or name in render.SHAPES) and not lone(view) and rng.random() < 0.3:
         return Ask(say(rng, "exists many", things=plural(word)), "Yes." if there else "No.")
     answer = "Yes." if there else "No."
-    if _lone(view):
+    if lone(view):
         answer = f"{'Yes' if there else 'No'}, I see {a(view.single)}."
     about = name if there and name in view.unique else ""
     return Ask(say(rng, "exists", a=a(word)), answer, topic="exists", short=GOES_ON, about=about)
@@ -221,15 +206,15 @@ def _which_is_kind(rng, view):
 
 
 def _edible(rng, view):
-    if not _lone(view):
+    if not lone(view):
         return None
     yes = art.KIND_OF[view.single] in synonyms.EDIBLE
     return Ask(say(rng, "edible"), f"{'Yes' if yes else 'No'}, it is {a(view.single)}.", about=view.single)
 
 
 def _count(rng, view):
-    there = bool(_countable(view)) and rng.random() < 0.75
-    name = pick(rng, _countable(view)) if there else absent(rng, view, countable=True)
+    there = bool(countable(view)) and rng.random() < 0.75
+    name = pick(rng, countable(view)) if there else absent(rng, view, countable=True)
     if not there and (name not in COUNTABLE and name not in render.SHAPES):
         return None
     n = view.counts[name] if there else 0
@@ -241,23 +226,18 @@ def _count(rng, view):
 
 def _total(rng, view):
     n = len(view.boxes)
-    return Ask(say(rng, "total"), f"There {_is(n)} {n}.") if n else None
-
-
-def _two(rng, view) -> list[str]:
-    names = _countable(view)
-    return [names[i] for i in rng.permutation(len(names))[:2]] if len(names) > 1 else []
+    return Ask(say(rng, "total"), f"There {is_or_are(n)} {n}.") if n else None
 
 
 def _sum(rng, view):
-    if not (two := _two(rng, view)):
+    if not (two := two_of(rng, view)):
         return None
     one, other = (plural(called(rng, view, name)) for name in two)
     return Ask(say(rng, "sum", things=one, others=other), f"There are {sum(view.counts[name] for name in two)}.")
 
 
 def _more(rng, view):
-    if not (two := _two(rng, view)):
+    if not (two := two_of(rng, view)):
         return None
     one, other = two
     n, m = (view.counts[name] for name in two)
@@ -271,7 +251,7 @@ def _kind_count(rng, view):
     if not kind or view.text or view.shapes:
         return None
     n = sum(view.counts[name] for name in view.kinds(kind))
-    answer = f"There {_is(n)} {n}." if n else f"There are no {synonyms.KINDS[kind]}."
+    answer = f"There {is_or_are(n)} {n}." if n else f"There are no {synonyms.KINDS[kind]}."
     return Ask(say(rng, "kind count", kinds=synonyms.KINDS[kind], kind=kind), answer)
 
 
@@ -287,33 +267,38 @@ def _total_claim(rng, view):
     if n < 2 or view.text:
         return None
     guess = n if rng.random() < 0.5 else int(rng.integers(1, 7))
-    return Ask(say(rng, "total claim", n=_some(rng, guess)), "Yes." if guess == n else f"No, there are {n}.")
+    return Ask(
+        say(rng, "total claim", n=in_words_or_digits(rng, guess)), "Yes." if guess == n else f"No, there are {n}."
+    )
 
 
 def _than(rng, view):
     """Whether there are more than so many; as many of one as of another."""
-    if (two := _two(rng, view)) and rng.random() < 0.5:
+    if (two := two_of(rng, view)) and rng.random() < 0.5:
         one, other = (plural(called(rng, view, name)) for name in two)
         n, m = (view.counts[name] for name in two)
         return Ask(say(rng, "as many", things=one, others=other), "Yes." if n == m else "No.")
-    names = _countable(view)
+    names = countable(view)
     if not names:
         return None
     name = pick(rng, names)
     than, words = int(rng.integers(1, 6)), plural(called(rng, view, name))
-    return Ask(say(rng, "more than", n=_some(rng, than), things=words), "Yes." if view.counts[name] > than else "No.")
+    return Ask(
+        say(rng, "more than", n=in_words_or_digits(rng, than), things=words),
+        "Yes." if view.counts[name] > than else "No.",
+    )
 
 
 def _count_claim(rng, view):
-    names = _countable(view)
+    names = countable(view)
     if not names:
         return None
     name = pick(rng, names)
     n, word = view.counts[name], called(rng, view, name)
     guess = n if rng.random() < 0.5 else int(rng.integers(1, 7))
-    things = f"{_some(rng, guess)} {word if guess == 1 else plural(word)}"
+    things = f"{in_words_or_digits(rng, guess)} {word if guess == 1 else plural(word)}"
     asked = say(rng, "count claim", **{"n things": things})
-    return Ask(asked, "Yes." if guess == n else f"No, there {_is(n)} {counted(n, name)}.")
+    return Ask(asked, "Yes." if guess == n else f"No, there {is_or_are(n)} {counted(n, name)}.")
 
 
 def _take_away(rng, view):
@@ -321,7 +306,7 @@ def _take_away(rng, view):
         return None
     n = len(view.boxes)
     gone = int(rng.integers(1, n))
-    return Ask(say(rng, "take away", n=_some(rng, gone)), f"There {_is(n - gone)} {n - gone} left.")
+    return Ask(say(rng, "take away", n=in_words_or_digits(rng, gone)), f"There {is_or_are(n - gone)} {n - gone} left.")
 
 
 def _all_same(rng, view):
@@ -366,7 +351,7 @@ def _of_nothing(rng, view, intent):
 
 def _is_two_colors(rng, view):
     """Of one thing: whether it has two colors, or that of the background."""
-    if not _lone(view):
+    if not lone(view):
         return None
     colors, ground = view.colors(view.single), view.picture.background
     if len(colors) == 1 and ground and ground != "pale" and rng.random() < 0.5:
@@ -439,9 +424,9 @@ def _where(rng, view):
     if rng.random() < 0.08:
         return _of_nothing(rng, view, "where the")
     name = pick(rng, _placed(view))
-    if _lone(view) and rng.random() < 0.4:
+    if lone(view) and rng.random() < 0.4:
         return _is_at(rng, view, name)
-    if _lone(view):
+    if lone(view):
         return Ask(say(rng, "where it"), f"It is {_AT[view.place(name)]}.", topic="where", about=name)
     word = the_word(called(rng, view, name))
     if rng.random() < 0.3:
@@ -472,7 +457,7 @@ def _at_place(rng, view, name, word):
 
 def _which_side(rng, view):
     names = [name for name in _placed(view) if set(view.place(name).split()) & {"left", "right"}]
-    if not names or _lone(view):
+    if not names or lone(view):
         return None
     name = pick(rng, names)
     side = view.place(name).split()[-1]
@@ -558,7 +543,7 @@ def _between(rng, view):
 
 
 def _size(rng, view):
-    if not _lone(view):
+    if not lone(view):
         return None
     box = view.boxes[0]
     side = max(box.right - box.left, box.bottom - box.top)
@@ -660,7 +645,7 @@ def _untold(rng, view):
 
 def _composed(rng, view):
     """What no picture tells, about one or several of the things, or about all."""
-    name = pick(rng, _countable(view)) if _countable(view) and not view.text else ""
+    name = pick(rng, countable(view)) if countable(view) and not view.text else ""
     if name and view.counts[name] > 1:
         return Ask(composed(rng, "them" if rng.random() < 0.5 else f"the {plural(name)}", alone=False), CANNOT_TELL)
     subject = the_word(called(rng, view, name)) if name and rng.random() < 0.5 else "it"

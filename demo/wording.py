@@ -39,6 +39,11 @@ def a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' and not noun.startswith('uni') else 'a'} {noun}"
 
 
+def is_or_are(n: int) -> str:
+    """Returns the verb for so many."""
+    return "is" if n == 1 else "are"
+
+
 def the(noun: str) -> str:
     """Returns a noun with "the"."""
     return _PHRASES[noun].replace("a ", "the ", 1) if noun in _PHRASES else f"the {noun}"

@@ -279,14 +279,22 @@ def test_what_is_known_is_said_beside_that_the_picture_does_not_tell():
 
 
 def test_no_fact_is_asked_of_what_might_share_it():
-    """A dog and a cat have four legs both: which of them has is no question; nor is a no where a fact is doubted."""
+    """A dog and a cat have four legs both: which of them has is no question."""
     rng = np.random.default_rng(0)
     questions = [facts._which(rng, further.View(DUO)) for _ in range(3000)]
     for asked in filter(None, questions):
         assert not re.search("4 legs|fur", asked.question)
-    for fact in facts.facts().values():
-        for thing_of, known in fact.of.items():
-            assert len(known) == len(set(known)), thing_of
+
+
+def test_no_fact_is_denied_that_somebody_might_defend(monkeypatch):
+    monkeypatch.setattr(facts, "say", lambda rng, intent, does, third: third)
+    rng, told = np.random.default_rng(0), {True: set(), False: set()}
+    for _ in range(8000):
+        if (asked := facts._claim(rng, further.View(CAT))) is not None:
+            told[asked.answer.startswith("Yes")].add(asked.question)
+    assert {"says meow", "has 4 legs", "lives in houses"} <= told[True]
+    assert {"says moo", "has 2 legs", "lives in the sea"} <= told[False]
+    assert not told[False] & {"lives on a farm", "lives in gardens", "eats fish", "eats insects"}
 
 
 def test_the_table_of_facts_is_complete():
