@@ -470,9 +470,11 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 
 #define HAS_PAIRS
 
-// The low 16 bits of x, which then stand in pairs.
+// The low 16 bits of x in pairs: of each 8 numbers 0 and 4, 1 and 5, 2 and 6, 3 and 7.
 static inline void store_pairs(int32_t *p, ints x) {
-    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16((__m512i)x));
+    const __m128i order = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+    const __m256i halves = _mm512_cvtepi32_epi16((__m512i)x);
+    _mm256_storeu_si256((void *)p, _mm256_shuffle_epi8(halves, _mm256_broadcastsi128_si256(order)));
 }
 
 // sum + products of 16-bit numbers, two to a lane.
@@ -657,25 +659,26 @@ static inline void dot(const Matrix *w, int64_t block, int64_t apart, int blocks
 // Many rows: the sums of ROWS rows take three quarters of the registers.
 enum { ROWS = 6 };
 
-#ifdef AVX2_VNNI
-
 #define FIXED_TILES
 #define HAS_PAIRS
 
-// The low 16 bits of x, which then stand in pairs.
+// The low 16 bits of x in pairs: numbers 0 and 4, 1 and 5, 2 and 6, 3 and 7.
 static inline void store_pairs(int32_t *p, ints x) {
-    const __m256i all = (__m256i)x;
-    _mm_storeu_si128((void *)p, _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+    const __m256i halves = _mm256_packs_epi32((__m256i)x, (__m256i)x);
+    _mm_storeu_si128((void *)p,
+                     _mm_unpacklo_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }
 
 // sum + products of 16-bit numbers, two to a lane.
 static inline ints add_pairs(ints sum, ints x, ints y) {
+#ifdef AVX2_VNNI
     sum = (ints)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)y);
+#else
+    sum += (ints)_mm256_madd_epi16((__m256i)x, (__m256i)y);
+#endif
     __asm__("" : "+x"(sum));  // else gcc keeps the sums of a tile in memory
     return sum;
 }
-
-#endif
 #line 28 "csrc/int4.c"
 #elif defined(__ARM_NEON)
 #line 1 "csrc/neon.h"
@@ -1360,10 +1363,11 @@ static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t coun
         for (int64_t g = 0; g < count / 32; g++)
             store(panel->scales + g * WIDTH + half * LANES, scales_at(w, output, k0 / 32 + g));
         for (int64_t octet = 0; octet < count / 8; octet++) {
-            const ints word = load_words(words_at(w, output, k0 / 8 + octet));
+            const uint32_t *words = words_at(w, output, k0 / 8 + octet);
+            __builtin_prefetch(words + PANEL / 8 * 16, 0, 2);
+            const ints word = load_words(words);
             for (int i = 0; i < 4; i++) {
-                const ints pair = word >> 8 * i, codes = (pair & 0xF) | (pair & 0xF0) << 12;
-                const ints less_8 = (ints)((halves)codes - 8);
+                const ints less_8 = (ints)((halves)(word >> 4 * i & 0x000F000F) - 8);
                 __builtin_memcpy(panel->codes + (octet * 4 + i) * WIDTH + half * LANES, &less_8, sizeof less_8);
             }
         }
@@ -1442,7 +1446,9 @@ static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t co
     const Group *x = group_at(c, tile, k0 / 32);
     const Low *low = low_at(c, tile, k0 / 32);
     const int half = c->rows - tile * ROWS <= ROWS / 2;
+    const Group *next = group_at(c, tile + 1, k0 / 32);
     for (int64_t g = 0; g < count / 32; g++) {
+        for (size_t at = 0; at < sizeof(Group); at += 64) __builtin_prefetch((const char *)(next + g) + at, 0, 3);
         const int32_t *codes = panel->codes + g * PAIRS * WIDTH;
         if (half)
             multiply_group(x + g, low + g, codes, panel->scales + g * WIDTH, ROWS / 2, sums);

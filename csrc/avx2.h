@@ -167,22 +167,23 @@ static inline void dot(const Matrix *w, int64_t block, int64_t apart, int blocks
 // Many rows: the sums of ROWS rows take three quarters of the registers.
 enum { ROWS = 6 };
 
-#ifdef AVX2_VNNI
-
 #define FIXED_TILES
 #define HAS_PAIRS
 
-// The low 16 bits of x, which then stand in pairs.
+// The low 16 bits of x in pairs: numbers 0 and 4, 1 and 5, 2 and 6, 3 and 7.
 static inline void store_pairs(int32_t *p, ints x) {
-    const __m256i all = (__m256i)x;
-    _mm_storeu_si128((void *)p, _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+    const __m256i halves = _mm256_packs_epi32((__m256i)x, (__m256i)x);
+    _mm_storeu_si128((void *)p,
+                     _mm_unpacklo_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }
 
 // sum + products of 16-bit numbers, two to a lane.
 static inline ints add_pairs(ints sum, ints x, ints y) {
+#ifdef AVX2_VNNI
     sum = (ints)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)y);
+#else
+    sum += (ints)_mm256_madd_epi16((__m256i)x, (__m256i)y);
+#endif
     __asm__("" : "+x"(sum));  // else gcc keeps the sums of a tile in memory
     return sum;
 }
-
-#endif

@@ -192,9 +192,11 @@ static inline void store_cells_of_rows(cell *panel, const bf16 *row, const bf16 
 
 #define HAS_PAIRS
 
-// The low 16 bits of x, which then stand in pairs.
+// The low 16 bits of x in pairs: of each 8 numbers 0 and 4, 1 and 5, 2 and 6, 3 and 7.
 static inline void store_pairs(int32_t *p, ints x) {
-    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16((__m512i)x));
+    const __m128i order = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+    const __m256i halves = _mm512_cvtepi32_epi16((__m512i)x);
+    _mm256_storeu_si256((void *)p, _mm256_shuffle_epi8(halves, _mm256_broadcastsi128_si256(order)));
 }
 
 // sum + products of 16-bit numbers, two to a lane.

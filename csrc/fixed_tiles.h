@@ -35,10 +35,11 @@ static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t coun
         for (int64_t g = 0; g < count / 32; g++)
             store(panel->scales + g * WIDTH + half * LANES, scales_at(w, output, k0 / 32 + g));
         for (int64_t octet = 0; octet < count / 8; octet++) {
-            const ints word = load_words(words_at(w, output, k0 / 8 + octet));
+            const uint32_t *words = words_at(w, output, k0 / 8 + octet);
+            __builtin_prefetch(words + PANEL / 8 * 16, 0, 2);
+            const ints word = load_words(words);
             for (int i = 0; i < 4; i++) {
-                const ints pair = word >> 8 * i, codes = (pair & 0xF) | (pair & 0xF0) << 12;
-                const ints less_8 = (ints)((halves)codes - 8);
+                const ints less_8 = (ints)((halves)(word >> 4 * i & 0x000F000F) - 8);
                 __builtin_memcpy(panel->codes + (octet * 4 + i) * WIDTH + half * LANES, &less_8, sizeof less_8);
             }
         }
@@ -117,7 +118,9 @@ static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t co
     const Group *x = group_at(c, tile, k0 / 32);
     const Low *low = low_at(c, tile, k0 / 32);
     const int half = c->rows - tile * ROWS <= ROWS / 2;
+    const Group *next = group_at(c, tile + 1, k0 / 32);
     for (int64_t g = 0; g < count / 32; g++) {
+        for (size_t at = 0; at < sizeof(Group); at += 64) __builtin_prefetch((const char *)(next + g) + at, 0, 3);
         const int32_t *codes = panel->codes + g * PAIRS * WIDTH;
         if (half)
             multiply_group(x + g, low + g, codes, panel->scales + g * WIDTH, ROWS / 2, sums);

@@ -148,7 +148,7 @@ def test_a_row_does_not_depend_on_how_many_there_are_beside_it(threads):
 
 @pytest.mark.parametrize("scale_dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 6, 7, 12, 13, 40])
-@pytest.mark.parametrize("instruction_set", ["AVX512_VNNI", "AVX2_VNNI"])
+@pytest.mark.parametrize("instruction_set", ["AVX512_VNNI", "AVX2_VNNI", "AVX2"])
 def test_many_rows_in_fixed_point_are_few_ones_to_the_bit(instruction_set, rows, scale_dtype):
     """Of a tile's rows some have a low byte in a group, some are infinite, and some tiles are not full."""
     codes, _, scales, _ = random_matrix(96, 288, scale_dtype, seed=10)
