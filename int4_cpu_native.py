@@ -11,7 +11,8 @@ What this file offers:
 |-----------------------------|---------------------------------------------------------------------------------------|
 | up to `cpu().native_rows`   | by the codes, in integers; the scale multiplies a group's sum in float32              |
 | more                        | by weights that are dequantized where they are multiplied, in the first cache         |
-| more, with VNNI and no BF16 | by the codes, in integers, as few rows, to the bit                                    |
+| more, with AVX2, or with    | by the codes, in integers, as few rows, to the bit                                    |
+| AVX512, VNNI and no BF16    |                                                                                       |
 | more, on a CPU with AMX     | by weights that are dequantized a tile at a time, with torch's GEMM                   |
 """
 

@@ -60,11 +60,11 @@ typedef struct {
 // Few rows: activations in fixed point (base.h), exact integer dot products of groups, scaled and summed in float32.
 int int4_linear(const Product *call, int threads);
 
-// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32; with VNNI and no BF16
-// as int4_linear, to the bit.
+// Many rows: the weights in bfloat16 (AVX512 and NEON with BF16) or float32, the sums in float32; with AVX2, and with
+// AVX512 that has VNNI and no BF16, as int4_linear, to the bit.
 void int4_product(const Product *call, int threads);
 
-// y = x W.T + bias, of bfloat16 weights and many rows; with VNNI in fixed point (pairs.h), else as `int4_product`.
+// y = x W.T + bias, of bfloat16 weights and many rows; with AVX2 or VNNI in fixed point (pairs.h), else in floats.
 typedef struct {
     const bf16 *weight, *bias;  // [n, k], [n] or NULL; k is a multiple of 8
     const bf16 *x;              // [rows, k]
@@ -159,7 +159,7 @@ typedef struct {
 int int4_decoder_layers(const Steps *call, int threads);
 
 // Attention of many queries. Query r of a sequence sees the keys first[r] .. end[r], less those where `seen` is 0. With
-// VNNI, where each sees all, in fixed point (square.h).
+// AVX2 or VNNI, where each sees all, in fixed point (square.h).
 typedef struct {
     const bf16 *query, *key, *value;                             // [batch, heads or kv_heads, queries or keys, dim]
     int64_t query_strides[3], key_strides[3], value_strides[3];  // of batch, head and row, in numbers
