@@ -1318,7 +1318,9 @@ static void pack_tile(const Product *c, int64_t tile) {
 }
 
 // sums [ROWS, WIDTH] += a tile times a panel.
-static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t count, const Panel *panel, float *sums) {
+static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t count, const Panel *panel,
+                          const uint32_t *ahead, float *sums) {
+    (void)ahead;
     multiply(tile_at(c, tile) + k0 / PER_CELL * ROWS, panel->weights, count / PER_CELL, c->rows - tile * ROWS, sums);
 }
 
@@ -1336,7 +1338,8 @@ typedef int16_t halves __attribute__((vector_size(sizeof(ints))));
 
 enum { PANEL = 256, PAIRS = 32 / 2 };  // inputs to a panel; pairs of inputs to a group
 
-// The codes of WIDTH outputs and some inputs, less 8, in pairs of inputs; and the scales of their groups.
+// The codes of WIDTH outputs and some inputs, less 8, in pairs as `store_pairs` makes them: of each 8 inputs 0 and 4, 1
+// and 5, 2 and 6, 3 and 7, which a shift and a mask take out of a word. And the scales of their groups.
 typedef struct {
     int32_t codes[PANEL / 2 * WIDTH];
     float scales[PANEL / 32 * WIDTH];
@@ -1363,9 +1366,7 @@ static void fill_panel(const Matrix *w, int64_t output, int64_t k0, int64_t coun
         for (int64_t g = 0; g < count / 32; g++)
             store(panel->scales + g * WIDTH + half * LANES, scales_at(w, output, k0 / 32 + g));
         for (int64_t octet = 0; octet < count / 8; octet++) {
-            const uint32_t *words = words_at(w, output, k0 / 8 + octet);
-            __builtin_prefetch(words + PANEL / 8 * 16, 0, 2);
-            const ints word = load_words(words);
+            const ints word = load_words(words_at(w, output, k0 / 8 + octet));
             for (int i = 0; i < 4; i++) {
                 const ints less_8 = (ints)((halves)(word >> 4 * i & 0x000F000F) - 8);
                 __builtin_memcpy(panel->codes + (octet * 4 + i) * WIDTH + half * LANES, &less_8, sizeof less_8);
@@ -1442,13 +1443,17 @@ static inline __attribute__((always_inline)) void multiply_group(const Group *x,
 }
 
 // sums [ROWS, WIDTH] += a tile times a panel; of the last rows, which may be fewer, half a tile where that is enough.
-static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t count, const Panel *panel, float *sums) {
+// Meanwhile the next tile's groups are on their way, and, if there are any, the words `ahead` of the next panel.
+static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t count, const Panel *panel,
+                          const uint32_t *ahead, float *sums) {
     const Group *x = group_at(c, tile, k0 / 32);
     const Low *low = low_at(c, tile, k0 / 32);
     const int half = c->rows - tile * ROWS <= ROWS / 2;
     const Group *next = group_at(c, tile + 1, k0 / 32);
     for (int64_t g = 0; g < count / 32; g++) {
         for (size_t at = 0; at < sizeof(Group); at += 64) __builtin_prefetch((const char *)(next + g) + at, 0, 3);
+        for (int i = 0; ahead && i < WIDTH / 4; i++)  // 16 outputs after the other, four octets of each
+            __builtin_prefetch(ahead + (i / 4 * (c->weight.k / 8) + g * 4 + i % 4) * 16, 0, 2);
         const int32_t *codes = panel->codes + g * PAIRS * WIDTH;
         if (half)
             multiply_group(x + g, low + g, codes, panel->scales + g * WIDTH, ROWS / 2, sums);
@@ -1563,9 +1568,11 @@ static void many_rows(const Product *c) {
         for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
             const int64_t some = least(k - k0, PANEL);
             for (int64_t side = 0; side < wide; side++) {
-                fill_panel(&c->weight, (column + side) * WIDTH, k0, some, &panel);
-                for (int64_t t = first; t < last; t++)
-                    multiply_tile(c, t, k0, some, &panel, sums[side] + (t - first) * ROWS * WIDTH);
+                const int64_t output = (column + side) * WIDTH;
+                const uint32_t *ahead = words_at(&c->weight, output, (k0 + PANEL) / 8);
+                fill_panel(&c->weight, output, k0, some, &panel);
+                for (int64_t t = first; t < last; t++, ahead = NULL)
+                    multiply_tile(c, t, k0, some, &panel, ahead, sums[side] + (t - first) * ROWS * WIDTH);
             }
         }
         for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++)

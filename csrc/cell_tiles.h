@@ -66,7 +66,9 @@ static void pack_tile(const Product *c, int64_t tile) {
 }
 
 // sums [ROWS, WIDTH] += a tile times a panel.
-static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t count, const Panel *panel, float *sums) {
+static void multiply_tile(const Product *c, int64_t tile, int64_t k0, int64_t count, const Panel *panel,
+                          const uint32_t *ahead, float *sums) {
+    (void)ahead;
     multiply(tile_at(c, tile) + k0 / PER_CELL * ROWS, panel->weights, count / PER_CELL, c->rows - tile * ROWS, sums);
 }
 

@@ -30,9 +30,11 @@ static void many_rows(const Product *c) {
         for (int64_t k0 = 0; k0 < k; k0 += PANEL) {
             const int64_t some = least(k - k0, PANEL);
             for (int64_t side = 0; side < wide; side++) {
-                fill_panel(&c->weight, (column + side) * WIDTH, k0, some, &panel);
-                for (int64_t t = first; t < last; t++)
-                    multiply_tile(c, t, k0, some, &panel, sums[side] + (t - first) * ROWS * WIDTH);
+                const int64_t output = (column + side) * WIDTH;
+                const uint32_t *ahead = words_at(&c->weight, output, (k0 + PANEL) / 8);
+                fill_panel(&c->weight, output, k0, some, &panel);
+                for (int64_t t = first; t < last; t++, ahead = NULL)
+                    multiply_tile(c, t, k0, some, &panel, ahead, sums[side] + (t - first) * ROWS * WIDTH);
             }
         }
         for (int64_t row = first * ROWS; row < last * ROWS && row < c->rows; row++)
