@@ -40,9 +40,14 @@ try {
   await loadSettings();
   await adoptDraft();
   await open();
-  addEventListener("hashchange", open);
+  let opened = null; // by popstate, which comes before the hashchange of the same step
   addEventListener("popstate", () => {
-    if ((idInAddress() ?? newId()) !== state.id) open();
+    opened = (idInAddress() ?? newId()) === state.id ? null : location.href;
+    if (opened) open();
+  });
+  addEventListener("hashchange", ({newURL}) => {
+    if (!newURL || newURL !== opened) open();
+    opened = null;
   });
 } catch (error) {
   banner(`This browser does not let the page keep chats (${error.message}). A private window may be the reason.`);

@@ -213,6 +213,25 @@ def test_keyboard_only(chat: ChatPage, slow_steps: list[float]) -> None:
     expect(chat.page.locator("#search")).not_to_be_in_viewport()
 
 
+def test_a_new_chat_is_opened_once(chat: ChatPage) -> None:
+    """Opened a second time, it would take the focus, and what was typed, from where the user is by then."""
+    chat.ask("hello")
+    chat.wait_for_answer(1)
+    times = chat.page.evaluate(
+        """async () => {
+            const area = document.getElementById("message");
+            let times = 0;
+            area.blur();
+            const focus = area.focus;
+            area.focus = (...options) => { times += 1; focus.apply(area, options); };
+            location.hash = "#/";
+            await new Promise((resolve) => setTimeout(resolve, 2000));
+            return times;
+        }"""
+    )
+    assert times == 1
+
+
 def test_the_page_is_up_while_the_model_loads(browser: Browser, stub_folder: Path) -> None:
     engine = Engine(find_repo(str(stub_folder)))
     server = open_server(engine)
