@@ -13,11 +13,20 @@ from gemma3_int4 import int4_cpu_build
 from tests.modeling.hardware import cpu_with
 
 PROGRAM = Path(__file__).with_name("vectors.c")
+# Sets of instructions -> the header in which those that an x86 CPU with AVX2 may lack are C functions.
+INTRINSICS = {"AVX512_BF16": "avx512.h", "AVX512_VNNI": "avx512.h", "AVX512": "avx512.h", "AVX2_VNNI": "avx_vnni.h"}
 
 
 def flags_for(instruction_set: str) -> list[str]:
     with cpu_with("gemma3_int4", instruction_set=instruction_set):
         return int4_cpu_build.compiler_flags()
+
+
+def flags_to_emulate(instruction_set: str) -> list[str]:
+    """For one of INTRINSICS, on any x86 CPU with AVX2."""
+    intrinsics = str(PROGRAM.with_name(INTRINSICS[instruction_set]))
+    kept = [flag for flag in flags_for("AVX2") if flag != "-DAVX2"]
+    return [f"-D{instruction_set}", "-include", intrinsics, *kept]
 
 
 def outputs(made: Path, compiler: str, flags: list[str], start: list[str]) -> dict[str, np.ndarray]:

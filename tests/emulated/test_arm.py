@@ -15,7 +15,7 @@ from gemma3_int4 import int4_cpu_build
 from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS
 from gemma3_int4.int4_cpu_library import library
 
-from tests.emulated.programs import assert_same_but_for_rounding, flags_for, kind, outputs
+from tests.emulated.programs import assert_same_but_for_rounding, flags_for, flags_to_emulate, kind, outputs
 
 COMPILER = shutil.which("aarch64-linux-gnu-gcc")
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
@@ -38,6 +38,8 @@ def run(tmp_path_factory):
 
     @functools.cache
     def of(instruction_set: str) -> dict[str, np.ndarray]:
+        if instruction_set == "AVX512":
+            return outputs(folder / instruction_set, "cc", flags_to_emulate(instruction_set), [])
         flags = flags_for(instruction_set)
         if instruction_set not in CPUS:
             return outputs(folder / instruction_set, "cc", flags, [])
@@ -54,6 +56,15 @@ def test_the_same_arithmetic_gives_the_bits_of_x86(run, instruction_set):
     same = [name for name in expected if kind(name) in ("linear", "dequantize", "pack")]
     assert len(same) > 20
     for name in same:
+        assert np.array_equal(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize("instruction_set", ["NEON", "NEON_DOTPROD"])
+def test_many_rows_in_floats_give_the_bits_of_avx512_s(run, instruction_set):
+    expected, found = run("AVX512"), run(instruction_set)
+    names = [name for name in expected if kind(name) == "product"]
+    assert len(names) > 20
+    for name in names:
         assert np.array_equal(found[name], expected[name]), name
 
 

@@ -2,16 +2,20 @@
 
 import platform
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from gemma3_int4.int4_cpu_hardware import INSTRUCTION_SETS, cpu
 from gemma3_int4.int4_cpu_library import library
 
-from tests.emulated.programs import assert_same_but_for_rounding, flags_for, kind, outputs
-
-INTRINSICS = {"AVX512_BF16": "avx512.h", "AVX512_VNNI": "avx512.h", "AVX512": "avx512.h", "AVX2_VNNI": "avx_vnni.h"}
+from tests.emulated.programs import (
+    INTRINSICS,
+    assert_same_but_for_rounding,
+    flags_for,
+    flags_to_emulate,
+    kind,
+    outputs,
+)
 
 pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64") or library() is None,
@@ -26,10 +30,9 @@ def instruction_set(request) -> str:
 
 @pytest.fixture(scope="module")
 def both(instruction_set, tmp_path_factory) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    folder, flags = tmp_path_factory.mktemp("emulating"), flags_for("AVX2")
-    intrinsics = str(Path(__file__).with_name(INTRINSICS[instruction_set]))
-    emulating = [f"-D{instruction_set}", "-include", intrinsics, *(flag for flag in flags if flag != "-DAVX2")]
-    return outputs(folder / "emulating", "cc", emulating, []), outputs(folder / "avx2", "cc", flags, [])
+    folder = tmp_path_factory.mktemp("emulating")
+    emulated = outputs(folder / "emulating", "cc", flags_to_emulate(instruction_set), [])
+    return emulated, outputs(folder / "avx2", "cc", flags_for("AVX2"), [])
 
 
 def test_codes_and_weights_are_those_of_avx2(both):
