@@ -2,7 +2,7 @@
 """A long prompt read in chunks, so that what a layer computes in has one size, however long the prompt is.
 
 What this file offers:
-    Gemma3TextModel    transformers' own, except for that
+    Gemma3TextModel    transformers' own, except for that, and for the masks of rings (int4_cache.py)
     FUSED              which of transformers' classes it replaces
 
 Each chunk goes through all layers, and finds in the cache what came before. The result is that of reading everything at
@@ -15,11 +15,12 @@ from collections.abc import Iterator
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_masks_for_generate
 from transformers.models.gemma3 import modeling_gemma3 as stock
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from .int4_attention import IMPLEMENTATION
-from .int4_cache import growing
+from .int4_cache import RingLayer, growing
 from .int4_masks import Rule
 from .int4_memory import check_prompt
 from .int4_versions import CACHE, cache_among
@@ -28,20 +29,23 @@ from .int4_versions import CACHE, cache_among
 CPU_TOKENS, GPU_TOKENS = 2048, 8192
 FEWEST_TOKENS = 256
 
+# Those that `forward` takes by position.
+ARGUMENTS = ("input_ids", "attention_mask", "position_ids", CACHE, "inputs_embeds", "use_cache")
+
 
 class Gemma3TextModel(stock.Gemma3TextModel):
-    """Reads a long prompt in chunks. Named as the one it replaces."""
+    """Reads a long prompt in chunks, and a single token before rings. Named as the one it replaces."""
 
     @functools.wraps(stock.Gemma3TextModel.forward)
     def forward(self, *args, **kwargs):
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or args or not self._may_cut(kwargs):
-            return super().forward(*args, **kwargs)
-        cache = cache_among(kwargs)
-        new = kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else kwargs["input_ids"]
-        chunk = _tokens(new)
+        kwargs = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
+        new = kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else kwargs.get("input_ids")
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or new is None or not self._may_cut(kwargs):
+            return self._read(new, kwargs)
+        cache, chunk = cache_among(kwargs), _tokens(new)
         edges = _edges(kwargs.get("attention_mask"), new, chunk)
         if len(edges) < 2:
-            return super().forward(**kwargs)
+            return self._read(new, kwargs)
         check_prompt(self.config, *new.shape[:2], chunk, self.norm.weight.dtype, new.device)
         if cache is None:
             cache = DynamicCache(config=self.config)
@@ -49,7 +53,7 @@ class Gemma3TextModel(stock.Gemma3TextModel):
         with growing(cache, new.shape[1]):
             for begin, end in zip([0, *edges], edges, strict=False):
                 part = dict(_part(kwargs, cache, slice(begin, end), new.shape[1]))
-                outputs = super().forward(**part)
+                outputs = self._read(new[:, begin:end], part)
                 read = outputs.last_hidden_state
                 if states is None:
                     states = read.new_empty(read.shape[0], new.shape[1], read.shape[2])
@@ -58,6 +62,22 @@ class Gemma3TextModel(stock.Gemma3TextModel):
         if cache_among(kwargs) is None and not _uses_cache(self, kwargs):
             setattr(outputs, CACHE, None)
         return outputs
+
+    def _read(self, new: torch.Tensor | None, kwargs: dict):
+        """What transformers' own does with the new tokens [B, Q] or embeddings [B, Q, D], in one go."""
+        cache = cache_among(kwargs)
+        ring = RingLayer.of(cache)
+        if ring is not None and new is not None and new.shape[1] == 1:
+            masks = kwargs.get("attention_mask")
+            if not isinstance(masks, dict):
+                sizes = torch.empty(new.shape[0], 1, 0, dtype=self.norm.weight.dtype, device=new.device)
+                masks = create_masks_for_generate(
+                    config=self.config, inputs_embeds=sizes, attention_mask=masks, **{CACHE: cache}
+                )
+            window = masks["sliding_attention"]
+            window = ring.by_slot(window.dense() if isinstance(window, Rule) else window)
+            kwargs = kwargs | {"attention_mask": masks | {"sliding_attention": window}}
+        return super().forward(**kwargs)
 
     def _may_cut(self, kwargs: dict) -> bool:
         """Whether these are arguments of which each is known to have, or not to have, a part for every token."""

@@ -63,6 +63,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .int4_attention import IMPLEMENTATION
 from .int4_backend import asking_for
+from .int4_cache import use_rings
 from .int4_codes import GROUP_SIZE, recover_codes
 from .int4_config import PICTURES, TEXT
 from .int4_fused import use_fused_modules
@@ -431,6 +432,14 @@ class _Int4Gemma3:
                 name = name.replace(".base_layer.", ".")  # a level that a deleted adapter leaves
                 tensors[self._on_disk(name)] = tensor
         return tensors
+
+    def _prepare_static_cache(self, *args, **kwargs):
+        """As transformers' own, with rings for windows where masks are tensors and no chunk of a prompt is compiled."""
+        cache = super()._prepare_static_cache(*args, **kwargs)
+        attention = self.config.get_text_config()._attn_implementation
+        if attention in (IMPLEMENTATION, "sdpa", "eager") and kwargs.get("prefill_chunk_size") is None:
+            use_rings(cache, self._previous_max_cache_length)
+        return cache
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
         """As transformers' own for adapters; a model takes the place of an earlier one."""
