@@ -93,7 +93,7 @@ def _score_free_chats(model, processor, file: Path, limit: int | None, errors: i
 def load_state(folder: Path):
     """Returns the fake-quantized model of a training state, in bfloat16, and its processor."""
     model = build_model()
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["model"])
+    model.load_state_dict(torch.load(folder / "state.pt", map_location="cpu", weights_only=True)["model"])
     with torch.no_grad():
         weights = quantized_weights(model, torch.float32)
         for name, parameter in model.named_parameters():

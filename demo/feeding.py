@@ -1,8 +1,8 @@
 """Batches drawn by worker processes, handed to the trainer on its device.
 
 Drawing takes longer than learning from what is drawn. On a CPU the trainer waits for each batch, so that a run can be
-repeated. On a GPU all batches stay in its memory, and while no new one has come, an old one is taken once more, with
-other noise.
+repeated. On a GPU all batches stay in its memory, and while no new one has come, an old one is taken once more, its
+pictures changed a little (`varied`).
 
 Batches travel as plain arrays through pipes: shared memory may be small where a trainer runs.
 """
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 DEPTH = 3  # batches that each worker draws ahead
 ENOUGH = 200  # old batches there must be before one of them is taken again
@@ -43,6 +44,39 @@ def unpacked(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The batch as `data.Batches` made it."""
     wide = {torch.int16: torch.int64, torch.int32: torch.int64, torch.float16: torch.float32}
     return {name: tensor.to(wide.get(tensor.dtype, tensor.dtype)) for name, tensor in batch.items()}
+
+
+def varied(pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures as another camera or another hand might show them; what is where and of which color stays.
+
+    Each is moved by a pixel or two at most and made a little larger or smaller; most get another contrast, are blurred
+    or sharpened, and get noise; some get dark lines where their brightness changes.
+
+    Args:
+        pixels: uint8 [N, 3, H, W].
+
+    Returns:
+        uint8 of the same shape, on the same device.
+    """
+    device, count = pixels.device, len(pixels)
+
+    def chance(low: float, high: float, share: float = 1.0, other: float = 0.0) -> torch.Tensor:
+        """A number for each picture, even between two bounds for a share of them; [N, 1, 1, 1]."""
+        value = torch.empty(count, 1, 1, 1, device=device).uniform_(low, high)
+        return torch.where(torch.rand(count, 1, 1, 1, device=device) < share, value, other)
+
+    near = torch.zeros(count, 2, 3, device=device)
+    near[:, :, :2] = torch.eye(2, device=device) * chance(0.96, 1.04, 0.5, 1.0)[:, 0]
+    near[:, :, 2] = torch.cat([chance(-0.04, 0.04, 0.7), chance(-0.04, 0.04, 0.7)], dim=1).flatten(1)
+    grid = F.affine_grid(near, list(pixels.shape), align_corners=False)
+    value = F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
+    soft = F.avg_pool2d(value, 3, stride=1, padding=1, count_include_pad=False)
+    edges = (value - soft).abs().mean(1, keepdim=True)
+    value = value + (value - soft) * chance(-0.6, 0.9, 0.6)
+    value = value * (1 - (edges * chance(0.005, 0.02, 0.15)).clamp(max=0.6))
+    value = (value - 128) * chance(0.85, 1.15, 0.6, 1.0) + 128 + chance(-14, 14, 0.6)
+    value = value + torch.randn_like(value) * chance(0, 6)
+    return value.clamp(0, 255).to(torch.uint8)
 
 
 def _draw(stream: Callable[[int], Iterator], worker: int, out) -> None:
@@ -140,18 +174,12 @@ class Feeder:
                 yield unpacked(self._fresh.popleft())
             elif len(self._kept) >= ENOUGH:
                 self.again += 1
-                yield self._once_more(self._kept[int(self._chance.integers(len(self._kept)))])
+                old = self._kept[int(self._chance.integers(len(self._kept)))]
+                yield unpacked(old | {"pixels": varied(old["pixels"])})
             elif self._failure:
                 raise RuntimeError(self._failure)
             else:
                 time.sleep(0.002)
-
-    def _once_more(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """An old batch with noise on its pictures, more on some than on others."""
-        pixels = batch["pixels"].float()
-        size = 6 * torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
-        noisy = (pixels + torch.randn_like(pixels) * size).clamp(0, 255).to(torch.uint8)
-        return unpacked(batch | {"pixels": noisy})
 
     def close(self) -> None:
         """Ends the workers."""

@@ -49,6 +49,16 @@ class Picture:
     text: str = ""
     sides: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def names(self) -> set[str]:
+        """Of its things and shapes; letters have none."""
+        return set() if self.text else {box.what for box in self.boxes}
+
+    @functools.cached_property
+    def kinds(self) -> set[str]:
+        """What sorts of things are on it."""
+        return {art.KIND_OF[name] for name in self.names if name in art.KIND_OF}
+
 
 @functools.cache
 def easy_vqa(split: str) -> list[tuple[Image.Image, list[tuple[str, str]]]]:

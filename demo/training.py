@@ -142,7 +142,8 @@ class Run:
             tokenizer = AutoTokenizer.from_pretrained(start) if start else build_tokenizer()
             tokenizer.save_pretrained(folder / "tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        saved = torch.load(folder / "state.pt", weights_only=True) if (folder / "state.pt").exists() else None
+        kept = folder / "state.pt"
+        saved = torch.load(kept, map_location="cpu", weights_only=True) if kept.exists() else None
         self.state = saved["stages"] if saved else {}  # progress and optimizers of each stage
         steps = sum(kept["progress"]["step"] for kept in self.state.values())
         render.warm_up()  # once, before the workers are forked
@@ -154,6 +155,9 @@ class Run:
         self.model = (model_of_repo(start) if start else build_model()).train()
         # rows are short: plain matrix products beat the fused attention kernel, and compile well
         self.model.set_attn_implementation("eager")
+        if device.type == "cuda":  # one layer of each kind, so half a minute; on a CPU the whole step (`stage`)
+            for layer in (*self.model.model.language_model.layers, *self.model.model.vision_tower.encoder.layers):
+                layer.compile(dynamic=False)
         self.head = TowerHead(self.model.config.vision_config.hidden_size, self.model.config.text_config.hidden_size)
         if saved:
             self.model.load_state_dict(saved["model"])

@@ -22,7 +22,7 @@ def weights_of_state(folder: Path) -> tuple[dict[str, torch.Tensor], Gemma3Confi
     Int4 matrices are codes times bfloat16 scales, all else is rounded to bfloat16, as training saw them.
     """
     model = build_model()
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["model"])
+    model.load_state_dict(torch.load(folder / "state.pt", map_location="cpu", weights_only=True)["model"])
     exact = quantized_weights(model, torch.float32)
     rounded = quantized_weights(model, torch.bfloat16)
     return {name: (exact[name] if is_quantized(name) else rounded[name].float()) for name in exact}, model.config

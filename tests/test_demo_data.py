@@ -211,6 +211,35 @@ def test_a_batch_survives_its_way_to_the_trainer(processor):
         torch.testing.assert_close(tensor, batch[name], rtol=1e-3, atol=1e-4)
 
 
+def test_words_encoded_by_themselves_are_the_text_encoded_whole(processor):
+    encode, whole = data.Encoder(processor.tokenizer), processor.tokenizer.backend_tokenizer
+    rng, texts = (
+        np.random.default_rng(11),
+        ["", "a  b", " \n ", "x\n\n\n\n\ny", "1<2 and 3>2", "<start_of_turn>model\n", "na\u00efve!"],
+    )
+    for _ in range(40):
+        texts += [text for pair in sample_picture(rng, STYLES).questions for text in pair]
+        texts += [f"{text}<end_of_turn>\n" for _, *pair in chats.without_picture(rng).turns for text in pair]
+    for text in texts:
+        assert encode(text) == whole.encode(text, add_special_tokens=False).ids, text
+
+
+def test_an_old_picture_is_shown_otherwise_with_the_same_colors_in_the_same_places():
+    quarters = np.zeros((64, 64, 3), np.uint8)
+    quarters[:32, :32], quarters[:32, 32:], quarters[32:, :32], quarters[32:, 32:] = (
+        render.COLORS[name] for name in ("red", "green", "blue", "white")
+    )
+    pixels = torch.from_numpy(quarters.transpose(2, 0, 1).copy()).expand(64, 3, 64, 64)
+    torch.manual_seed(0)
+    other = feeding.varied(pixels)
+    assert other.shape == pixels.shape
+    assert other.dtype == torch.uint8
+    assert not any(torch.equal(one, pixels[0]) for one in other)
+    middles = other[:, :, 16::32, 16::32].float()  # of the quarters
+    assert (middles - pixels[:, :, 16::32, 16::32].float()).abs().max() < 90
+    assert (middles.mean(0) - pixels[0, :, 16::32, 16::32].float()).abs().max() < 25
+
+
 def test_a_row_keeps_chats_apart_and_holds_all_pictures(processor):
     batch = next(iter(data.Batches(processor.tokenizer, pictures=16, seed=4)))
     own = batch["parent"] == batch["segment"]
