@@ -38,7 +38,7 @@ class Gemma3TextModel(stock.Gemma3TextModel):
 
     @functools.wraps(stock.Gemma3TextModel.forward)
     def forward(self, *args, **kwargs):
-        kwargs = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
+        kwargs = dict(zip(ARGUMENTS[: len(args)], args, strict=True)) | kwargs
         new = kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else kwargs.get("input_ids")
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or new is None or not self._may_cut(kwargs):
             return self._read(new, kwargs)

@@ -14,7 +14,7 @@ from .exam import Question, questions_of
 from .model import build_model, quantized_weights
 from .skills import COUNTS
 from .tokenizer import write_processor_files
-from .weights import model_of_repo
+from .weights import model_of_repo, read_state
 
 
 @torch.inference_mode()
@@ -93,7 +93,7 @@ def _score_free_chats(model, processor, file: Path, limit: int | None, errors: i
 def load_state(folder: Path):
     """Returns the fake-quantized model of a training state, in bfloat16, and its processor."""
     model = build_model()
-    model.load_state_dict(torch.load(folder / "state.pt", map_location="cpu", weights_only=True)["model"])
+    model.load_state_dict(read_state(folder)["model"])
     with torch.no_grad():
         weights = quantized_weights(model, torch.float32)
         for name, parameter in model.named_parameters():

@@ -41,7 +41,7 @@ def average(start: Path, states: list[Path], tower: list[float], text: list[floa
     """
     import torch
 
-    from .weights import model_of_repo
+    from .weights import model_of_repo, read_state
 
     for name, shares in (("tower", tower), ("text", text)):
         told = f"--{name} {' '.join(map(str, shares))}"
@@ -49,7 +49,7 @@ def average(start: Path, states: list[Path], tower: list[float], text: list[floa
             raise ValueError(f"{told}: one share for each of {len(states)} runs")
         if min(shares) < 0 or sum(shares) > 1 + 1e-6:
             raise ValueError(f"{told}: a share is between 0 and 1, and all of them together at most 1")
-    saved = [torch.load(state / "state.pt", map_location="cpu", weights_only=True) for state in states]
+    saved = [read_state(state) for state in states]
     weights = saved[-1]["model"]
     for name, before in model_of_repo(start).state_dict().items():  # the head too, which is the embedding's tensor
         if before.is_floating_point():

@@ -17,7 +17,7 @@ from .feeding import Feeder
 from .model import TowerHead, answer_loss, build_model, tower_loss
 from .optimizers import Optimizers, pick_dtype
 from .tokenizer import build_tokenizer
-from .weights import model_of_repo
+from .weights import model_of_repo, read_state
 
 PAUSE = 10.0  # seconds; a step that takes longer was held up
 HEADS = 0.1  # share of the tower's time that its heads have before, when it is trained already
@@ -142,8 +142,7 @@ class Run:
             tokenizer = AutoTokenizer.from_pretrained(start) if start else build_tokenizer()
             tokenizer.save_pretrained(folder / "tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        kept = folder / "state.pt"
-        saved = torch.load(kept, map_location="cpu", weights_only=True) if kept.exists() else None
+        saved = read_state(folder) if (folder / "state.pt").exists() else None
         self.state = saved["stages"] if saved else {}  # progress and optimizers of each stage
         steps = sum(kept["progress"]["step"] for kept in self.state.values())
         render.warm_up()  # once, before the workers are forked

@@ -16,13 +16,18 @@ from conversion.repos.awq_repo import AwqRepo
 from .model import build_model, is_quantized, quantized_weights
 
 
+def read_state(folder: Path) -> dict:
+    """Returns what a training run keeps in its folder, on the CPU, wherever it was trained."""
+    return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+
+
 def weights_of_state(folder: Path) -> tuple[dict[str, torch.Tensor], Gemma3Config]:
     """Returns the weights of a training folder as the finished model has them, float32, and the configuration.
 
     Int4 matrices are codes times bfloat16 scales, all else is rounded to bfloat16, as training saw them.
     """
     model = build_model()
-    model.load_state_dict(torch.load(folder / "state.pt", map_location="cpu", weights_only=True)["model"])
+    model.load_state_dict(read_state(folder)["model"])
     exact = quantized_weights(model, torch.float32)
     rounded = quantized_weights(model, torch.bfloat16)
     return {name: (exact[name] if is_quantized(name) else rounded[name].float()) for name in exact}, model.config

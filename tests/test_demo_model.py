@@ -200,6 +200,15 @@ def test_a_model_survives_export_conversion_and_the_way_back(model, tmp_path):
     assert len(list((tmp_path / "repo").glob("model-*.safetensors"))) >= 2
 
 
+def test_a_state_saved_on_a_gpu_is_read_without_one(tmp_path, monkeypatch):
+    from demo.weights import read_state
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save({"model": {"weight": torch.arange(3.0)}}, tmp_path / "state.pt")
+    assert read_state(tmp_path)["model"]["weight"].tolist() == [0, 1, 2]
+
+
 def test_an_average_lies_between_the_checkpoint_and_the_runs(model, tmp_path):
     """The tower at its shares, all else at the others; the head stays the embedding."""
     from demo.average import average
