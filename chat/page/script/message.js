@@ -73,6 +73,7 @@ function drawAnswer(message) {
   );
   let drawn = {};
   const update = (now, progress) => {
+    const mayRetry = now.text || now.state === "done"; // else the notice has its own way on
     const isWriting = now.state === "writing";
     element.setAttribute("aria-busy", isWriting);
     if (drawn.text !== now.text || drawn.isWriting !== isWriting) drawMarkdown(text, now.text, !isWriting);
@@ -84,7 +85,7 @@ function drawAnswer(message) {
     tools.replaceChildren(
       ...branches(now),
       ...(now.text ? [copyButton(() => now.text)] : []),
-      ...(now.text && state.chat?.messages.has(now.parent) ? [retryButton(now)] : []),
+      ...(mayRetry && state.chat?.messages.has(now.parent) ? [retryButton(now)] : []),
       h("span", {class: "facts"}, factsOf(now)),
     );
   };

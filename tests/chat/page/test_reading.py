@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from playwright.sync_api import expect
 
 from chat.engine import Engine
@@ -114,6 +116,22 @@ def test_retry_keeps_the_old_answer(chat: ChatPage, slow_steps: list[float]) -> 
     chat.action("Next answer")
     expect(chat.answers).to_have_text(second)
     expect(chat.replies.get_by_label("Next answer")).to_be_disabled()
+
+
+def test_an_answer_without_a_word_can_be_asked_for_again(
+    chat: ChatPage, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end_at_once(*, input_ids: torch.Tensor, streamer: Any, **_: Any) -> None:
+        streamer.put(input_ids)
+        streamer.put(torch.tensor(engine.model.generation_config.eos_token_id[:1]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, "generate", end_at_once)
+        chat.ask("say nothing")
+        chat.wait_for_answer(1)
+        expect(chat.answers).to_have_text("")
+    chat.action("Retry")
+    expect(chat.page.locator(".branches")).to_have_text("2/2")
 
 
 def test_an_edit_is_a_branch_with_its_pictures(chat: ChatPage, echo: list[str]) -> None:
