@@ -26,6 +26,9 @@ AWQ_SYMMETRIC_ZEROS = 0x88888888 - (1 << 32)
 # Weights that a slice of rows holds at most, where nothing else is asked for: 64 MB in float32.
 BLOCK_WEIGHTS = 1 << 24
 
+CACHED_WEIGHTS = 1 << 20  # likewise, where they are looked at several times and a CPU's caches are to hold them
+NOT_PRODUCTS = "the embedding is not codes * scales"
+
 Packed = dict[str, torch.Tensor]  # a matrix in the layout of one backend, by the names that the backend gives
 
 
@@ -122,14 +125,14 @@ def recover_codes(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.
         ValueError: `scales` do not belong to `weight`: some code * scale, rounded alike, is another float.
     """
     codes = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8)
-    for block in row_blocks(*weight.shape):
+    for block in row_blocks(*weight.shape, CACHED_WEIGHTS if weight.device.type == "cpu" else None):
         grouped = weight[block].float().unflatten(1, (-1, GROUP_SIZE))
         divisor = scales[block].float().unsqueeze(-1)
         signed = (grouped / divisor.where(divisor != 0, 1)).round().clamp(-8, 7).flatten(1)
         part = join_codes((signed + 8).to(torch.uint8))
         again = dequantize(part, scales[block], disk_dtype).to(weight.dtype)
         if not torch.equal(again, weight[block]):
-            raise ValueError("the embedding is not codes * scales")
+            raise ValueError(NOT_PRODUCTS)
         codes[block] = part
     return codes
 

@@ -92,13 +92,51 @@ class Rows(ctypes.Structure):
 
 
 class PackAwq(ctypes.Structure):
-    """AWQ's qweight [k, n/8] -> the codes of a Matrix [n/16, k/8, 16]."""
+    """AWQ's qweight [k, n/8] and scales [k/32, n], of 2 or 4 bytes -> the codes and scales of a Matrix."""
 
     _fields_ = (
-        ("qweight", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("qweight", "scales", "codes", "block_scales")),
+        *((name, ctypes.c_int64) for name in ("bytes", "n", "k")),
+    )
+
+
+class PackAwqs(ctypes.Structure):
+    """Several PackAwq. Calls with the same one can run at once: each takes the next that none has begun.
+
+    first: the address of an array of `count`
+    next: the first that none has begun
+    in_files: qweight and scales are in mapped files, the pages of which can go when they were read
+    """
+
+    _fields_ = (
+        ("first", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("next", ctypes.c_int64),
+        ("in_files", ctypes.c_int32),
+    )
+
+
+class PackRows(ctypes.Structure):
+    """Row-major words [n, k/8] -> the codes of a Matrix."""
+
+    _fields_ = (
+        ("words", ctypes.c_void_p),
         ("codes", ctypes.c_void_p),
         ("n", ctypes.c_int64),
         ("k", ctypes.c_int64),
+    )
+
+
+class Recover(ctypes.Structure):
+    """Weights, bfloat16 [n, k], and their scales, float32 [n, k/32] -> row-major words [n, k/8].
+
+    wrong: set to 1 where a weight is not the product of a code and its scale
+    """
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "scales", "words")),
+        *((name, ctypes.c_int64) for name in ("n", "k")),
+        ("wrong", ctypes.c_int32),
     )
 
 
@@ -206,7 +244,23 @@ class Attention(ctypes.Structure):
     )
 
 
-STRUCTS = (Matrix, Product, Dense, Dequantize, Rows, PackAwq, Norm, Gated, Layer, Step, Steps, Attention)
+STRUCTS = (
+    Matrix,
+    Product,
+    Dense,
+    Dequantize,
+    Rows,
+    PackAwq,
+    PackAwqs,
+    PackRows,
+    Recover,
+    Norm,
+    Gated,
+    Layer,
+    Step,
+    Steps,
+    Attention,
+)
 
 
 def _check(code: int) -> None:
@@ -225,7 +279,9 @@ FUNCTIONS = {
     "int4_rms_norm": (Norm, None),
     "int4_gated": (Gated, None),
     "int4_rows": (Rows, None),
-    "int4_pack_awq": (PackAwq, None),
+    "int4_pack_awq": (PackAwqs, None),
+    "int4_pack_rows": (PackRows, None),
+    "int4_recover": (Recover, None),
 }
 
 

@@ -3,6 +3,7 @@
 
 What this file offers:
     NativeCpu              the backend; its C code is in `csrc/`
+    to_pack                a matrix as AWQ has it, and its tensors, to be filled by C
     native_matrix          its tensors, as C has them
     weight_memory, empty   memory on pages of 2 MB
     dense                  products with weights that are no codes
@@ -17,6 +18,7 @@ What this file offers:
 """
 
 import contextlib
+import ctypes
 import math
 import mmap
 import os
@@ -26,9 +28,9 @@ from collections.abc import Iterator
 
 import torch
 
-from .int4_codes import Packed, dequantize
+from .int4_codes import GROUP_SIZE, Packed, dequantize
 from .int4_cpu_hardware import bf16_matmul, cpu, threads
-from .int4_cpu_library import Dense, Dequantize, Matrix, PackAwq, Product, Rows, library
+from .int4_cpu_library import Dense, Dequantize, Matrix, PackAwq, PackAwqs, PackRows, Product, Rows, library
 from .int4_operator import operator
 
 PRODUCT_ROWS = 12  # `int4_product` takes its rows 6 or 12 at a time
@@ -57,18 +59,19 @@ class NativeCpu:
 
     @staticmethod
     def pack(codes: torch.Tensor, scales: torch.Tensor) -> Packed:
-        words = codes.contiguous().view(torch.int32).unflatten(0, (-1, 16))  # [N/16, 16, K/8]
-        return {"block_codes": _blocked(words), "block_scales": _blocked(scales.unflatten(0, (-1, 16)))}
+        words = codes.contiguous().view(torch.int32)  # [N, K/8]
+        outputs, octets = words.shape
+        blocks = weight_memory((outputs // 16, octets, 16), torch.int32)
+        library().int4_pack_rows(PackRows(words.data_ptr(), blocks.data_ptr(), outputs, octets * 8), threads())
+        columns = scales.unflatten(0, (-1, 16)).transpose(1, 2)
+        return {"block_codes": blocks, "block_scales": weight_memory(columns.shape, columns.dtype).copy_(columns)}
 
     @staticmethod
     def repack_awq(qweight: torch.Tensor, scales: torch.Tensor) -> Packed:
-        inputs, outputs = qweight.shape[0], qweight.shape[1] * 8
-        blocks = weight_memory((outputs // 16, inputs // 8, 16), torch.int32)
-        source = qweight.contiguous()
-        call = PackAwq(source.data_ptr(), blocks.data_ptr(), outputs, inputs)
-        library().int4_pack_awq(call, threads())
-        scales = scales.unflatten(1, (-1, 16)).transpose(0, 1)
-        return {"block_codes": blocks, "block_scales": weight_memory(scales.shape, scales.dtype).copy_(scales)}
+        qweight, scales = qweight.contiguous(), scales.contiguous()
+        call, packed = to_pack(qweight, scales)
+        library().int4_pack_awq(PackAwqs(ctypes.addressof(call), 1), threads())
+        return packed
 
     @staticmethod
     def unpack(packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,6 +98,16 @@ class NativeCpu:
         call = Rows(matrix, ids.data_ptr(), len(ids), rows.data_ptr())
         library().int4_rows(call, threads() if len(ids) > 16 else 1)
         return rows
+
+
+def to_pack(qweight: torch.Tensor, scales: torch.Tensor) -> tuple[PackAwq, Packed]:
+    """What `int4_pack_awq` is to do with AWQ's qweight int32 [K, N/8] and scales [K/32, N], both contiguous, and the
+    tensors that it fills then. It points into all of them, which must outlive it."""
+    inputs, outputs = qweight.shape[0], qweight.shape[1] * 8
+    codes = weight_memory((outputs // 16, inputs // 8, 16), torch.int32)
+    blocks = weight_memory((outputs // 16, inputs // GROUP_SIZE, 16), scales.dtype)
+    pointers = (tensor.data_ptr() for tensor in (qweight, scales, codes, blocks))
+    return PackAwq(*pointers, scales.itemsize, outputs, inputs), {"block_codes": codes, "block_scales": blocks}
 
 
 def _linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -188,12 +201,6 @@ def _buffer(count: int) -> torch.Tensor:
     if buffer is None or buffer.numel() < count:
         buffer = _scratch.buffer = empty((count,), torch.bfloat16)
     return buffer
-
-
-def _blocked(parts: torch.Tensor) -> torch.Tensor:
-    """[N/16, 16, k] -> [N/16, k, 16], contiguous."""
-    blocked = parts.transpose(1, 2)
-    return weight_memory(blocked.shape, parts.dtype).copy_(blocked)
 
 
 def weight_memory(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

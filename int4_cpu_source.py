@@ -35,6 +35,7 @@ SOURCE = r"""
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 typedef uint16_t bf16;
 
@@ -94,14 +95,45 @@ typedef struct {
 
 void int4_rows(const Rows *call, int threads);
 
-// AWQ's words, in which nibble i is output 8 * j + {0, 2, 4, 6, 1, 3, 5, 7}[i], to the codes of a Matrix.
+// AWQ's words, in which nibble i is output 8 * j + {0, 2, 4, 6, 1, 3, 5, 7}[i], and its scales to those of a Matrix.
 typedef struct {
     const uint32_t *qweight;  // [k, n / 8]
+    const void *scales;       // [k / 32, n]
     uint32_t *codes;          // [n / 16, k / 8, 16], at a multiple of 32 bytes
+    void *block_scales;       // [n / 16, k / 32, 16]
+    int64_t bytes;            // of a scale: 2 or 4
     int64_t n, k;
 } PackAwq;
 
-void int4_pack_awq(const PackAwq *call, int threads);
+// Several. Calls with the same PackAwqs can run at once: each takes the next that none has begun, until none is left.
+typedef struct {
+    const PackAwq *first;  // [count]
+    int64_t count;
+    int64_t next;      // none has begun it yet
+    int32_t in_files;  // qweight and scales are in mapped files, the pages of which can go when they were read
+} PackAwqs;
+
+void int4_pack_awq(PackAwqs *call, int threads);
+
+// Row-major words to those of a Matrix.
+typedef struct {
+    const uint32_t *words;  // [n, k / 8], eight codes of consecutive inputs to a word, lowest nibble first
+    uint32_t *codes;        // [n / 16, k / 8, 16], at a multiple of 32 bytes
+    int64_t n, k;
+} PackRows;
+
+void int4_pack_rows(const PackRows *call, int threads);
+
+// Weights, which are products of codes and scales rounded to bfloat16, to row-major words; 0 has the code 8.
+typedef struct {
+    const bf16 *weight;   // [n, k]
+    const float *scales;  // [n, k / 32]
+    uint32_t *words;      // [n, k / 8]
+    int64_t n, k;
+    int32_t wrong;  // set to 1 where a weight is no such product
+} Recover;
+
+void int4_recover(Recover *call, int threads);
 
 // Asks for pages of 2 MB inside this memory. Refusal does no harm.
 void int4_huge_pages(char *memory, int64_t bytes);
@@ -1144,21 +1176,107 @@ static inline void pack_octet(const PackAwq *c, int64_t octet, int64_t word, int
 static void pack_awq_body(void *call) {
     const PackAwq *c = call;
     enum { STRIP = 256 };  // words that are read of an input before the next one, which lies in another page
+    const int64_t groups = c->k / 32, sixteen = 16 * c->bytes;
     int64_t from, to;
     my_share(c->n / 8, 2, &from, &to);
-    for (int64_t strip = from; strip < to; strip += STRIP)
+    for (int64_t strip = from; strip < to; strip += STRIP) {
+        const int64_t end = least(strip + STRIP, to);
         for (int64_t octet = 0; octet < c->k / 8; octet++) {
-            const int64_t end = least(strip + STRIP, to);
             int64_t word = strip;
             for (; word + 8 <= end; word += 8) pack_octet(c, octet, word, 8);
             if (word < end) pack_octet(c, octet, word, end - word);
+        }
+        for (int64_t group = 0; group < groups; group++)
+            for (int64_t block = strip / 2; block < end / 2; block++)
+                __builtin_memcpy((char *)c->block_scales + (block * groups + group) * sixteen,
+                                 (const char *)c->scales + group * c->n * c->bytes + block * sixteen, sixteen);
+    }
+#ifdef __AVX__
+    _mm_sfence();
+#endif
+}
+
+// Lets go of the whole pages in this part of a mapped file.
+static void leave_pages(const void *memory, int64_t bytes) {
+    const uintptr_t page = sysconf(_SC_PAGESIZE);
+    const uintptr_t from = ((uintptr_t)memory + page - 1) / page * page, to = ((uintptr_t)memory + bytes) / page * page;
+    if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+void int4_pack_awq(PackAwqs *call, int threads) {
+    int64_t i;
+    while ((i = __atomic_fetch_add(&call->next, 1, __ATOMIC_RELAXED)) < call->count) {
+        const PackAwq *c = call->first + i;
+        run(pack_awq_body, c, threads);
+        if (call->in_files) {
+            leave_pages(c->qweight, c->k * c->n / 2);
+            leave_pages(c->scales, c->k / 32 * c->n * c->bytes);
+        }
+    }
+}
+
+static void pack_rows_body(void *call) {
+    const PackRows *c = call;
+    const int64_t octets = c->k / 8;
+    int64_t from, to;
+    my_share(c->n, 16, &from, &to);
+    for (int64_t row = from; row < to; row += 16)
+        for (int64_t octet = 0; octet < octets; octet += 8) {
+            const int64_t count = least(8, octets - octet);
+            words rows[2][8] = {{{0}}};
+            for (int i = 0; i < 16; i++)
+                __builtin_memcpy(&rows[i / 8][i % 8], c->words + (row + i) * octets + octet, count * 4);
+            transpose(rows[0]);
+            transpose(rows[1]);
+            uint32_t *line = c->codes + (row * octets / 16 + octet) * 16;
+            for (int64_t i = 0; i < count; i++) store_line(line + i * 16, rows[0][i], rows[1][i]);
         }
 #ifdef __AVX__
     _mm_sfence();
 #endif
 }
 
-void int4_pack_awq(const PackAwq *call, int threads) { run(pack_awq_body, call, threads); }
+void int4_pack_rows(const PackRows *call, int threads) { run(pack_rows_body, call, threads); }
+
+typedef float eight __attribute__((vector_size(32)));
+typedef uint16_t eight_halves __attribute__((vector_size(16)));
+
+// The codes of eight weights, in 0..15; `wrong` gets bits where they are none.
+static inline words codes_of_weights(const bf16 *weight, float scale, words *wrong) {
+    const float whole = 12582912;  // 1.5 * 2^23, to which a number is added to be rounded
+    eight_halves halves;
+    __builtin_memcpy(&halves, weight, sizeof halves);
+    const eight w = (eight)(__builtin_convertvector(halves, words) << 16);
+    eight code = w / (scale ? scale : 1);
+    words low = (words)(code > -8), high = (words)(code < 7);
+    code = (eight)(((words)code & low & high) | ((words)(eight){-8, -8, -8, -8, -8, -8, -8, -8} & ~low) |
+                   ((words)(eight){7, 7, 7, 7, 7, 7, 7, 7} & ~high & low));
+    code = code + whole - whole;
+    words bits = (words)(code * scale);
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000;
+    *wrong |= (words)((eight)bits != w);
+    return (words)(code + (whole + 8)) & 15;
+}
+
+static void recover_body(void *call) {
+    Recover *c = call;
+    words wrong = {0};
+    int64_t from, to;
+    my_share(c->n, 1, &from, &to);
+    for (int64_t octet = from * c->k / 8, end = to * c->k / 8; octet < end; octet += 8) {
+        const int64_t count = least(8, end - octet);
+        words codes[8] = {{0}}, packed = {0};
+        for (int64_t i = 0; i < count; i++)
+            codes[i] = codes_of_weights(c->weight + (octet + i) * 8, c->scales[(octet + i) / 4], &wrong);
+        transpose(codes);
+        for (int i = 0; i < 8; i++) packed |= codes[i] << 4 * i;
+        __builtin_memcpy(c->words + octet, &packed, count * 4);
+    }
+    for (int i = 0; i < 8; i++)
+        if (wrong[i]) __atomic_store_n(&c->wrong, 1, __ATOMIC_RELAXED);
+}
+
+void int4_recover(Recover *call, int threads) { run(recover_body, call, threads); }
 #line 36 "csrc/int4.c"
 #line 1 "csrc/few_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.
@@ -2656,6 +2774,9 @@ EXPORT_SIZE(Dense);
 EXPORT_SIZE(Dequantize);
 EXPORT_SIZE(Rows);
 EXPORT_SIZE(PackAwq);
+EXPORT_SIZE(PackAwqs);
+EXPORT_SIZE(PackRows);
+EXPORT_SIZE(Recover);
 EXPORT_SIZE(Norm);
 EXPORT_SIZE(Gated);
 EXPORT_SIZE(Layer);

@@ -13,7 +13,7 @@ file, whatever its own.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -85,8 +85,11 @@ class AwqLinear(_Stored, nn.Linear):
         codes, scales = from_awq(self.qweight, self.scales)
         return dequantize(codes[rows], scales[rows], self.compute_dtype)
 
-    def prepare(self, compute_dtype: torch.dtype) -> "Int4Linear":
+    def prepare(self, compute_dtype: torch.dtype, ahead: Packed | None = None) -> "Int4Linear":
         """The layer for a model of `compute_dtype`, on the device of these tensors.
+
+        Args:
+            ahead: the tensors of its backend, where they were made of these before.
 
         Raises:
             ValueError: a zero point is not 8.
@@ -94,9 +97,8 @@ class AwqLinear(_Stored, nn.Linear):
         if (self.qzeros != AWQ_SYMMETRIC_ZEROS).any():
             raise ValueError(ASYMMETRIC)
         backend = choose_backend(self.qweight.device, compute_dtype, self.rows, self.columns)
-        return Int4Linear(
-            self.rows, self.columns, compute_dtype, backend, backend.repack_awq(self.qweight, self.scales)
-        )
+        packed = ahead or backend.repack_awq(self.qweight, self.scales)
+        return Int4Linear(self.rows, self.columns, compute_dtype, backend, packed)
 
 
 class PackedEmbedding(_Stored):
@@ -365,8 +367,13 @@ def exchange(model: nn.Module, name: str, module: nn.Module) -> None:
         add_hook_to_module(module, old._hf_hook)
 
 
-def prepare_linears(model: nn.Module, compute_dtype: torch.dtype) -> None:
-    """Replace every AwqLinear of a model, one after the other, so that no more than one matrix is in memory twice."""
+def prepare_linears(model: nn.Module, compute_dtype: torch.dtype, ahead: Mapping[str, Packed] | None = None) -> None:
+    """Replace every AwqLinear of a model, one after the other, so that no more than one matrix is in memory twice.
+
+    Args:
+        ahead: the tensors of some of these layers' backends, by the layers' names in the model without adapters.
+    """
     names = [name for name, module in model.named_modules() if isinstance(module, AwqLinear)]
     for name in names:
-        exchange(model, name, model.get_submodule(name).prepare(compute_dtype))
+        packed = (ahead or {}).get(name.removesuffix(".base_layer"))
+        exchange(model, name, model.get_submodule(name).prepare(compute_dtype, packed))

@@ -64,13 +64,14 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 from .int4_attention import IMPLEMENTATION
 from .int4_backend import asking_for
 from .int4_cache import use_rings
-from .int4_codes import GROUP_SIZE, recover_codes
+from .int4_codes import GROUP_SIZE
 from .int4_config import PICTURES, TEXT
 from .int4_fused import use_fused_modules
 from .int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, exchange, prepare_linears
 from .int4_memory import bytes_needed, check_memory
 from .int4_prefill import Gemma3TextModel as ChunkedTextModel
 from .int4_record import report, settle_backends
+from .int4_repacking import recover_codes, repacking
 from .int4_saving import ADAPTER_CONFIG, INDEX, SIDE_FILE, push, replacing
 from .int4_training import announce_training
 from .int4_versions import cache_among
@@ -89,6 +90,9 @@ KEY_MAPPING = {
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # In the names of tensors of adapters that are in the model.
 PEFT_TENSOR = re.compile(r"\.(lora_|modules_to_save\.|original_module\.)")
+# Parameters of so many bytes stay in their mapped file, as a stock model's do, where nothing else of it has been read
+# through the same mapping: a vision tower, which is a quarter of a 4B's memory.
+MAPPED = 1 << 20
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "I32": torch.int32}
 
 
@@ -191,32 +195,30 @@ class _Int4Gemma3:
             side_file = cached_file(path, SIDE_FILE, _raise_exceptions_for_missing_entries=False, **hub)
             if side_file is None and int4_embedding:
                 raise Int4LoadError(f"{path}: int4_embedding=True needs {SIDE_FILE}, which this repo lacks.")
-        _check_memory(
-            path,
-            stored,
-            side_file,
-            dtype if dtype != "auto" else getattr(config, "dtype", None),
-            kwargs.get("device_map"),
-        )
-        model, info = super().from_pretrained(
-            path,
-            *model_args,
-            config=config,
-            dtype=dtype,
-            key_mapping=KEY_MAPPING,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are reported here, with all the rest
-            **kwargs,
-        )
-        _check_loaded(path, model, info)
-        _refuse_float16(path, model.dtype)
-        model._int4_source = files, side_file, int4_proof
-        model._settle_backends({parameter.device for parameter in model.parameters()}, model.dtype)
-        if side_file is not None:  # first, so that the plain embedding and the repacked layers never meet in memory
-            model._recover_int4_embedding(side_file, stored)
+        device = _one_device(kwargs.get("device_map"))
+        expected = _one_dtype(dtype if dtype != "auto" else getattr(config, "dtype", None))
+        _check_memory(path, stored, side_file, expected, device)
+        with repacking(files, stored, device, expected) as begun:
+            model, info = super().from_pretrained(
+                path,
+                *model_args,
+                config=config,
+                dtype=dtype,
+                key_mapping=KEY_MAPPING,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported here, with all the rest
+                **kwargs,
+            )
+            _check_loaded(path, model, info)
+            _refuse_float16(path, model.dtype)
+            model._int4_source = files, side_file, int4_proof
+            model._settle_backends({parameter.device for parameter in model.parameters()}, model.dtype)
+            if side_file is not None:  # first, so that the plain embedding and the layers never meet in memory
+                model._recover_int4_embedding(side_file, stored)
+            repacked = {cls._in_model(name): packed for name, packed in begun.finish(model).items()}
         for module in model.modules():
-            _leave_file(module)
-        prepare_linears(model, model.dtype)
+            _leave_file(module, MAPPED if repacked else None)
+        prepare_linears(model, model.dtype, repacked)
         if checkpoint.packed_embedding:
             model._set_int4_embedding(model.get_input_embeddings().prepare(model.dtype))
         use_fused_modules(model)
@@ -624,16 +626,29 @@ def _stored_tensors(files: list[str]) -> dict[str, torch.Tensor]:
     return stored
 
 
-def _check_memory(path, stored: dict[str, torch.Tensor], side_file: str | None, dtype, device_map) -> None:
-    """Says before the work that a model does not fit on the one device that it goes to."""
+def _one_device(device_map) -> torch.device | None:
+    """The device that all of a model goes to; None where accelerate is to find out."""
     if isinstance(device_map, dict) and len(set(device_map.values())) == 1:
         (device_map,) = set(device_map.values())
-    if isinstance(device_map, dict) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
-        return  # accelerate asks what fits where
-    device = torch.device(torch.get_default_device() if device_map is None else device_map)
+    if isinstance(device_map, dict):
+        return None
+    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        return None if torch.accelerator.is_available() else torch.device("cpu")
+    return torch.device(torch.get_default_device() if device_map is None else device_map)
+
+
+def _one_dtype(dtype) -> torch.dtype:
+    """What a model is loaded in, going by what is asked for or by config.json; bfloat16 where that is not one dtype."""
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    if not isinstance(dtype, torch.dtype):  # a dict, or none in config.json
-        dtype = torch.bfloat16
+    return dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+
+
+def _check_memory(
+    path, stored: dict[str, torch.Tensor], side_file: str | None, dtype: torch.dtype, device: torch.device | None
+) -> None:
+    """Says before the work that a model does not fit on the one device that it goes to."""
+    if device is None:
+        return  # accelerate asks what fits where
     scales = os.path.getsize(side_file) if side_file else 0
 
     def needed(dtype: torch.dtype, scales: int) -> tuple[int, int]:
@@ -646,10 +661,14 @@ def _check_memory(path, stored: dict[str, torch.Tensor], side_file: str | None, 
     check_memory(path, needed(dtype, scales), device, advice)
 
 
-def _leave_file(module: nn.Module) -> None:
-    """Copy the parameters of a module out of the mapped file, the pages of which can go when the last one has left."""
+def _leave_file(module: nn.Module, fewer: int | None) -> None:
+    """Copy the parameters of a module out of the mapped file, the pages of which can go when the last one has left.
+
+    Args:
+        fewer: only those of fewer bytes; None: all of them.
+    """
     for _, parameter in module.named_parameters(recurse=False):
-        if parameter.device.type == "cpu":
+        if parameter.device.type == "cpu" and (fewer is None or parameter.nbytes < fewer):
             parameter.data = parameter.data.clone()
 
 

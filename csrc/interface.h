@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 typedef uint16_t bf16;
 
@@ -68,14 +69,45 @@ typedef struct {
 
 void int4_rows(const Rows *call, int threads);
 
-// AWQ's words, in which nibble i is output 8 * j + {0, 2, 4, 6, 1, 3, 5, 7}[i], to the codes of a Matrix.
+// AWQ's words, in which nibble i is output 8 * j + {0, 2, 4, 6, 1, 3, 5, 7}[i], and its scales to those of a Matrix.
 typedef struct {
     const uint32_t *qweight;  // [k, n / 8]
+    const void *scales;       // [k / 32, n]
     uint32_t *codes;          // [n / 16, k / 8, 16], at a multiple of 32 bytes
+    void *block_scales;       // [n / 16, k / 32, 16]
+    int64_t bytes;            // of a scale: 2 or 4
     int64_t n, k;
 } PackAwq;
 
-void int4_pack_awq(const PackAwq *call, int threads);
+// Several. Calls with the same PackAwqs can run at once: each takes the next that none has begun, until none is left.
+typedef struct {
+    const PackAwq *first;  // [count]
+    int64_t count;
+    int64_t next;      // none has begun it yet
+    int32_t in_files;  // qweight and scales are in mapped files, the pages of which can go when they were read
+} PackAwqs;
+
+void int4_pack_awq(PackAwqs *call, int threads);
+
+// Row-major words to those of a Matrix.
+typedef struct {
+    const uint32_t *words;  // [n, k / 8], eight codes of consecutive inputs to a word, lowest nibble first
+    uint32_t *codes;        // [n / 16, k / 8, 16], at a multiple of 32 bytes
+    int64_t n, k;
+} PackRows;
+
+void int4_pack_rows(const PackRows *call, int threads);
+
+// Weights, which are products of codes and scales rounded to bfloat16, to row-major words; 0 has the code 8.
+typedef struct {
+    const bf16 *weight;   // [n, k]
+    const float *scales;  // [n, k / 32]
+    uint32_t *words;      // [n, k / 8]
+    int64_t n, k;
+    int32_t wrong;  // set to 1 where a weight is no such product
+} Recover;
+
+void int4_recover(Recover *call, int threads);
 
 // Asks for pages of 2 MB inside this memory. Refusal does no harm.
 void int4_huge_pages(char *memory, int64_t bytes);

@@ -104,10 +104,46 @@ static void write_packing(void) {
   uint32_t *qweight = memory(n * k / 2);
   for (int i = 0; i < n * k / 8; i++)
     qweight[i] = random_bits();
-  PackAwq call = {
-      .qweight = qweight, .codes = memory(n * k / 2), .n = n, .k = k};
-  int4_pack_awq(&call, THREADS);
-  write_out("pack", 0, call.codes, n * k / 4);
+  PackAwq matrix = {.qweight = qweight,
+                    .scales = numbers(n * k / 32, 0),
+                    .codes = memory(n * k / 2),
+                    .block_scales = memory(n * k / 32 * 2),
+                    .bytes = 2,
+                    .n = n,
+                    .k = k};
+  PackAwqs all = {.first = &matrix, .count = 1};
+  int4_pack_awq(&all, THREADS);
+  write_out("pack", 0, matrix.codes, n * k / 4);
+  write_out("pack", 1, matrix.block_scales, n * k / 32);
+  PackRows rows = {
+      .words = qweight, .codes = memory(n * k / 2), .n = n, .k = k};
+  int4_pack_rows(&rows, THREADS);
+  write_out("pack", 2, rows.codes, n * k / 4);
+}
+
+static void write_recovered(void) {
+  const int n = 5, k = 96;
+  bf16 *weight = memory(n * k * 2);
+  float *scales = memory(n * k / 32 * 4);
+  for (int g = 0; g < n * k / 32; g++) {
+    scales[g] = (g % 5 - 1) * 0.125f; // of both signs, and 0
+    for (int i = 0; i < 32; i++) {
+      const float product = ((int)(random_bits() % 16) - 8) * scales[g];
+      uint32_t bits;
+      memcpy(&bits, &product, 4);
+      weight[g * 32 + i] = bits >> 16;
+    }
+  }
+  Recover call = {.weight = weight,
+                  .scales = scales,
+                  .words = memory(n * k / 2),
+                  .n = n,
+                  .k = k};
+  int4_recover(&call, THREADS);
+  write_out("pack", 3 + call.wrong, call.words, n * k / 4);
+  weight[77] += 1;
+  int4_recover(&call, THREADS);
+  write_out("pack", 3 + call.wrong, call.words, n * k / 4);
 }
 
 static void write_elementwise(void) {
@@ -199,6 +235,7 @@ int main(void) {
     write_products(scale_type);
   write_dense();
   write_packing();
+  write_recovered();
   write_elementwise();
   for (int64_t dim = 64; dim < 80; dim += 8)
     write_attention(dim);

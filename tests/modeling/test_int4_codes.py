@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gemma3_int4 import int4_codes
+from gemma3_int4 import int4_codes, int4_repacking
 from gemma3_int4.int4_codes import (
     Reference,
     dequantize,
@@ -100,32 +100,68 @@ def test_a_product_of_the_reference_moves_few_bytes(dtype, scale_dtype, most):
     assert moved.count / (512 * 512) <= most
 
 
+@pytest.fixture(params=[recover_codes, int4_repacking.recover_codes], ids=["in floats", "in C for bfloat16"])
+def recover(request):
+    return request.param
+
+
 @pytest.mark.parametrize("scale_dtype", DTYPES)
 @pytest.mark.parametrize("disk_dtype", [torch.float32, torch.bfloat16])
-def test_codes_are_recovered_from_floats(scale_dtype, disk_dtype):
-    _, rows, scales, weight = random_matrix(192, 64, scale_dtype)
-    assert torch.equal(recover_codes(weight.to(disk_dtype), scales, disk_dtype), rows)
-    assert torch.equal(recover_codes(weight.to(disk_dtype).float(), scales, disk_dtype), rows)
+@pytest.mark.parametrize("inputs", [32, 64, 608])
+def test_codes_are_recovered_from_floats(scale_dtype, disk_dtype, inputs, recover):
+    _, rows, scales, weight = random_matrix(193, inputs, scale_dtype)
+    assert torch.equal(recover(weight.to(disk_dtype), scales, disk_dtype), rows)
+    assert torch.equal(recover(weight.to(disk_dtype).float(), scales, disk_dtype), rows)
+    assert torch.equal(recover(weight.bfloat16(), scales, disk_dtype), rows)
 
 
 @pytest.mark.parametrize("disk_dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_codes_under_negative_scales_and_zero(disk_dtype):
+def test_codes_under_negative_scales_and_zero(disk_dtype, recover):
     _, rows, scales, _ = random_matrix(192, 64, torch.float16)
     scales[::2] *= -1
     scales[::5] = 0
     weight = dequantize(rows, scales, disk_dtype) + 0  # no -0
-    found = recover_codes(weight, scales, disk_dtype)
+    found = recover(weight, scales, disk_dtype)
     assert torch.equal(found[scales[:, 0] != 0], rows[scales[:, 0] != 0])
     assert (found[scales[:, 0] == 0] == 0x88).all()
     weight[5, 40] = 1e-3
     with pytest.raises(ValueError, match="not codes"):
-        recover_codes(weight, scales, disk_dtype)
+        recover(weight, scales, disk_dtype)
 
 
-def test_scales_of_another_matrix_are_noticed():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scales_of_another_matrix_are_noticed(dtype, recover):
     _, _, scales, weight = random_matrix(64, 64, torch.bfloat16)
     with pytest.raises(ValueError, match="not codes"):
-        recover_codes(weight, scales * 1.5, torch.float32)
+        recover(weight.to(dtype), scales * 1.5, torch.float32)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), 8 * 2.0**-6, -9 * 2.0**-6, 1.5 * 2.0**-6])
+@pytest.mark.parametrize("place", [(0, 0), (2, 63), (4, 90), (4, 95)])
+def test_one_weight_that_is_no_product_is_noticed(wrong, place, recover):
+    weight, scales = torch.zeros(5, 96, dtype=torch.bfloat16), torch.full((5, 3), 2.0**-6)
+    assert (recover(weight, scales, torch.bfloat16) == 0x88).all()
+    weight[place] = wrong
+    with pytest.raises(ValueError, match="not codes"):
+        recover(weight, scales, torch.bfloat16)
+
+
+def test_scales_of_any_size_recover_the_same(recover):
+    """Down to where a reciprocal would overflow, and up to where products are infinite."""
+    codes, rows, _, _ = random_matrix(16, 32, torch.float32)
+    scales = torch.tensor([2.0**e for e in range(-126, 126, 16)])[:, None]
+    weight = (codes * scales).bfloat16()
+    assert torch.equal(recover(weight, scales, torch.bfloat16), rows)
+    assert weight.abs().max() < float("inf")
+    assert weight.abs().amax(1)[0] < 2.0**-120
+
+
+def test_the_kernel_recovers_without_floats(monkeypatch):
+    _, rows, scales, weight = random_matrix(64, 64, torch.bfloat16)
+    if not int4_repacking.library():
+        pytest.skip("no kernels on this machine")
+    monkeypatch.setattr(int4_repacking, "in_floats", None)
+    assert torch.equal(int4_repacking.recover_codes(weight.bfloat16(), scales, torch.bfloat16), rows)
 
 
 def test_float32_is_exact_and_uses_the_scales_as_stored():

@@ -1,0 +1,193 @@
+"""Matrices are repacked while transformers loads the rest: the same tensors, no thread left behind, no page kept."""
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from gemma3_int4.int4_cpu_library import library
+from gemma3_int4.int4_cpu_native import NativeCpu
+from gemma3_int4.int4_repacking import Repacking, repacking
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForImageTextToText
+
+from tests.modeling.matrices import DTYPES, random_matrix, stored_linear
+from tests.modeling.tiny_repo import build, multimodal_config
+
+pytestmark = pytest.mark.skipif(library() is None, reason="no kernels on this machine")
+CPU = torch.device("cpu")
+
+
+def load(path, **kwargs):
+    return AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True, **kwargs)
+
+
+def module_of(model, name: str):
+    return sys.modules[f"{type(model).__module__.rpartition('.')[0]}.{name}"]
+
+
+def matrices(count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """AWQ's qweight and scales, by name, of several shapes and dtypes of scales."""
+    stored = {}
+    for seed in range(count):
+        codes, _, scales, _ = random_matrix(32 + 32 * (seed % 5), 32 + 32 * (seed % 3), DTYPES[seed % 3], seed)
+        linear = stored_linear(codes, scales)
+        stored[str(seed)] = linear.qweight, linear.scales
+    return stored
+
+
+class Loaded(nn.Module):
+    device, dtype = CPU, torch.bfloat16
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_what_is_repacked_ahead_is_what_is_repacked_at_once():
+    stored = matrices(40)
+    expected = {name: NativeCpu.repack_awq(*tensors) for name, tensors in stored.items()}
+    copies = {name: tuple(tensor.clone() for tensor in tensors) for name, tensors in stored.items()}
+    found = Repacking(copies).finish(Loaded())
+    assert found.keys() == expected.keys()
+    for name, packed in expected.items():
+        assert_same(found[name], packed)
+
+
+def test_nothing_to_repack():
+    begun = Repacking({})
+    assert begun.finish(Loaded()) == {}
+    begun.stop()
+
+
+def test_a_model_of_another_dtype_gets_none():
+    begun = Repacking(matrices(3))
+    model = Loaded()
+    model.dtype = torch.float32
+    assert begun.finish(model) == {}
+    begun.stop()
+
+
+def test_stopped_it_begins_no_more():
+    begun = Repacking(matrices(200))
+    begun.stop()
+    assert not begun._thread.is_alive()
+    assert begun._rest.next >= begun._rest.count
+
+
+@pytest.fixture
+def begun(picture_repo, monkeypatch):
+    """The `Repacking` of every load of `picture_repo`."""
+    module, seen = module_of(load(picture_repo.path), "int4_repacking"), []
+
+    class Watched(module.Repacking):
+        def __init__(self, stored):
+            super().__init__(stored)
+            seen.append(self)
+
+    monkeypatch.setattr(module, "Repacking", Watched)
+    return seen
+
+
+WITHOUT_ACCELERATOR = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator here")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ahead"),
+    [
+        ({}, True),
+        ({"device_map": "cpu"}, True),
+        ({"device_map": {"": "cpu"}}, True),
+        pytest.param(
+            {"device_map": "auto"},
+            True,
+            marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="one is here"),
+        ),
+        ({"dtype": torch.bfloat16}, True),
+        ({"dtype": "bfloat16"}, True),
+        ({"dtype": torch.float32}, False),
+        ({"int4_backend": "reference"}, False),
+        ({"int4_backend": "aten-cpu"}, False),
+    ],
+    ids=str,
+)
+def test_where_it_is_done(picture_repo, begun, arguments, ahead):
+    expected = load(picture_repo.path)
+    model = load(picture_repo.path, **arguments)
+    repacked = {packed["block_codes"].data_ptr() for packed in begun[-1]._packed.values()}
+    layers = {
+        layer.packed["block_codes"].data_ptr()
+        for layer in model.modules()
+        if hasattr(layer, "in_features") and "block_codes" in getattr(layer, "packed", {})
+    }
+    assert bool(repacked) == ahead
+    assert repacked <= layers
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name].to(tensor.dtype), tensor), name
+
+
+def test_a_load_that_fails_leaves_no_thread(tmp_path):
+    repo = build(tmp_path, multimodal_config()).path
+    before = threading.active_count()
+    load(repo)
+    shards = sorted(Path(repo).glob("model*.safetensors"))
+    tensors = load_file(shards[-1])
+    name = next(name for name in tensors if name.endswith("norm.weight"))
+    save_file({key: tensor for key, tensor in tensors.items() if key != name}, shards[-1], metadata={"format": "pt"})
+    with pytest.raises(Exception, match="missing"):
+        load(repo)
+    assert threading.active_count() == before
+
+
+def test_shapes_that_do_not_fit_are_left_to_the_loader():
+    stored = {
+        "a.qweight": torch.empty(64, 8, dtype=torch.int32, device="meta"),
+        "a.scales": torch.empty(3, 64, device="meta"),  # of 96 inputs
+        "b.qweight": torch.empty(64, 8, dtype=torch.int32, device="meta"),  # without scales
+        "embed_tokens.qweight": torch.empty(64, 8, dtype=torch.int32, device="meta"),
+        "embed_tokens.scales": torch.empty(64, 2, device="meta"),
+    }
+    with repacking([], stored, CPU, torch.bfloat16) as begun:
+        assert begun.finish(Loaded()) == {}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_large_parameters_stay_in_the_file_and_matrices_do_not(picture_repo, monkeypatch):
+    """A vision tower is read where it lies, and computes the same; of matrices no page is kept."""
+    expected = load(picture_repo.path)
+    monkeypatch.setattr(module_of(expected, "modeling_gemma3_int4"), "MAPPED", 1)
+    model = load(picture_repo.path)
+    ranges = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if str(picture_repo.path) in line:
+            ranges.append([int(end, 16) for end in line.split()[0].split("-")])
+
+    def mapped(tensor) -> bool:
+        return any(first <= tensor.data_ptr() < last for first, last in ranges)
+
+    assert all(mapped(parameter) for parameter in model.model.vision_tower.parameters())
+    packed = [tensor for layer in model.modules() if hasattr(layer, "packed") for tensor in layer.packed.values()]
+    assert packed
+    assert not any(mapped(tensor) for tensor in packed)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_a_model_in_its_file_can_be_saved_over_it(tmp_path, monkeypatch):
+    repo = build(tmp_path / "repo", multimodal_config()).path
+    expected = load(repo)
+    monkeypatch.setattr(module_of(expected, "modeling_gemma3_int4"), "MAPPED", 1)
+    model = load(repo)
+    with torch.no_grad():
+        model.model.vision_tower.get_parameter("post_layernorm.weight").add_(1)  # its own copy of that page
+    model.save_pretrained(repo)
+    again = load(repo)
+    for name, tensor in expected.state_dict().items():
+        moved = tensor + 1 if name.endswith("vision_tower.post_layernorm.weight") else tensor
+        assert torch.equal(model.state_dict()[name], moved), name
+        assert torch.equal(again.state_dict()[name], moved), name
