@@ -134,7 +134,7 @@ static inline void pack_octet(const PackAwq *c, int64_t octet, int64_t word, int
 
 static void pack_awq_body(void *call) {
     const PackAwq *c = call;
-    enum { STRIP = 256 };  // words that are read of an input before the next one, which lies in another page
+    enum { STRIP = 1024 };  // words that are read of an input before the next one, which lies in another page
     const int64_t groups = c->k / 32, sixteen = 16 * c->bytes;
     int64_t from, to;
     my_share(c->n / 8, 2, &from, &to);
