@@ -41,7 +41,7 @@ def bytes_needed(
         embedding_scales: bytes of the side file where a plain embedding becomes int4, 0 where it stays what it is.
         on_cpu: there a tensor is a part of the mapped file until it is cast or repacked, elsewhere it is copied.
     """
-    stays = peak = plain = 0
+    stays = peak = plain = cast = 0
     for name, tensor in stored.items():
         kind = name.rpartition(".")[2]
         floats = tensor.numel() * dtype.itemsize
@@ -49,12 +49,14 @@ def bytes_needed(
         mapped = on_cpu and (copied == tensor.nbytes)
         peak += 0 if mapped else copied
         if name.endswith("embed_tokens.weight") and embedding_scales:
-            plain = floats
+            plain, cast = floats, 0 if mapped else floats
             stays += tensor.numel() // 2 + embedding_scales
             peak += tensor.numel() // 2 + embedding_scales
         elif kind != "qzeros":
             stays += copied
-    if on_cpu:  # the embedding is recovered before anything else is repacked, and its plain twin is gone then
+    if on_cpu and dtype == torch.bfloat16:  # the layers are repacked while the embedding is loaded and recovered
+        return stays, max(stays + cast, peak)
+    if on_cpu:  # before that: its plain twin is gone then
         return stays, max(stays, peak)
     return stays, max(peak, stays + plain)
 

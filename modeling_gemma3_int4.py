@@ -213,7 +213,7 @@ class _Int4Gemma3:
             _refuse_float16(path, model.dtype)
             model._int4_source = files, side_file, int4_proof
             model._settle_backends({parameter.device for parameter in model.parameters()}, model.dtype)
-            if side_file is not None:  # first, so that the plain embedding and the layers never meet in memory
+            if side_file is not None:  # before the layers that nobody repacks yet, so that they never meet in memory
                 model._recover_int4_embedding(side_file, stored)
             repacked = {cls._in_model(name): packed for name, packed in begun.finish(model).items()}
         for module in model.modules():
