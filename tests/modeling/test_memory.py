@@ -1,4 +1,4 @@
-"""What a model needs is known beforehand; what does not fit is said in one line; of the files no small part stays mapped."""
+"""What a model needs is known beforehand; what does not fit is said in one line; of files no norm stays mapped."""
 
 import re
 import sys
