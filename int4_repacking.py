@@ -81,16 +81,13 @@ def repacking(
         stored: what is in them, as meta tensors by name.
         device, dtype: the model's, as far as one knows before it is loaded.
     """
-    chosen = set()
-    for name, qweight in stored.items():
-        stem, _, kind = name.rpartition(".")
-        scales = stored.get(f"{stem}.scales")
-        if (device, dtype) != (DEVICE, DTYPE) or kind != "qweight" or scales is None or qweight.ndim != 2:
-            continue
-        inputs, outputs = qweight.shape[0], qweight.shape[1] * 8
-        as_awq = scales.shape == (inputs // GROUP_SIZE, outputs)  # an embedding's are not
-        if as_awq and choose_backend(DEVICE, DTYPE, outputs, inputs) is NativeCpu:
-            chosen.add(stem)
+    chosen = {
+        name.removesuffix(".qweight")
+        for name, qweight in stored.items()
+        if (device, dtype) == (DEVICE, DTYPE) and name.endswith(".qweight")
+        if _is_awq(qweight, stored.get(name.removesuffix("qweight") + "scales"))
+        if choose_backend(DEVICE, DTYPE, qweight.shape[1] * 8, qweight.shape[0]) is NativeCpu
+    }
     tensors = {}
     for file in files if chosen else []:
         with safe_open(file, framework="pt") as shard:
@@ -102,6 +99,13 @@ def repacking(
         yield begun
     finally:
         begun.stop()
+
+
+def _is_awq(qweight: torch.Tensor, scales: torch.Tensor | None) -> bool:
+    """Whether these are AWQ's int32 [K, N/8] and scales [K/32, N]; an embedding's are not."""
+    if qweight.dtype != torch.int32 or qweight.ndim != 2 or qweight.shape[0] % GROUP_SIZE or scales is None:
+        return False
+    return scales.is_floating_point() and scales.shape == (qweight.shape[0] // GROUP_SIZE, qweight.shape[1] * 8)
 
 
 def recover_codes(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype) -> torch.Tensor:

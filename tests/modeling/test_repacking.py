@@ -59,6 +59,24 @@ def test_what_is_repacked_ahead_is_what_is_repacked_at_once():
         assert_same(found[name], packed)
 
 
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+@pytest.mark.parametrize(("outputs", "inputs"), [(32, 32), (96, 160), (16_416, 64), (8_224, 96)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_matrices_of_any_size(outputs, inputs, scale_dtype, count):
+    """Those of many outputs are read in several strips of an input."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        codes, rows, scales, _ = random_matrix(outputs, inputs, scale_dtype)
+        linear = stored_linear(codes, scales)
+        for packed in (NativeCpu.repack_awq(linear.qweight, linear.scales), NativeCpu.pack(rows, scales)):
+            found, found_scales = NativeCpu.unpack(packed)
+            assert torch.equal(found, rows)
+            assert torch.equal(found_scales, scales)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_nothing_to_repack():
     begun = Repacking({})
     assert begun.finish(Loaded()) == {}
@@ -144,11 +162,17 @@ def test_a_load_that_fails_leaves_no_thread(tmp_path):
     assert threading.active_count() == before
 
 
-def test_shapes_that_do_not_fit_are_left_to_the_loader():
+def test_what_is_no_awq_matrix_is_left_to_the_loader():
     stored = {
         "a.qweight": torch.empty(64, 8, dtype=torch.int32, device="meta"),
         "a.scales": torch.empty(3, 64, device="meta"),  # of 96 inputs
         "b.qweight": torch.empty(64, 8, dtype=torch.int32, device="meta"),  # without scales
+        "c.qweight": torch.empty(64, 8, dtype=torch.bfloat16, device="meta"),
+        "c.scales": torch.empty(2, 64, device="meta"),
+        "d.qweight": torch.empty(64, 8, dtype=torch.int32, device="meta"),
+        "d.scales": torch.empty(2, 64, dtype=torch.int32, device="meta"),
+        "e.qweight": torch.empty(72, 8, dtype=torch.int32, device="meta"),  # no whole group
+        "e.scales": torch.empty(2, 64, device="meta"),
         "embed_tokens.qweight": torch.empty(64, 8, dtype=torch.int32, device="meta"),
         "embed_tokens.scales": torch.empty(64, 2, device="meta"),
     }
