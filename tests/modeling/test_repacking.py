@@ -9,7 +9,6 @@ import torch
 from gemma3_int4.int4_cpu_library import library
 from gemma3_int4.int4_cpu_native import NativeCpu
 from gemma3_int4.int4_repacking import Repacking, repacking
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
@@ -104,9 +103,15 @@ def begun(picture_repo, monkeypatch):
     module, seen = module_of(load(picture_repo.path), "int4_repacking"), []
 
     class Watched(module.Repacking):
+        stopped = False
+
         def __init__(self, stored):
             super().__init__(stored)
             seen.append(self)
+
+        def stop(self):
+            super().stop()
+            self.stopped = True
 
     monkeypatch.setattr(module, "Repacking", Watched)
     return seen
@@ -149,16 +154,17 @@ def test_where_it_is_done(picture_repo, begun, arguments, ahead):
         assert torch.equal(model.state_dict()[name].to(tensor.dtype), tensor), name
 
 
-def test_a_load_that_fails_leaves_no_thread(tmp_path):
-    repo = build(tmp_path, multimodal_config()).path
+def test_a_load_that_fails_ends_it(picture_repo, begun, monkeypatch):
     before = threading.active_count()
-    load(repo)
-    shards = sorted(Path(repo).glob("model*.safetensors"))
-    tensors = load_file(shards[-1])
-    name = next(name for name in tensors if name.endswith("norm.weight"))
-    save_file({key: tensor for key, tensor in tensors.items() if key != name}, shards[-1], metadata={"format": "pt"})
-    with pytest.raises(Exception, match="missing"):
-        load(repo)
+    module = module_of(load(picture_repo.path), "modeling_gemma3_int4")
+
+    def fail(*args):
+        raise ValueError("no such model")
+
+    monkeypatch.setattr(module, "_check_loaded", fail)
+    with pytest.raises(module.Int4LoadError, match="no such model"):
+        load(picture_repo.path)
+    assert [each.stopped for each in begun] == [True, True]
     assert threading.active_count() == before
 
 
