@@ -249,6 +249,8 @@ class _Int4Gemma3:
         plain = self.get_input_embeddings().weight.detach()
         dtype, device = plain.dtype, plain.device
         name = next(name for name in stored if name.endswith("embed_tokens.weight"))
+        if (device.type, dtype) == ("cpu", stored[name].dtype):
+            plain = _read(self._int4_source[0], name)  # mapped by itself: a tower may keep the other mapping
         with safe_open(side_file, framework="pt") as file:
             (only,) = file.keys()
             scales = file.get_tensor(only).to(device)
@@ -624,6 +626,15 @@ def _stored_tensors(files: list[str]) -> dict[str, torch.Tensor]:
         except SafetensorError as error:
             raise Int4LoadError(f"{file} is damaged or incomplete ({error}): download it again.") from error
     return stored
+
+
+def _read(files: list[str], name: str) -> torch.Tensor:
+    """A tensor of a checkpoint, in a mapping that ends with it."""
+    for file in files:
+        with safe_open(file, framework="pt") as shard:
+            if name in shard.keys():  # noqa: SIM118 (a safe_open has no __contains__)
+                return shard.get_tensor(name)
+    raise KeyError(name)
 
 
 def _one_device(device_map) -> torch.device | None:

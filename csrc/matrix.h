@@ -207,9 +207,9 @@ static inline words codes_of_weights(const bf16 *weight, float scale, words *wro
     __builtin_memcpy(&halves, weight, sizeof halves);
     const eight w = (eight)(__builtin_convertvector(halves, words) << 16);
     eight code = w / (scale ? scale : 1);
-    words low = (words)(code > -8), high = (words)(code < 7);
-    code = (eight)(((words)code & low & high) | ((words)(eight){-8, -8, -8, -8, -8, -8, -8, -8} & ~low) |
-                   ((words)(eight){7, 7, 7, 7, 7, 7, 7, 7} & ~high & low));
+    const eight lowest = (eight){0} - 8, highest = (eight){0} + 7;
+    const words above = (words)(code > lowest), below = (words)(code < highest);
+    code = (eight)(((words)code & above & below) | ((words)lowest & ~above) | ((words)highest & above & ~below));
     code = code + whole - whole;
     words bits = (words)(code * scale);
     bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000;

@@ -191,7 +191,10 @@ def test_what_is_no_awq_matrix_is_left_to_the_loader():
 def test_large_parameters_stay_in_the_file_and_matrices_do_not(picture_repo, monkeypatch):
     """A vision tower is read where it lies, and computes the same; of matrices no page is kept."""
     expected = load(picture_repo.path)
-    monkeypatch.setattr(module_of(expected, "modeling_gemma3_int4"), "MAPPED", 1)
+    module = module_of(expected, "modeling_gemma3_int4")
+    monkeypatch.setattr(module, "MAPPED", 1)
+    plain, recover = [], module.recover_codes
+    monkeypatch.setattr(module, "recover_codes", lambda w, *rest: (plain.append(w.data_ptr()), recover(w, *rest))[1])
     model = load(picture_repo.path)
     ranges = []
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -205,6 +208,8 @@ def test_large_parameters_stay_in_the_file_and_matrices_do_not(picture_repo, mon
     packed = [tensor for layer in model.modules() if hasattr(layer, "packed") for tensor in layer.packed.values()]
     assert packed
     assert not any(mapped(tensor) for tensor in packed)
+    (place,) = plain
+    assert not any(first <= place < last for first, last in ranges)
     assert_same(model.state_dict(), expected.state_dict())
 
 
