@@ -130,13 +130,14 @@ class PackRows(ctypes.Structure):
 class Recover(ctypes.Structure):
     """Weights, bfloat16 [n, k], and their scales, float32 [n, k/32] -> row-major words [n, k/8].
 
+    in_file: whether the weights are in a mapped file, whose pages are let go as they are read
     wrong: set to 1 where a weight is not the product of a code and its scale
     """
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "scales", "words")),
         *((name, ctypes.c_int64) for name in ("n", "k")),
-        ("wrong", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("in_file", "wrong")),
     )
 
 

@@ -3,6 +3,8 @@
 
 What this file offers:
     NativeCpu              the backend; its C code is in `csrc/`
+    new_packed             its tensors, to be filled
+    pack_rows              row-major codes into them
     to_pack                a matrix as AWQ has it, and its tensors, to be filled by C
     native_matrix          its tensors, as C has them
     weight_memory, empty   memory on pages of 2 MB
@@ -59,12 +61,10 @@ class NativeCpu:
 
     @staticmethod
     def pack(codes: torch.Tensor, scales: torch.Tensor) -> Packed:
-        words = codes.contiguous().view(torch.int32)  # [N, K/8]
-        outputs, octets = words.shape
-        blocks = weight_memory((outputs // 16, octets, 16), torch.int32)
-        library().int4_pack_rows(PackRows(words.data_ptr(), blocks.data_ptr(), outputs, octets * 8), threads())
-        columns = scales.unflatten(0, (-1, 16)).transpose(1, 2)
-        return {"block_codes": blocks, "block_scales": weight_memory(columns.shape, columns.dtype).copy_(columns)}
+        packed = new_packed(codes.shape[0], codes.shape[1] * 2, scales.dtype)
+        pack_rows(codes, packed["block_codes"])
+        packed["block_scales"].copy_(scales.unflatten(0, (-1, 16)).transpose(1, 2))
+        return packed
 
     @staticmethod
     def repack_awq(qweight: torch.Tensor, scales: torch.Tensor) -> Packed:
@@ -100,14 +100,28 @@ class NativeCpu:
         return rows
 
 
+def new_packed(outputs: int, inputs: int, scale_dtype: torch.dtype) -> Packed:
+    """A matrix's tensors, to be filled."""
+    return {
+        "block_codes": weight_memory((outputs // 16, inputs // 8, 16), torch.int32),
+        "block_scales": weight_memory((outputs // 16, inputs // GROUP_SIZE, 16), scale_dtype),
+    }
+
+
+def pack_rows(codes: torch.Tensor, block_codes: torch.Tensor) -> None:
+    """Row-major codes, uint8 [N, K/2] -> their blocks [N/16, K/8, 16], which are part of a matrix."""
+    words = codes.contiguous().view(torch.int32)
+    outputs, octets = words.shape
+    library().int4_pack_rows(PackRows(words.data_ptr(), block_codes.data_ptr(), outputs, octets * 8), threads())
+
+
 def to_pack(qweight: torch.Tensor, scales: torch.Tensor) -> tuple[PackAwq, Packed]:
     """What `int4_pack_awq` is to do with AWQ's qweight int32 [K, N/8] and scales [K/32, N], both contiguous, and the
     tensors that it fills then. It points into all of them, which must outlive it."""
     inputs, outputs = qweight.shape[0], qweight.shape[1] * 8
-    codes = weight_memory((outputs // 16, inputs // 8, 16), torch.int32)
-    blocks = weight_memory((outputs // 16, inputs // GROUP_SIZE, 16), scales.dtype)
-    pointers = (tensor.data_ptr() for tensor in (qweight, scales, codes, blocks))
-    return PackAwq(*pointers, scales.itemsize, outputs, inputs), {"block_codes": codes, "block_scales": blocks}
+    packed = new_packed(outputs, inputs, scales.dtype)
+    pointers = (tensor.data_ptr() for tensor in (qweight, scales, *packed.values()))
+    return PackAwq(*pointers, scales.itemsize, outputs, inputs), packed
 
 
 def _linear(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

@@ -130,7 +130,8 @@ typedef struct {
     const float *scales;  // [n, k / 32]
     uint32_t *words;      // [n, k / 8]
     int64_t n, k;
-    int32_t wrong;  // set to 1 where a weight is no such product
+    int32_t in_file;  // whether the weights are in a mapped file, whose pages are let go as they are read
+    int32_t wrong;    // set to 1 where a weight is no such product
 } Recover;
 
 void int4_recover(Recover *call, int threads);
@@ -1243,19 +1244,28 @@ typedef uint16_t eight_halves __attribute__((vector_size(16)));
 
 // The codes of eight weights, in 0..15; `wrong` gets bits where they are none.
 static inline words codes_of_weights(const bf16 *weight, float scale, words *wrong) {
-    const float whole = 12582912;  // 1.5 * 2^23, to which a number is added to be rounded
+    const eight whole = (eight){0} + 12582912;  // 1.5 * 2^23, to which a number is added to be rounded
     eight_halves halves;
     __builtin_memcpy(&halves, weight, sizeof halves);
     const eight w = (eight)(__builtin_convertvector(halves, words) << 16);
-    eight code = w / (scale ? scale : 1);
-    const eight lowest = (eight){0} - 8, highest = (eight){0} + 7;
-    const words above = (words)(code > lowest), below = (words)(code < highest);
-    code = (eight)(((words)code & above & below) | ((words)lowest & ~above) | ((words)highest & above & ~below));
-    code = code + whole - whole;
-    words bits = (words)(code * scale);
-    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000;
-    *wrong |= (words)((eight)bits != w);
-    return (words)(code + (whole + 8)) & 15;
+    const eight rounded = w / (scale ? scale : 1) + whole;
+    const words bits = (words)((rounded - whole) * scale);
+    const words again = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000;
+    const words code = (words)(rounded + 8) - (words)whole;
+    *wrong |= (words)((eight)again != w) | (code & ~15u);
+    return code;
+}
+
+// Up to eight words of a row. Inlined, so that `count` is known where it is 8.
+static inline __attribute__((always_inline)) void recover_words(Recover *c, int64_t octet, int64_t count,
+                                                                words *wrong) {
+    words codes[8], packed = {0};
+    for (int64_t i = 0; i < 8; i++)
+        codes[i] =
+            i < count ? codes_of_weights(c->weight + (octet + i) * 8, c->scales[(octet + i) / 4], wrong) : packed;
+    transpose(codes);
+    for (int i = 0; i < 8; i++) packed |= codes[i] << 4 * i;
+    __builtin_memcpy(c->words + octet, &packed, count * 4);
 }
 
 static void recover_body(void *call) {
@@ -1263,20 +1273,18 @@ static void recover_body(void *call) {
     words wrong = {0};
     int64_t from, to;
     my_share(c->n, 1, &from, &to);
-    for (int64_t octet = from * c->k / 8, end = to * c->k / 8; octet < end; octet += 8) {
-        const int64_t count = least(8, end - octet);
-        words codes[8] = {{0}}, packed = {0};
-        for (int64_t i = 0; i < count; i++)
-            codes[i] = codes_of_weights(c->weight + (octet + i) * 8, c->scales[(octet + i) / 4], &wrong);
-        transpose(codes);
-        for (int i = 0; i < 8; i++) packed |= codes[i] << 4 * i;
-        __builtin_memcpy(c->words + octet, &packed, count * 4);
-    }
+    int64_t octet = from * c->k / 8;
+    const int64_t end = to * c->k / 8;
+    for (; octet + 8 <= end; octet += 8) recover_words(c, octet, 8, &wrong);
+    if (octet < end) recover_words(c, octet, end - octet, &wrong);
     for (int i = 0; i < 8; i++)
         if (wrong[i]) __atomic_store_n(&c->wrong, 1, __ATOMIC_RELAXED);
 }
 
-void int4_recover(Recover *call, int threads) { run(recover_body, call, threads); }
+void int4_recover(Recover *call, int threads) {
+    run(recover_body, call, threads);
+    if (call->in_file) leave_pages(call->weight, call->n * call->k * sizeof(bf16));
+}
 #line 36 "csrc/int4.c"
 #line 1 "csrc/few_rows.h"
 // Copyright 2026 the Gemma 3 INT4 authors. Apache-2.0.

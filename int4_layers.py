@@ -72,6 +72,20 @@ class AwqLinear(_Stored, nn.Linear):
         self.register_buffer("scales", torch.zeros(groups, out_features, dtype=scale_dtype, device=device))
         self.register_parameter("bias", None)
 
+    def hold(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Takes these for its own, if they are what is on disk, by the names there; they are no buffers then, so that
+        transformers neither fills nor misses them."""
+        if any(
+            name not in tensors or (tensors[name].shape, tensors[name].dtype) != (buffer.shape, buffer.dtype)
+            for name, buffer in self._buffers.items()
+        ):
+            return False
+        for name in list(self._buffers):
+            delattr(self, name)
+            setattr(self, name, tensors[name])
+        self._is_hf_initialized = True  # transformers' weight initialization passes it by
+        return True
+
     @property
     def device(self) -> torch.device:
         return self.qweight.device
@@ -115,7 +129,9 @@ class PackedEmbedding(_Stored):
 
     def prepare(self, compute_dtype: torch.dtype) -> "Int4Embedding":
         """The embedding for a model of `compute_dtype`, on the device of these tensors."""
-        return Int4Embedding(self.qweight.view(torch.uint8), self.scales, compute_dtype, self.embed_scale)
+        backend = choose_backend(self.qweight.device, compute_dtype, self.rows, self.columns)
+        packed = backend.pack(self.qweight.view(torch.uint8), self.scales)
+        return Int4Embedding(self.rows, self.columns, compute_dtype, backend, packed, self.embed_scale)
 
 
 class _MatMul(torch.autograd.Function):
@@ -274,25 +290,24 @@ class Int4Embedding(_Int4Matrix, nn.Embedding):
 
     def __init__(
         self,
-        codes: torch.Tensor,
-        scales: torch.Tensor,
+        rows: int,
+        columns: int,
         compute_dtype: torch.dtype,
+        backend: type[Backend],
+        packed: Packed,
         embed_scale: float,
         plain_dtype: torch.dtype | None = None,
     ):
-        """Packs codes and scales for the device that they are on.
-
+        """
         Args:
-            codes: row-major, uint8 [V, D/2].
-            scales: [V, D/32], in their dtype on disk.
+            rows, columns: V, D.
             compute_dtype: of the model.
+            backend, packed: what multiplies, and its tensors.
             embed_scale: sqrt(D).
             plain_dtype: of the weight on disk, where it is stored plain [V, D] and the scales in a side file.
         """
-        rows, columns = codes.shape[0], codes.shape[1] * 2
         self.embed_scale, self.plain_dtype = embed_scale, plain_dtype
-        backend = choose_backend(codes.device, compute_dtype, rows, columns)
-        super().__init__(rows, columns, compute_dtype, backend, backend.pack(codes, scales))
+        super().__init__(rows, columns, compute_dtype, backend, packed)
         self.num_embeddings, self.embedding_dim = rows, columns
         self.padding_idx = self.max_norm = None  # what nn.Embedding has besides
         self.norm_type, self.scale_grad_by_freq, self.sparse = 2.0, False, False

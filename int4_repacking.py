@@ -5,7 +5,7 @@ rest, and the embedding's codes.
 What this file offers:
     repacking        begins it, where `int4_cpu_native.py` is what will multiply
     Repacking        what goes on then
-    recover_codes    plain floats and their scales -> row-major codes
+    recover          the embedding's tensors from plain floats and their scales
 
 Half of loading is Python of transformers, which keeps one CPU busy; the other half is memory that becomes the model's,
 which the system hands out page by page. The two need not wait for each other.
@@ -21,27 +21,29 @@ from safetensors import safe_open
 from torch import nn
 
 from .int4_backend import choose_backend
-from .int4_codes import GROUP_SIZE, NOT_PRODUCTS, Packed
-from .int4_codes import recover_codes as in_floats
+from .int4_codes import GROUP_SIZE, NOT_PRODUCTS, Packed, recover_codes, row_blocks
 from .int4_cpu_hardware import threads
 from .int4_cpu_library import PackAwq, PackAwqs, Recover, library
-from .int4_cpu_native import NativeCpu, to_pack
+from .int4_cpu_native import NativeCpu, new_packed, pack_rows, to_pack
 
 DEVICE, DTYPE = torch.device("cpu"), torch.bfloat16
+# Weights whose codes are recovered before they are packed: 2 MB of codes, which stay in a cache.
+CACHED_WEIGHTS = 1 << 22
 
 
 class Repacking:
     """AWQ matrices that become tensors of `NativeCpu` from now on, in threads that leave one CPU to the caller."""
 
-    def __init__(self, stored: dict[str, tuple[torch.Tensor, torch.Tensor]]):
+    def __init__(self, stored: dict[str, dict[str, torch.Tensor]]):
         """Begins it.
 
         Args:
-            stored: name -> qweight int32 [K, N/8] and scales [K/32, N], both contiguous, in mapped files. They are
-                nobody else's: their pages are let go as they are read.
+            stored: by the matrices' names and the tensors', qweight int32 [K, N/8], scales [K/32, N] and what else is
+                of interest to the caller; contiguous, in mapped files. They are nobody else's: the pages of qweight and
+                scales are let go as they are read.
         """
-        pairs = {name: to_pack(*tensors) for name, tensors in stored.items()}
-        self._stored, self._packed = stored, {name: packed for name, (_, packed) in pairs.items()}
+        pairs = {name: to_pack(tensors["qweight"], tensors["scales"]) for name, tensors in stored.items()}
+        self.stored, self._packed = stored, {name: packed for name, (_, packed) in pairs.items()}
         self._calls = (PackAwq * len(pairs))(*(call for call, _ in pairs.values()))
         self._rest = PackAwqs(ctypes.addressof(self._calls), len(pairs), in_files=True)
         self._thread = threading.Thread(target=self._run, args=(max(threads() - 1, 1),)) if pairs else None
@@ -88,13 +90,14 @@ def repacking(
         if _is_awq(qweight, stored.get(name.removesuffix("qweight") + "scales"))
         if choose_backend(DEVICE, DTYPE, qweight.shape[1] * 8, qweight.shape[0]) is NativeCpu
     }
-    tensors = {}
+    tensors = {name: {} for name in sorted(chosen)}
     for file in files if chosen else []:
         with safe_open(file, framework="pt") as shard:
             for name in shard.keys():  # noqa: SIM118 (a safe_open has no __iter__)
-                if name.rpartition(".")[0] in chosen:
-                    tensors[name] = shard.get_tensor(name)
-    begun = Repacking({stem: (tensors[f"{stem}.qweight"], tensors[f"{stem}.scales"]) for stem in sorted(chosen)})
+                stem, _, kind = name.rpartition(".")
+                if stem in chosen:
+                    tensors[stem][kind] = shard.get_tensor(name)
+    begun = Repacking(tensors)
     try:
         yield begun
     finally:
@@ -108,16 +111,32 @@ def _is_awq(qweight: torch.Tensor, scales: torch.Tensor | None) -> bool:
     return scales.is_floating_point() and scales.shape == (qweight.shape[0] // GROUP_SIZE, qweight.shape[1] * 8)
 
 
-def recover_codes(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype) -> torch.Tensor:
-    """As `int4_codes.recover_codes`, at the memory's speed for bfloat16 on a CPU that has the kernels."""
+def recover(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype, in_file: bool = False) -> Packed:
+    """The tensors of `NativeCpu` of a plain matrix on a CPU: those of the codes that `int4_codes.recover_codes` finds,
+    at the memory's speed where the weights are bfloat16.
+
+    Args:
+        weight: [N, K], as loaded, N a multiple of 32.
+        scales, disk_dtype: as there.
+        in_file: the weights are in a mapped file, whose pages are let go as they are read.
+
+    Raises:
+        ValueError: `scales` do not belong to `weight`.
+    """
     rounded_once = disk_dtype in (torch.bfloat16, torch.float32)
-    whole = weight.is_contiguous() and weight.shape[1] % GROUP_SIZE == 0
-    if (weight.device.type, weight.dtype) != ("cpu", torch.bfloat16) or not rounded_once or not whole or not library():
-        return in_floats(weight, scales, disk_dtype)
-    codes = torch.empty(weight.shape[0], weight.shape[1] // 2, dtype=torch.uint8)
-    scales = scales.float().contiguous()
-    call = Recover(weight.data_ptr(), scales.data_ptr(), codes.data_ptr(), *weight.shape)
-    library().int4_recover(call, threads())
-    if call.wrong:
-        raise ValueError(NOT_PRODUCTS)
-    return codes
+    if weight.dtype != torch.bfloat16 or not rounded_once or not weight.is_contiguous():
+        return NativeCpu.pack(recover_codes(weight, scales, disk_dtype), scales)
+    packed = new_packed(*weight.shape, scales.dtype)
+    packed["block_scales"].copy_(scales.unflatten(0, (-1, 16)).transpose(1, 2))
+    factors = scales.float().contiguous()
+    blocks = row_blocks(*weight.shape, CACHED_WEIGHTS, multiple=16)
+    codes = torch.empty(blocks[0].stop, weight.shape[1] // 2, dtype=torch.uint8)
+    for block in blocks:
+        rows = codes[: block.stop - block.start]
+        pointers = (tensor.data_ptr() for tensor in (weight[block], factors[block], rows))
+        call = Recover(*pointers, len(rows), weight.shape[1], in_file)
+        library().int4_recover(call, threads())
+        if call.wrong:
+            raise ValueError(NOT_PRODUCTS)
+        pack_rows(rows, packed["block_codes"][block.start // 16 :])
+    return packed

@@ -62,16 +62,17 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from .int4_attention import IMPLEMENTATION
-from .int4_backend import asking_for
+from .int4_backend import asking_for, choose_backend
 from .int4_cache import use_rings
-from .int4_codes import GROUP_SIZE
+from .int4_codes import GROUP_SIZE, recover_codes
 from .int4_config import PICTURES, TEXT
+from .int4_cpu_native import NativeCpu
 from .int4_fused import use_fused_modules
 from .int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, exchange, prepare_linears
 from .int4_memory import bytes_needed, check_memory
 from .int4_prefill import Gemma3TextModel as ChunkedTextModel
 from .int4_record import report, settle_backends
-from .int4_repacking import recover_codes, repacking
+from .int4_repacking import recover, repacking
 from .int4_saving import ADAPTER_CONFIG, INDEX, SIDE_FILE, push, replacing
 from .int4_training import announce_training
 from .int4_versions import cache_among
@@ -108,6 +109,10 @@ class Int4Checkpoint:
     keep: tuple[str, ...]  # parts of the names of modules that stay plain
     packed_embedding: bool  # the embedding is stored as int4
     scale_dtypes: Mapping[str, torch.dtype]  # of `<module>.scales`, by its name in the model
+    ahead: Mapping[str, Mapping[str, torch.Tensor]]  # what AwqLinears hold that transformers need not load
+
+    def __deepcopy__(self, memo) -> "Int4Checkpoint":
+        return self  # transformers copies configs
 
 
 class _Int4Gemma3:
@@ -180,25 +185,27 @@ class _Int4Gemma3:
 
         files = _shards(path, hub)
         stored = _stored_tensors(files)
-        config._int4_checkpoint = checkpoint = Int4Checkpoint(
-            keep=tuple(quantization["modules_to_not_convert"]),
-            packed_embedding=any(name.endswith("embed_tokens.qweight") for name in stored),
-            scale_dtypes={cls._in_model(name): t.dtype for name, t in stored.items() if name.endswith(".scales")},
-        )
-        if checkpoint.packed_embedding and int4_embedding is False:
+        packed_embedding = any(name.endswith("embed_tokens.qweight") for name in stored)
+        if packed_embedding and int4_embedding is False:
             raise Int4LoadError(
                 f"{path}: int4_embedding=False needs a plain embedding, and this repo stores it as int4 only. Convert "
                 "again with --embedding plain, or drop the argument."
             )
         side_file = None
-        if not checkpoint.packed_embedding and int4_embedding is not False:
+        if not packed_embedding and int4_embedding is not False:
             side_file = cached_file(path, SIDE_FILE, _raise_exceptions_for_missing_entries=False, **hub)
             if side_file is None and int4_embedding:
                 raise Int4LoadError(f"{path}: int4_embedding=True needs {SIDE_FILE}, which this repo lacks.")
-        device = _one_device(kwargs.get("device_map"))
+        device = _one_device(kwargs.get("device_map"), kwargs.get("max_memory"))
         expected = _one_dtype(dtype if dtype != "auto" else getattr(config, "dtype", None))
         _check_memory(path, stored, side_file, expected, device)
         with repacking(files, stored, device, expected) as begun:
+            config._int4_checkpoint = Int4Checkpoint(
+                keep=tuple(quantization["modules_to_not_convert"]),
+                packed_embedding=packed_embedding,
+                scale_dtypes={cls._in_model(name): t.dtype for name, t in stored.items() if name.endswith(".scales")},
+                ahead={cls._in_model(name): tensors for name, tensors in begun.stored.items()},
+            )
             model, info = super().from_pretrained(
                 path,
                 *model_args,
@@ -213,13 +220,14 @@ class _Int4Gemma3:
             _refuse_float16(path, model.dtype)
             model._int4_source = files, side_file, int4_proof
             model._settle_backends({parameter.device for parameter in model.parameters()}, model.dtype)
+            repacked = {cls._in_model(name): packed for name, packed in begun.finish(model).items()}
             if side_file is not None:  # before the layers that nobody repacks yet, so that they never meet in memory
                 model._recover_int4_embedding(side_file, stored)
-            repacked = {cls._in_model(name): packed for name, packed in begun.finish(model).items()}
+        del begun, config  # and with them the mapped files
         for module in model.modules():
             _leave_file(module, MAPPED if repacked else None)
         prepare_linears(model, model.dtype, repacked)
-        if checkpoint.packed_embedding:
+        if packed_embedding:
             model._set_int4_embedding(model.get_input_embeddings().prepare(model.dtype))
         use_fused_modules(model)
         model.config.quantization_config = quantization
@@ -233,12 +241,19 @@ class _Int4Gemma3:
 
     def _build_int4_modules(self, checkpoint: Int4Checkpoint) -> None:
         """Replace the linear layers that are quantized on disk, and the embedding where it is stored as int4."""
+        held = []
         for name, module in list(self.named_modules()):
             if not isinstance(module, nn.Linear) or any(part in name for part in checkpoint.keep):
                 continue
             scale_dtype = checkpoint.scale_dtypes.get(f"{name}.scales", torch.float32)
             dtype, device = module.weight.dtype, module.weight.device
-            self.set_submodule(name, AwqLinear(module.in_features, module.out_features, scale_dtype, dtype, device))
+            linear = AwqLinear(module.in_features, module.out_features, scale_dtype, dtype, device)
+            if linear.hold(checkpoint.ahead.get(name, {})):
+                held.append(re.escape(name))
+            self.set_submodule(name, linear)
+        if held:  # of these a loader finds tensors for which it knows no place
+            tensors = rf"^({re.escape(self._prefix)})?({'|'.join(held)})\.(qweight|qzeros|scales)$"
+            self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), tensors}
         if checkpoint.packed_embedding:
             plain = self.get_input_embeddings().weight
             scale_dtype = checkpoint.scale_dtypes[f"{self._embedding_name}.scales"]
@@ -249,7 +264,8 @@ class _Int4Gemma3:
         plain = self.get_input_embeddings().weight.detach()
         dtype, device = plain.dtype, plain.device
         name = next(name for name in stored if name.endswith("embed_tokens.weight"))
-        if (device.type, dtype) == ("cpu", stored[name].dtype):
+        in_file = (device.type, dtype) == ("cpu", stored[name].dtype)
+        if in_file:
             plain = _read(self._int4_source[0], name)  # mapped by itself: a tower may keep the other mapping
         with safe_open(side_file, framework="pt") as file:
             (only,) = file.keys()
@@ -257,17 +273,25 @@ class _Int4Gemma3:
         expected = (plain.shape[0], plain.shape[1] // GROUP_SIZE)
         if scales.shape != expected:
             raise Int4LoadError(f"{side_file}: scales of shape {tuple(scales.shape)}, expected {expected}.")
+        backend = choose_backend(device, dtype, *plain.shape)
+        codes = packed = None
         try:
-            codes = recover_codes(plain, scales, stored[name].dtype)
+            if backend is NativeCpu:
+                packed = recover(plain, scales, stored[name].dtype, in_file)
+            else:
+                codes = recover_codes(plain, scales, stored[name].dtype)
         except ValueError as error:
             raise Int4LoadError(
                 f"{side_file} does not belong to {name}: {error}. Load with int4_embedding=False, or convert again."
             ) from error
+        rows, columns = plain.shape
         del plain
-        placeholder = PackedEmbedding(codes.shape[0], codes.shape[1] * 2, self._embed_scale, scales.dtype, "meta")
+        placeholder = PackedEmbedding(rows, columns, self._embed_scale, scales.dtype, "meta")
         self._set_int4_embedding(placeholder)  # from here on the plain one takes no memory
-        embedding = Int4Embedding(codes.to(device), scales, dtype, self._embed_scale, plain_dtype=stored[name].dtype)
-        self._set_int4_embedding(embedding)
+        packed = packed or backend.pack(codes.to(device), scales)
+        self._set_int4_embedding(
+            Int4Embedding(rows, columns, dtype, backend, packed, self._embed_scale, plain_dtype=stored[name].dtype)
+        )
 
     def _set_int4_embedding(self, embedding: Int4Embedding | PackedEmbedding) -> None:
         exchange(self, self._embedding_name, embedding)
@@ -637,14 +661,14 @@ def _read(files: list[str], name: str) -> torch.Tensor:
     raise KeyError(name)
 
 
-def _one_device(device_map) -> torch.device | None:
+def _one_device(device_map, max_memory) -> torch.device | None:
     """The device that all of a model goes to; None where accelerate is to find out."""
     if isinstance(device_map, dict) and len(set(device_map.values())) == 1:
         (device_map,) = set(device_map.values())
     if isinstance(device_map, dict):
         return None
     if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
-        return None if torch.accelerator.is_available() else torch.device("cpu")
+        return None if torch.accelerator.is_available() or max_memory else torch.device("cpu")
     return torch.device(torch.get_default_device() if device_map is None else device_map)
 
 

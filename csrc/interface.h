@@ -104,7 +104,8 @@ typedef struct {
     const float *scales;  // [n, k / 32]
     uint32_t *words;      // [n, k / 8]
     int64_t n, k;
-    int32_t wrong;  // set to 1 where a weight is no such product
+    int32_t in_file;  // whether the weights are in a mapped file, whose pages are let go as they are read
+    int32_t wrong;    // set to 1 where a weight is no such product
 } Recover;
 
 void int4_recover(Recover *call, int threads);

@@ -26,7 +26,7 @@ def models(args: argparse.Namespace, name: str, device: torch.device) -> Iterato
 def int4_model(config: Gemma3TextConfig, device: torch.device) -> torch.nn.Module:
     """The class that `from_pretrained` gives, with random weights that never were anything but int4."""
     config._int4_checkpoint = modeling_gemma3_int4.Int4Checkpoint(
-        keep=(), packed_embedding=True, scale_dtypes={"model.embed_tokens.scales": torch.bfloat16}
+        keep=(), packed_embedding=True, scale_dtypes={"model.embed_tokens.scales": torch.bfloat16}, ahead={}
     )
     model = _on_meta(modeling_gemma3_int4.Gemma3ForCausalLM, config, IMPLEMENTATION)
     for name in [name for name, module in model.named_modules() if isinstance(module, AwqLinear)]:
@@ -35,8 +35,10 @@ def int4_model(config: Gemma3TextConfig, device: torch.device) -> torch.nn.Modul
         packed = backend.pack(*random_matrix(rows, columns, device))
         model.set_submodule(name, Int4Linear(rows, columns, torch.bfloat16, backend, packed).eval())
     stored = model.get_input_embeddings()
-    matrix = random_matrix(stored.rows, stored.columns, device)
-    model._set_int4_embedding(Int4Embedding(*matrix, torch.bfloat16, stored.embed_scale))
+    shape = stored.rows, stored.columns
+    backend = int4_backend.choose_backend(device, torch.bfloat16, *shape)
+    packed = backend.pack(*random_matrix(*shape, device))
+    model._set_int4_embedding(Int4Embedding(*shape, torch.bfloat16, backend, packed, stored.embed_scale))
     modeling_gemma3_int4.use_fused_modules(model)
     return _filled(model, device)
 

@@ -13,6 +13,8 @@ from gemma3_int4.int4_codes import (
     split_codes,
     unpack_awq,
 )
+from gemma3_int4.int4_cpu_library import library
+from gemma3_int4.int4_cpu_native import NativeCpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -100,7 +102,15 @@ def test_a_product_of_the_reference_moves_few_bytes(dtype, scale_dtype, most):
     assert moved.count / (512 * 512) <= most
 
 
-@pytest.fixture(params=[recover_codes, int4_repacking.recover_codes], ids=["in floats", "in C for bfloat16"])
+def recover_by_kernels(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype) -> torch.Tensor:
+    if not library():
+        pytest.skip("no kernels on this machine")
+    rows, found_scales = NativeCpu.unpack(int4_repacking.recover(weight, scales, disk_dtype))
+    assert torch.equal(found_scales, scales)
+    return rows
+
+
+@pytest.fixture(params=[recover_codes, recover_by_kernels], ids=["in floats", "by kernels for bfloat16"])
 def recover(request):
     return request.param
 
@@ -109,7 +119,7 @@ def recover(request):
 @pytest.mark.parametrize("disk_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("inputs", [32, 64, 608])
 def test_codes_are_recovered_from_floats(scale_dtype, disk_dtype, inputs, recover):
-    _, rows, scales, weight = random_matrix(193, inputs, scale_dtype)
+    _, rows, scales, weight = random_matrix(192, inputs, scale_dtype)
     assert torch.equal(recover(weight.to(disk_dtype), scales, disk_dtype), rows)
     assert torch.equal(recover(weight.to(disk_dtype).float(), scales, disk_dtype), rows)
     assert torch.equal(recover(weight.bfloat16(), scales, disk_dtype), rows)
@@ -137,9 +147,9 @@ def test_scales_of_another_matrix_are_noticed(dtype, recover):
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), 8 * 2.0**-6, -9 * 2.0**-6, 1.5 * 2.0**-6])
-@pytest.mark.parametrize("place", [(0, 0), (2, 63), (4, 90), (4, 95)])
+@pytest.mark.parametrize("place", [(0, 0), (2, 63), (31, 90), (31, 95)])
 def test_one_weight_that_is_no_product_is_noticed(wrong, place, recover):
-    weight, scales = torch.zeros(5, 96, dtype=torch.bfloat16), torch.full((5, 3), 2.0**-6)
+    weight, scales = torch.zeros(32, 96, dtype=torch.bfloat16), torch.full((32, 3), 2.0**-6)
     assert (recover(weight, scales, torch.bfloat16) == 0x88).all()
     weight[place] = wrong
     with pytest.raises(ValueError, match="not codes"):
@@ -148,20 +158,21 @@ def test_one_weight_that_is_no_product_is_noticed(wrong, place, recover):
 
 def test_scales_of_any_size_recover_the_same(recover):
     """Down to where a reciprocal would overflow, and up to where products are infinite."""
-    codes, rows, _, _ = random_matrix(16, 32, torch.float32)
-    scales = torch.tensor([2.0**e for e in range(-126, 126, 16)])[:, None]
+    codes, rows, _, _ = random_matrix(32, 32, torch.float32)
+    scales = torch.tensor([2.0**e for e in range(-126, 126, 8)])[:, None]
     weight = (codes * scales).bfloat16()
     assert torch.equal(recover(weight, scales, torch.bfloat16), rows)
     assert weight.abs().max() < float("inf")
     assert weight.abs().amax(1)[0] < 2.0**-120
 
 
-def test_the_kernel_recovers_without_floats(monkeypatch):
-    _, rows, scales, weight = random_matrix(64, 64, torch.bfloat16)
-    if not int4_repacking.library():
-        pytest.skip("no kernels on this machine")
-    monkeypatch.setattr(int4_repacking, "in_floats", None)
-    assert torch.equal(int4_repacking.recover_codes(weight.bfloat16(), scales, torch.bfloat16), rows)
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+def test_the_kernel_recovers_without_floats(scale_dtype, monkeypatch):
+    """In blocks of rows, the last of which has fewer."""
+    _, rows, scales, weight = random_matrix(32 * 11, 96, scale_dtype)
+    monkeypatch.setattr(int4_repacking, "recover_codes", None)
+    monkeypatch.setattr(int4_repacking, "CACHED_WEIGHTS", 48 * 96)
+    assert torch.equal(recover_by_kernels(weight.bfloat16(), scales, torch.bfloat16), rows)
 
 
 def test_float32_is_exact_and_uses_the_scales_as_stored():

@@ -7,9 +7,16 @@ import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from gemma3_int4.int4_codes import AWQ_SYMMETRIC_ZEROS, Reference
-from gemma3_int4.int4_layers import AwqLinear, Int4Embedding, Int4Linear, Int4LMHead, PackedEmbedding, prepare_linears
+from gemma3_int4.int4_layers import AwqLinear, Int4Linear, Int4LMHead, PackedEmbedding, prepare_linears
 
-from tests.modeling.matrices import DTYPES, embedding_from_plain, linear_from, random_matrix, stored_linear
+from tests.modeling.matrices import (
+    DTYPES,
+    embedding_from,
+    embedding_from_plain,
+    linear_from,
+    random_matrix,
+    stored_linear,
+)
 from tests.modeling.tiny_repo import pack_awq_by_hand
 
 
@@ -151,7 +158,7 @@ def test_a_packed_embedding_is_saved_as_it_was():
 
 def test_embedding_scale_is_rounded_to_the_model_dtype():
     _, rows, scales, weight = random_matrix(64, 64, torch.bfloat16)
-    embedding = Int4Embedding(rows, scales, torch.bfloat16, 1152**0.5)
+    embedding = embedding_from(rows, scales, torch.bfloat16, 1152**0.5)
     ids = torch.arange(64)
     assert torch.equal(embedding(ids), weight.bfloat16() * torch.tensor(1152**0.5).bfloat16())
     assert torch.equal(embedding.float()(ids), weight * torch.tensor(1152**0.5))

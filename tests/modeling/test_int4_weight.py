@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from gemma3_int4.int4_layers import Int4Embedding, Int4LMHead
+from gemma3_int4.int4_layers import Int4LMHead
 from gemma3_int4.int4_weight import Int4Weight
 
-from tests.modeling.matrices import linear_from, random_matrix
+from tests.modeling.matrices import embedding_from, linear_from, random_matrix
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16])
@@ -94,7 +94,7 @@ def test_no_training(matrix):
 
 def test_the_heads_weight_is_the_embeddings():
     _, rows, scales, weight = random_matrix(64, 128, torch.bfloat16)
-    embedding = Int4Embedding(rows, scales, torch.float32, embed_scale=11.0)
+    embedding = embedding_from(rows, scales, torch.float32, embed_scale=11.0)
     head = Int4LMHead(embedding)
     assert torch.equal(head.weight.dequantize(), weight)
     assert torch.equal(embedding.weight.dequantize(), weight)  # not scaled by sqrt(D)

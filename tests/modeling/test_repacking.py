@@ -1,14 +1,17 @@
 """Matrices are repacked while transformers loads the rest: the same tensors, no thread left behind, no page kept."""
 
+import shutil
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from gemma3_int4.int4_cpu_library import library
 from gemma3_int4.int4_cpu_native import NativeCpu
 from gemma3_int4.int4_repacking import Repacking, repacking
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
@@ -17,6 +20,8 @@ from tests.modeling.tiny_repo import build, multimodal_config
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no kernels on this machine")
 CPU = torch.device("cpu")
+KINDS = ("qweight", "qzeros", "scales")
+LAYER = "language_model.model.layers.1.mlp.gate_proj"
 
 
 def load(path, **kwargs):
@@ -27,13 +32,12 @@ def module_of(model, name: str):
     return sys.modules[f"{type(model).__module__.rpartition('.')[0]}.{name}"]
 
 
-def matrices(count: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """AWQ's qweight and scales, by name, of several shapes and dtypes of scales."""
+def matrices(count: int) -> dict[str, dict[str, torch.Tensor]]:
+    """AWQ's tensors, by name, of several shapes and dtypes of scales."""
     stored = {}
     for seed in range(count):
         codes, _, scales, _ = random_matrix(32 + 32 * (seed % 5), 32 + 32 * (seed % 3), DTYPES[seed % 3], seed)
-        linear = stored_linear(codes, scales)
-        stored[str(seed)] = linear.qweight, linear.scales
+        stored[str(seed)] = dict(stored_linear(codes, scales).named_buffers())
     return stored
 
 
@@ -50,8 +54,8 @@ def assert_same(found, expected):
 
 def test_what_is_repacked_ahead_is_what_is_repacked_at_once():
     stored = matrices(40)
-    expected = {name: NativeCpu.repack_awq(*tensors) for name, tensors in stored.items()}
-    copies = {name: tuple(tensor.clone() for tensor in tensors) for name, tensors in stored.items()}
+    expected = {name: NativeCpu.repack_awq(each["qweight"], each["scales"]) for name, each in stored.items()}
+    copies = {name: {kind: tensor.clone() for kind, tensor in each.items()} for name, each in stored.items()}
     found = Repacking(copies).finish(Loaded())
     assert found.keys() == expected.keys()
     for name, packed in expected.items():
@@ -155,6 +159,55 @@ def test_where_it_is_done(picture_repo, begun, arguments, ahead):
         assert torch.equal(found[name].to(tensor.dtype), tensor), name
 
 
+def test_transformers_loads_nothing_of_what_is_repacked(picture_repo, monkeypatch):
+    seen, load_all = [], transformers.modeling_utils.convert_and_load_state_dict_in_model
+
+    def watch(*, model, **kwargs):
+        seen.extend(model.state_dict())
+        return load_all(model=model, **kwargs)
+
+    monkeypatch.setattr(transformers.modeling_utils, "convert_and_load_state_dict_in_model", watch)
+    _, info = load(picture_repo.path, output_loading_info=True)
+    assert "model.vision_tower.post_layernorm.weight" in seen
+    assert not [name for name in seen if name.endswith(("qweight", "qzeros", "scales"))]
+    assert not info["missing_keys"] | info["unexpected_keys"]
+
+
+def test_where_the_dtype_was_guessed_wrong(picture_repo, begun):
+    """Several dtypes are asked for, and the matrices' is none that is repacked for."""
+    expected = load(picture_repo.path, dtype=torch.float32)
+    model = load(picture_repo.path, dtype={"": torch.float32, "vision_config": torch.bfloat16})
+    assert begun[-1].stored
+    assert model.dtype == torch.float32
+    assert "native-cpu" not in model.int4_backend
+    found = model.state_dict()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found[name], tensor.to(found[name].dtype)), name
+
+
+@pytest.mark.parametrize(
+    ("message", "changed"),
+    [
+        (f"missing: {LAYER}.qzeros", lambda tensors: {f"{LAYER}.qzeros": None}),
+        (f"mis-shaped: {LAYER}.qzeros", lambda tensors: {f"{LAYER}.qzeros": tensors["qzeros"][:1]}),
+        (f"mis-shaped: {LAYER}.qweight", lambda t: {f"{LAYER}.{kind}": t[kind].repeat(1, 2) for kind in KINDS}),
+        ("unexpected: another.qweight", lambda tensors: {f"another.{kind}": tensors[kind] for kind in KINDS}),
+    ],
+    ids=["missing", "mis-shaped", "of another width", "unexpected"],
+)
+def test_what_is_not_as_the_model_has_it_is_still_reported(picture_repo, tmp_path, message, changed):
+    repo = Path(shutil.copytree(picture_repo.path, tmp_path / "repo"))
+    tensors = {}
+    for file in repo.glob("model*.safetensors*"):
+        tensors |= load_file(file) if file.suffix == ".safetensors" else {}
+        file.unlink()
+    tensors |= changed({kind: tensors[f"{LAYER}.{kind}"] for kind in KINDS})
+    kept = {name: tensor.clone() for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, repo / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Exception, match=message):
+        load(repo)
+
+
 def test_a_load_that_fails_ends_it(picture_repo, begun, monkeypatch):
     before = threading.active_count()
     module = module_of(load(picture_repo.path), "modeling_gemma3_int4")
@@ -193,8 +246,8 @@ def test_large_parameters_stay_in_the_file_and_matrices_do_not(picture_repo, mon
     expected = load(picture_repo.path)
     module = module_of(expected, "modeling_gemma3_int4")
     monkeypatch.setattr(module, "MAPPED", 1)
-    plain, recover = [], module.recover_codes
-    monkeypatch.setattr(module, "recover_codes", lambda w, *rest: (plain.append(w.data_ptr()), recover(w, *rest))[1])
+    plain, recover = [], module.recover
+    monkeypatch.setattr(module, "recover", lambda w, *rest: (plain.append(w.data_ptr()), recover(w, *rest))[1])
     model = load(picture_repo.path)
     ranges = []
     for line in Path("/proc/self/maps").read_text().splitlines():
