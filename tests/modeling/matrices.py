@@ -1,7 +1,7 @@
 """Random int4 matrices, the modules that hold them, and how far a product may be from float64's."""
 
 import torch
-from gemma3_int4.int4_backend import choose_backend
+from gemma3_int4 import int4_layers
 from gemma3_int4.int4_codes import AWQ_SYMMETRIC_ZEROS, recover_codes
 from gemma3_int4.int4_layers import AwqLinear, Int4Embedding, Int4Linear
 
@@ -47,7 +47,7 @@ def embedding_from_plain(weight, scales, disk_dtype: torch.dtype, embed_scale: f
 def embedding_from(codes, scales, dtype: torch.dtype, embed_scale: float, plain_dtype=None) -> Int4Embedding:
     """Of row-major codes, uint8 [V, D/2], and scales [V, D/32]."""
     rows, columns = codes.shape[0], codes.shape[1] * 2
-    backend = choose_backend(codes.device, dtype, rows, columns)
+    backend = int4_layers.choose_backend(codes.device, dtype, rows, columns)
     return Int4Embedding(rows, columns, dtype, backend, backend.pack(codes, scales), embed_scale, plain_dtype)
 
 

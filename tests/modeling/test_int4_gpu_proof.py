@@ -49,7 +49,7 @@ def as_a_gpu(monkeypatch, package: str) -> None:
     """Lets a package's Triton backend run on this device, with the plans of a GPU that was never measured."""
     triton, tuning = (sys.modules[f"{package}.{name}"] for name in ("int4_gpu_triton", "int4_gpu_tuning"))
     monkeypatch.setattr(triton.Triton, "why_not", lambda device, dtype, *shape: _only_bfloat16(dtype))
-    monkeypatch.setattr(triton, "_plan", lambda m, n, k, device: tuning.by_rule(m, n, k, (9, 0), 2))
+    monkeypatch.setattr(triton, "_plan", lambda m, n, k, device: tuning.by_rule(m, n, k, (9, 0), 1))
 
 
 def _only_bfloat16(dtype: torch.dtype) -> str | None:
@@ -65,7 +65,9 @@ def sample(outputs: int = 72, inputs: int = 288) -> Sample:
 def test_the_kernels_are_right(monkeypatch):
     as_a_gpu(monkeypatch, "gemma3_int4")
     monkeypatch.setattr(int4_proof, "needs_proof", lambda device: True)
-    monkeypatch.setattr(int4_proof, "_seconds", lambda call, device: 1e-6)  # the interpreter's time says nothing
+    monkeypatch.setattr(
+        int4_proof, "_timed", lambda call, device: (1e-6, call())
+    )  # the interpreter's time says nothing
     verdict = examine(Triton, sample(), DEVICE, torch.bfloat16)
     assert (verdict.state, verdict.why) == ("right", "")
     assert set(verdict.gemm_seconds) == set(int4_proof.GEMM_ROWS)
@@ -86,7 +88,7 @@ def test_kernels_with_one_instruction_changed_are_refused(mutation, monkeypatch,
     monkeypatch.setitem(sys.modules, name, package)
     mutated = importlib.import_module(f"{name}.int4_proof")
     as_a_gpu(monkeypatch, name)
-    monkeypatch.setattr(mutated, "_seconds", lambda call, device: 1e-6)
+    monkeypatch.setattr(mutated, "_timed", lambda call, device: (1e-6, call()))
     backend = sys.modules[f"{name}.int4_gpu_triton"].Triton
     verdict = mutated.examine(backend, sample(), DEVICE, torch.bfloat16)
     assert verdict.state == "wrong"
@@ -108,7 +110,7 @@ def test_a_model_gets_them_by_proof(text_repo, monkeypatch, tmp_path):
     monkeypatch.setattr(int4_gpu_fused, "DEVICE_TYPE", DEVICE.type)
     monkeypatch.setattr(int4_backend, "_SETTLED", {})
     clock = iter(range(1, 1 << 20))  # who is tried first is the fastest
-    monkeypatch.setattr(int4_proof, "_seconds", lambda call, device: next(clock) * 1e-6)
+    monkeypatch.setattr(int4_proof, "_timed", lambda call, device: (next(clock) * 1e-6, call()))
     model = Gemma3ForCausalLM.from_pretrained(text_repo.path, dtype=torch.bfloat16).to(DEVICE)
     assert model.int4_backend == "triton"
     assert type(model.model.norm) is int4_gpu_fused.Gemma3RMSNorm
