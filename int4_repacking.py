@@ -124,7 +124,8 @@ def recover(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype,
         ValueError: `scales` do not belong to `weight`.
     """
     rounded_once = disk_dtype in (torch.bfloat16, torch.float32)
-    if weight.dtype != torch.bfloat16 or not rounded_once or not weight.is_contiguous():
+    whole = weight.is_contiguous() and weight.shape[1] % GROUP_SIZE == 0
+    if weight.dtype != torch.bfloat16 or not rounded_once or not whole:
         return NativeCpu.pack(recover_codes(weight, scales, disk_dtype), scales)
     packed = new_packed(*weight.shape, scales.dtype)
     packed["block_scales"].copy_(scales.unflatten(0, (-1, 16)).transpose(1, 2))

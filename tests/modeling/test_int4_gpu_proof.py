@@ -65,9 +65,7 @@ def sample(outputs: int = 72, inputs: int = 288) -> Sample:
 def test_the_kernels_are_right(monkeypatch):
     as_a_gpu(monkeypatch, "gemma3_int4")
     monkeypatch.setattr(int4_proof, "needs_proof", lambda device: True)
-    monkeypatch.setattr(
-        int4_proof, "_timed", lambda call, device: (1e-6, call())
-    )  # the interpreter's time says nothing
+    monkeypatch.setattr(int4_proof, "_timed", lambda call, device: (1e-6, call()))  # the interpreter's says nothing
     verdict = examine(Triton, sample(), DEVICE, torch.bfloat16)
     assert (verdict.state, verdict.why) == ("right", "")
     assert set(verdict.gemm_seconds) == set(int4_proof.GEMM_ROWS)

@@ -10,7 +10,8 @@ import torch
 import transformers
 from gemma3_int4.int4_cpu_library import library
 from gemma3_int4.int4_cpu_native import NativeCpu
-from gemma3_int4.int4_repacking import Repacking, repacking
+from gemma3_int4.int4_repacking import Repacking, recover, repacking
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText
@@ -159,11 +160,13 @@ def test_where_it_is_done(picture_repo, begun, arguments, ahead):
         assert torch.equal(found[name].to(tensor.dtype), tensor), name
 
 
-def test_transformers_loads_nothing_of_what_is_repacked(picture_repo, monkeypatch):
-    seen, load_all = [], transformers.modeling_utils.convert_and_load_state_dict_in_model
+def test_transformers_loads_nothing_of_what_is_repacked(picture_repo, begun, monkeypatch):
+    """Nor does it copy that."""
+    seen, held, load_all = [], set(), transformers.modeling_utils.convert_and_load_state_dict_in_model
 
     def watch(*, model, **kwargs):
         seen.extend(model.state_dict())
+        held.update(module.qweight.data_ptr() for module in model.modules() if hasattr(module, "qweight"))
         return load_all(model=model, **kwargs)
 
     monkeypatch.setattr(transformers.modeling_utils, "convert_and_load_state_dict_in_model", watch)
@@ -171,6 +174,7 @@ def test_transformers_loads_nothing_of_what_is_repacked(picture_repo, monkeypatc
     assert "model.vision_tower.post_layernorm.weight" in seen
     assert not [name for name in seen if name.endswith(("qweight", "qzeros", "scales"))]
     assert not info["missing_keys"] | info["unexpected_keys"]
+    assert held == {tensors["qweight"].data_ptr() for tensors in begun[-1].stored.values()}
 
 
 def test_where_the_dtype_was_guessed_wrong(picture_repo, begun):
@@ -264,6 +268,28 @@ def test_large_parameters_stay_in_the_file_and_matrices_do_not(picture_repo, mon
     (place,) = plain
     assert not any(first <= place < last for first, last in ranges)
     assert_same(model.state_dict(), expected.state_dict())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_pages_of_a_plain_matrix_go_as_they_are_read(tmp_path):
+    file = tmp_path / "plain.safetensors"
+    _, rows, scales, weight = random_matrix(1024, 1024, torch.bfloat16)
+    save_file({"weight": weight.bfloat16()}, file)
+
+    def resident() -> int:
+        """Bytes of the file that count to this process."""
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        next(line for line in lines if line.endswith(str(file)))
+        return int(next(line for line in lines if line.startswith("Rss:")).split()[1]) * 1024
+
+    for in_file, most in ((False, 1 << 22), (True, 1 << 16)):
+        with safe_open(file, framework="pt") as opened:
+            weight = opened.get_tensor("weight")
+        packed = recover(weight, scales, torch.bfloat16, in_file)
+        assert resident() <= most
+        assert resident() >= 1 << 20 or in_file
+        assert torch.equal(NativeCpu.unpack(packed)[0], rows)
+        del weight
 
 
 def test_a_model_in_its_file_can_be_saved_over_it(tmp_path, monkeypatch):
