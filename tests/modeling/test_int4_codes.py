@@ -167,8 +167,10 @@ def test_scales_of_any_size_recover_the_same(recover):
 
 
 @pytest.mark.parametrize("scale_dtype", DTYPES)
-def test_the_kernel_recovers_without_floats(scale_dtype, monkeypatch):
-    """In blocks of rows, the last of which has fewer."""
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_kernel_recovers_without_floats(scale_dtype, count, monkeypatch):
+    """In blocks of rows, the last of which has fewer, and by threads whose shares end between 8 words."""
+    monkeypatch.setattr(int4_repacking, "threads", lambda: count)
     _, rows, scales, weight = random_matrix(32 * 11, 96, scale_dtype)
     monkeypatch.setattr(int4_repacking, "recover_codes", None)
     monkeypatch.setattr(int4_repacking, "CACHED_WEIGHTS", 48 * 96)
