@@ -141,6 +141,16 @@ class Recover(ctypes.Structure):
     )
 
 
+class ReadAhead(ctypes.Structure):
+    """A file to be read into the system's cache.
+
+    file: its descriptor
+    stopped: set to 1, it ends that
+    """
+
+    _fields_ = (("bytes", ctypes.c_int64), *((name, ctypes.c_int32) for name in ("file", "stopped")))
+
+
 class Norm(ctypes.Structure):
     """Gemma3RMSNorm of x [rows, n] -> y [rows, n], bfloat16; weight [n], n a multiple of 16."""
 
@@ -255,6 +265,7 @@ STRUCTS = (
     PackAwqs,
     PackRows,
     Recover,
+    ReadAhead,
     Norm,
     Gated,
     Layer,
@@ -283,6 +294,7 @@ FUNCTIONS = {
     "int4_pack_awq": (PackAwqs, None),
     "int4_pack_rows": (PackRows, None),
     "int4_recover": (Recover, None),
+    "int4_read_ahead": (ReadAhead, None),
 }
 
 

@@ -31,6 +31,7 @@ SOURCE = r"""
 // Every function runs on `threads` threads of torch's own OpenMP runtime. Those that return an int need memory of their
 // own: they return 0, or OUT_OF_MEMORY without having computed or changed anything.
 
+#include <fcntl.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -135,6 +136,15 @@ typedef struct {
 } Recover;
 
 void int4_recover(Recover *call, int threads);
+
+// A file that is to be read from disk into the system's cache while the caller goes on.
+typedef struct {
+    int64_t bytes;
+    int32_t file;     // its descriptor
+    int32_t stopped;  // set by another thread, it ends this
+} ReadAhead;
+
+void int4_read_ahead(ReadAhead *call, int threads);
 
 // Asks for pages of 2 MB inside this memory. Refusal does no harm.
 void int4_huge_pages(char *memory, int64_t bytes);
@@ -1202,6 +1212,16 @@ static void leave_pages(const void *memory, int64_t bytes) {
     const uintptr_t page = sysconf(_SC_PAGESIZE);
     const uintptr_t from = ((uintptr_t)memory + page - 1) / page * page, to = ((uintptr_t)memory + bytes) / page * page;
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+// One thread: the disk is what takes its time.
+void int4_read_ahead(ReadAhead *call, int threads) {
+    (void)threads;
+#ifdef POSIX_FADV_WILLNEED
+    const int64_t step = 1 << 17;  // of more the system reads this much only (Linux: read_ahead_kb)
+    for (int64_t at = 0; at < call->bytes && !__atomic_load_n(&call->stopped, __ATOMIC_RELAXED); at += step)
+        posix_fadvise(call->file, at, step, POSIX_FADV_WILLNEED);
+#endif
 }
 
 void int4_pack_awq(PackAwqs *call, int threads) {
@@ -2785,6 +2805,7 @@ EXPORT_SIZE(PackAwq);
 EXPORT_SIZE(PackAwqs);
 EXPORT_SIZE(PackRows);
 EXPORT_SIZE(Recover);
+EXPORT_SIZE(ReadAhead);
 EXPORT_SIZE(Norm);
 EXPORT_SIZE(Gated);
 EXPORT_SIZE(Layer);

@@ -5,6 +5,7 @@ rest, and the embedding's codes.
 What this file offers:
     repacking        begins it, where `int4_cpu_native.py` is what will multiply
     Repacking        what goes on then
+    reading_ahead    files come from disk while the caller goes on
     recover          the embedding's tensors from plain floats and their scales
 
 Half of loading is Python of transformers, which keeps one CPU busy; the other half is memory that becomes the model's,
@@ -13,6 +14,7 @@ which the system hands out page by page. The two need not wait for each other.
 
 import contextlib
 import ctypes
+import os
 import threading
 from collections.abc import Iterator
 
@@ -23,8 +25,9 @@ from torch import nn
 from .int4_backend import choose_backend
 from .int4_codes import GROUP_SIZE, NOT_PRODUCTS, Packed, recover_codes, row_blocks
 from .int4_cpu_hardware import threads
-from .int4_cpu_library import PackAwq, PackAwqs, Recover, library
+from .int4_cpu_library import PackAwq, PackAwqs, ReadAhead, Recover, library
 from .int4_cpu_native import NativeCpu, new_packed, pack_rows, to_pack
+from .int4_memory import bytes_available
 
 DEVICE, DTYPE = torch.device("cpu"), torch.bfloat16
 # Weights whose codes are recovered before they are packed: 2 MB of codes, which stay in a cache.
@@ -73,6 +76,29 @@ class Repacking:
 
 
 @contextlib.contextmanager
+def reading_ahead(files: list[str]) -> Iterator[None]:
+    """Within, files come from disk into the system's cache, one after the other.
+
+    A mapped file is read where it is touched, and little more: a disk takes twice as long for that.
+    """
+    call = ReadAhead()
+
+    def read() -> None:
+        for file in files:
+            with open(file, "rb") as opened:
+                call.file, call.bytes = opened.fileno(), os.path.getsize(file)
+                library().int4_read_ahead(call, 1)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield
+    finally:
+        call.stopped = 1
+        thread.join()
+
+
+@contextlib.contextmanager
 def repacking(
     files: list[str], stored: dict[str, torch.Tensor], device: torch.device | None, dtype: torch.dtype
 ) -> Iterator[Repacking]:
@@ -90,18 +116,21 @@ def repacking(
         if _is_awq(qweight, stored.get(name.removesuffix("qweight") + "scales"))
         if choose_backend(DEVICE, DTYPE, qweight.shape[1] * 8, qweight.shape[0]) is NativeCpu
     }
-    tensors = {name: {} for name in sorted(chosen)}
-    for file in files if chosen else []:
-        with safe_open(file, framework="pt") as shard:
-            for name in shard.keys():  # noqa: SIM118 (a safe_open has no __iter__)
-                stem, _, kind = name.rpartition(".")
-                if stem in chosen:
-                    tensors[stem][kind] = shard.get_tensor(name)
-    begun = Repacking(tensors)
-    try:
-        yield begun
-    finally:
-        begun.stop()
+    files, tensors = files if chosen else [], {}
+    available = bytes_available(DEVICE)
+    fit = available is None or sum(map(os.path.getsize, files)) < available
+    with reading_ahead(files if fit else []):
+        for file in files:  # in this order they are repacked, too
+            with safe_open(file, framework="pt") as shard:
+                for name in shard.keys():  # noqa: SIM118 (a safe_open has no __iter__)
+                    stem, _, kind = name.rpartition(".")
+                    if stem in chosen:
+                        tensors.setdefault(stem, {})[kind] = shard.get_tensor(name)
+        begun = Repacking(tensors)
+        try:
+            yield begun
+        finally:
+            begun.stop()
 
 
 def _is_awq(qweight: torch.Tensor, scales: torch.Tensor | None) -> bool:

@@ -62,6 +62,7 @@ EXPORT_SIZE(PackAwq);
 EXPORT_SIZE(PackAwqs);
 EXPORT_SIZE(PackRows);
 EXPORT_SIZE(Recover);
+EXPORT_SIZE(ReadAhead);
 EXPORT_SIZE(Norm);
 EXPORT_SIZE(Gated);
 EXPORT_SIZE(Layer);

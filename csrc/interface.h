@@ -5,6 +5,7 @@
 // Every function runs on `threads` threads of torch's own OpenMP runtime. Those that return an int need memory of their
 // own: they return 0, or OUT_OF_MEMORY without having computed or changed anything.
 
+#include <fcntl.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -109,6 +110,15 @@ typedef struct {
 } Recover;
 
 void int4_recover(Recover *call, int threads);
+
+// A file that is to be read from disk into the system's cache while the caller goes on.
+typedef struct {
+    int64_t bytes;
+    int32_t file;     // its descriptor
+    int32_t stopped;  // set by another thread, it ends this
+} ReadAhead;
+
+void int4_read_ahead(ReadAhead *call, int threads);
 
 // Asks for pages of 2 MB inside this memory. Refusal does no harm.
 void int4_huge_pages(char *memory, int64_t bytes);

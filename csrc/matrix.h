@@ -162,6 +162,16 @@ static void leave_pages(const void *memory, int64_t bytes) {
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
+// One thread: the disk is what takes its time.
+void int4_read_ahead(ReadAhead *call, int threads) {
+    (void)threads;
+#ifdef POSIX_FADV_WILLNEED
+    const int64_t step = 1 << 17;  // of more the system reads this much only (Linux: read_ahead_kb)
+    for (int64_t at = 0; at < call->bytes && !__atomic_load_n(&call->stopped, __ATOMIC_RELAXED); at += step)
+        posix_fadvise(call->file, at, step, POSIX_FADV_WILLNEED);
+#endif
+}
+
 void int4_pack_awq(PackAwqs *call, int threads) {
     int64_t i;
     while ((i = __atomic_fetch_add(&call->next, 1, __ATOMIC_RELAXED)) < call->count) {

@@ -1,16 +1,20 @@
 """Matrices are repacked while transformers loads the rest: the same tensors, no thread left behind, no page kept."""
 
+import ctypes
+import mmap
+import os
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from gemma3_int4.int4_cpu_library import library
+from gemma3_int4.int4_cpu_library import ReadAhead, library
 from gemma3_int4.int4_cpu_native import NativeCpu
-from gemma3_int4.int4_repacking import Repacking, recover, repacking
+from gemma3_int4.int4_repacking import Repacking, reading_ahead, recover, repacking
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -268,6 +272,68 @@ def test_large_parameters_stay_in_the_file_and_matrices_do_not(picture_repo, mon
     (place,) = plain
     assert not any(first <= place < last for first, last in ranges)
     assert_same(model.state_dict(), expected.state_dict())
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no such system call")
+def test_files_are_read_ahead_until_that_is_stopped(tmp_path, monkeypatch):
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.write_bytes(bytes(300_000))
+    seen, read = [], library().int4_read_ahead
+
+    def watch(call, threads):
+        seen.append((os.readlink(f"/proc/self/fd/{call.file}"), call.bytes, call.stopped))
+        if len(seen) == 2:
+            first_two.set()
+            stopped.wait(10)
+        read(call, threads)
+
+    first_two, stopped = threading.Event(), threading.Event()
+    monkeypatch.setattr(library(), "int4_read_ahead", watch)
+    before = threading.active_count()
+    with reading_ahead([str(file) for file in files]):
+        assert first_two.wait(10)
+        threading.Timer(0.1, stopped.set).start()
+    assert [name for name, _, _ in seen] == [str(file) for file in files]
+    assert [size for _, size, _ in seen] == [300_000] * 3
+    assert [stop for _, _, stop in seen] == [0, 0, 1]
+    assert threading.active_count() <= before + 1  # the timer may still be ending
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks which pages are in the cache")
+def test_a_file_that_was_read_ahead_is_in_memory(tmp_path):
+    file, size = tmp_path / "file", 1 << 22
+    file.write_bytes(os.urandom(size))
+
+    def cached() -> int:
+        with open(file, "rb") as opened, mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_COPY) as mapped:
+            pages, place = (ctypes.c_ubyte * (size // mmap.PAGESIZE))(), ctypes.c_char.from_buffer(mapped)
+            ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(place)), ctypes.c_size_t(size), pages)
+            del place
+            return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+    with open(file, "rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if cached() > size // 2:
+            pytest.skip("this file system keeps its files in memory")
+        library().int4_read_ahead(ReadAhead(size, opened.fileno(), stopped=1), 1)
+        assert cached() < size // 2
+        library().int4_read_ahead(ReadAhead(size, opened.fileno()), 1)
+    end = time.monotonic() + 20
+    while cached() < size and time.monotonic() < end:
+        time.sleep(0.05)
+    assert cached() == size
+
+
+@pytest.mark.parametrize(("available", "read"), [(None, True), (1 << 40, True), (1000, False)])
+def test_what_does_not_fit_into_memory_is_not_read_ahead(picture_repo, monkeypatch, available, read):
+    module, seen = module_of(load(picture_repo.path), "int4_repacking"), []
+    monkeypatch.setattr(module, "bytes_available", lambda device: available)
+    reading = module.reading_ahead
+    monkeypatch.setattr(module, "reading_ahead", lambda files: (seen.append(files), reading(files))[1])
+    load(picture_repo.path)
+    assert [bool(files) for files in seen] == [read]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
