@@ -77,7 +77,7 @@ class Repacking:
 
 @contextlib.contextmanager
 def reading_ahead(files: list[str]) -> Iterator[None]:
-    """Within, files come from disk into the system's cache, one after the other.
+    """Within, files come from disk into the system's cache, one after the other; those that are there are passed by.
 
     A mapped file is read where it is touched, and little more: a disk takes twice as long for that.
     """
@@ -87,7 +87,8 @@ def reading_ahead(files: list[str]) -> Iterator[None]:
         for file in files:
             with open(file, "rb") as opened:
                 call.file, call.bytes = opened.fileno(), os.path.getsize(file)
-                library().int4_read_ahead(call, 1)
+                if not _is_cached(call.file, call.bytes):
+                    library().int4_read_ahead(call, 1)
 
     thread = threading.Thread(target=read)
     thread.start()
@@ -96,6 +97,14 @@ def reading_ahead(files: list[str]) -> Iterator[None]:
     finally:
         call.stopped = 1
         thread.join()
+
+
+def _is_cached(file: int, size: int) -> bool:
+    """Whether some bytes all over a file can be read without waiting, where the system says so (Linux)."""
+    try:
+        return all(os.preadv(file, [bytearray(1)], size * i // 32, os.RWF_NOWAIT) for i in range(32))
+    except (OSError, AttributeError):
+        return False
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from gemma3_int4 import int4_repacking
 from gemma3_int4.int4_cpu_library import ReadAhead, library
 from gemma3_int4.int4_cpu_native import NativeCpu
 from gemma3_int4.int4_repacking import Repacking, reading_ahead, recover, repacking
@@ -289,6 +290,7 @@ def test_files_are_read_ahead_until_that_is_stopped(tmp_path, monkeypatch):
         read(call, threads)
 
     first_two, stopped = threading.Event(), threading.Event()
+    monkeypatch.setattr(int4_repacking, "_is_cached", lambda file, size: False)
     monkeypatch.setattr(library(), "int4_read_ahead", watch)
     before = threading.active_count()
     with reading_ahead([str(file) for file in files]):
@@ -317,6 +319,7 @@ def test_a_file_that_was_read_ahead_is_in_memory(tmp_path):
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if cached() > size // 2:
             pytest.skip("this file system keeps its files in memory")
+        assert not int4_repacking._is_cached(opened.fileno(), size)
         library().int4_read_ahead(ReadAhead(size, opened.fileno(), stopped=1), 1)
         assert cached() < size // 2
         library().int4_read_ahead(ReadAhead(size, opened.fileno()), 1)
@@ -324,6 +327,8 @@ def test_a_file_that_was_read_ahead_is_in_memory(tmp_path):
     while cached() < size and time.monotonic() < end:
         time.sleep(0.05)
     assert cached() == size
+    with open(file, "rb") as opened:
+        assert int4_repacking._is_cached(opened.fileno(), size)
 
 
 @pytest.mark.parametrize(("available", "read"), [(None, True), (1 << 40, True), (1000, False)])
