@@ -3,7 +3,7 @@
 
 What this file offers:
     NativeCpu              the backend; its C code is in `csrc/`
-    new_packed             its tensors, to be filled
+    packed_scales          a matrix's tensors, with scales and not yet with codes
     pack_rows              row-major codes into them
     to_pack                a matrix as AWQ has it, and its tensors, to be filled by C
     native_matrix          its tensors, as C has them
@@ -61,9 +61,8 @@ class NativeCpu:
 
     @staticmethod
     def pack(codes: torch.Tensor, scales: torch.Tensor) -> Packed:
-        packed = new_packed(codes.shape[0], codes.shape[1] * 2, scales.dtype)
+        packed = packed_scales(scales)
         pack_rows(codes, packed["block_codes"])
-        packed["block_scales"].copy_(scales.unflatten(0, (-1, 16)).transpose(1, 2))
         return packed
 
     @staticmethod
@@ -100,8 +99,14 @@ class NativeCpu:
         return rows
 
 
-def new_packed(outputs: int, inputs: int, scale_dtype: torch.dtype) -> Packed:
-    """A matrix's tensors, to be filled."""
+def packed_scales(scales: torch.Tensor) -> Packed:
+    """A matrix's tensors with its scales [N, K/32]; the codes are still to be filled in."""
+    packed = _new_packed(scales.shape[0], scales.shape[1] * GROUP_SIZE, scales.dtype)
+    packed["block_scales"].copy_(scales.unflatten(0, (-1, 16)).transpose(1, 2))
+    return packed
+
+
+def _new_packed(outputs: int, inputs: int, scale_dtype: torch.dtype) -> Packed:
     return {
         "block_codes": weight_memory((outputs // 16, inputs // 8, 16), torch.int32),
         "block_scales": weight_memory((outputs // 16, inputs // GROUP_SIZE, 16), scale_dtype),
@@ -119,7 +124,7 @@ def to_pack(qweight: torch.Tensor, scales: torch.Tensor) -> tuple[PackAwq, Packe
     """What `int4_pack_awq` is to do with AWQ's qweight int32 [K, N/8] and scales [K/32, N], both contiguous, and the
     tensors that it fills then. It points into all of them, which must outlive it."""
     inputs, outputs = qweight.shape[0], qweight.shape[1] * 8
-    packed = new_packed(outputs, inputs, scales.dtype)
+    packed = _new_packed(outputs, inputs, scales.dtype)
     pointers = (tensor.data_ptr() for tensor in (qweight, scales, *packed.values()))
     return PackAwq(*pointers, scales.itemsize, outputs, inputs), packed
 

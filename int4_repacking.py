@@ -26,7 +26,7 @@ from .int4_backend import choose_backend
 from .int4_codes import GROUP_SIZE, NOT_PRODUCTS, Packed, recover_codes, row_blocks
 from .int4_cpu_hardware import threads
 from .int4_cpu_library import PackAwq, PackAwqs, ReadAhead, Recover, library
-from .int4_cpu_native import NativeCpu, new_packed, pack_rows, to_pack
+from .int4_cpu_native import NativeCpu, pack_rows, packed_scales, to_pack
 from .int4_memory import bytes_available
 
 DEVICE, DTYPE = torch.device("cpu"), torch.bfloat16
@@ -165,9 +165,7 @@ def recover(weight: torch.Tensor, scales: torch.Tensor, disk_dtype: torch.dtype,
     whole = weight.is_contiguous() and weight.shape[1] % GROUP_SIZE == 0
     if weight.dtype != torch.bfloat16 or not rounded_once or not whole:
         return NativeCpu.pack(recover_codes(weight, scales, disk_dtype), scales)
-    packed = new_packed(*weight.shape, scales.dtype)
-    packed["block_scales"].copy_(scales.unflatten(0, (-1, 16)).transpose(1, 2))
-    factors = scales.float().contiguous()
+    packed, factors = packed_scales(scales), scales.float().contiguous()
     blocks = row_blocks(*weight.shape, CACHED_WEIGHTS, multiple=16)
     codes = torch.empty(blocks[0].stop, weight.shape[1] // 2, dtype=torch.uint8)
     for block in blocks:

@@ -76,6 +76,7 @@ def test_large_matrices_are_cut_and_keep_their_last_block(monkeypatch):
         (broken.Wrong, "wrong", "product of 4 rows is off by"),
         (broken.WrongAt32, "wrong", "product of 32 rows is off by"),
         (broken.Unwritten, "wrong", "product of 1 row is off by nan times the bound"),
+        (broken.WrongAgain, "wrong", "product of 1 row is off by"),
         (broken.Imprecise, "wrong", "product of 1 row has a relative error of"),
         (broken.WrongEmbedding, "wrong", "rows of the embedding"),
         (broken.WrongGradient, "wrong", "gradient of the input is off by"),

@@ -300,6 +300,10 @@ def test_files_are_read_ahead_until_that_is_stopped(tmp_path, monkeypatch):
     assert [size for _, size, _ in seen] == [300_000] * 3
     assert [stop for _, _, stop in seen] == [0, 0, 1]
     assert threading.active_count() <= before + 1  # the timer may still be ending
+    monkeypatch.setattr(int4_repacking, "_is_cached", lambda file, size: True)
+    with reading_ahead([str(file) for file in files]):
+        pass
+    assert len(seen) == 3
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks which pages are in the cache")
